@@ -1,0 +1,9 @@
+"""Taylor-mode differentiation and Taylor ODE solvers for JAX, Equinox and Diffrax."""
+
+from ._filter_jet import filter_jet as filter_jet, jet as jet
+from ._interpolation import TaylorInterpolation as TaylorInterpolation
+from ._ode_jet import ode_jet as ode_jet
+from ._solver import TaylorSolver as TaylorSolver
+
+
+__version__ = "0.1.0"

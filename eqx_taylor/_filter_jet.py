@@ -1,0 +1,468 @@
+"""Jets of functions of PyTrees: the public border of the interpreter."""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from . import _rules as _rules
+from ._interpreter import Walk
+from ._jax import is_differentiable, trace
+from ._series import given, Term
+
+
+def jet(
+    fun: Callable[..., Any],
+    primals: Sequence[PyTree],
+    series: Sequence[PyTree],
+    *,
+    factorial_scaled: bool = True,
+) -> tuple[PyTree, PyTree]:
+    r"""Taylor-mode automatic differentiation, with the arguments and results of
+    `jax.experimental.jet.jet`: to switch, change the import.
+
+    Let $x(t) = x_0 + x_1 t + x_2 t^2/2! + \cdots$ be a curve through the primals. The
+    result is the same for $f(x(t))$: its value and its derivatives with respect to $t$
+    at $t = 0$, up to the order given by the length of the series. The cost is
+    $O(K^2)$ multiplications for order $K$, and $K + 1$ applications of each linear
+    operation.
+
+    Unlike there, every primitive that JAX can differentiate is supported, `custom_jvp`
+    rules are honoured, and arguments may be PyTrees. For Equinox modules, and
+    anything else with leaves that are not arrays, see [`eqx_taylor.filter_jet`][].
+
+    **Arguments:**
+
+    - `fun`: the function to differentiate, of arrays or PyTrees of arrays.
+    - `primals`: a tuple or list of the arguments of `fun`, at which it is evaluated.
+    - `series`: a tuple or list of the same length. For each primal that is an array: a
+        tuple or list of its terms of order $1, 2, \ldots, K$, each of the primal's
+        shape. For a PyTree: one such sequence in the place of every leaf.
+    - `factorial_scaled`: if `True` (the default) terms are derivatives, $x^{(k)}$; if
+        `False` they are Taylor coefficients, $x^{(k)}/k!$. For input and output alike.
+
+    **Returns:**
+
+    A pair `(primals_out, series_out)`: the value of `fun`, and the same structure
+    with a list of the terms of order $1, \ldots, K$ in the place of every leaf. The
+    terms of leaves that are not differentiable (integers) are zero.
+
+    **Raises:**
+
+    `ValueError` or `TypeError`, while tracing, for series that do not fit their primals
+    in number, structure, length, shape or dtype. `NotImplementedError` for a primitive
+    that JAX cannot differentiate.
+
+    !!! example
+
+        ```python
+        import eqx_taylor
+        import jax.numpy as jnp
+
+        # sin(t) at t = 0.5, and its first three derivatives.
+        y, (dy, d2y, d3y) = eqx_taylor.jet(jnp.sin, (0.5,), ((1.0, 0.0, 0.0),))
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @book{griewank2008evaluating,
+            author={Griewank, Andreas and Walther, Andrea},
+            title={Evaluating Derivatives},
+            edition={2nd},
+            publisher={SIAM},
+            year={2008},
+            note={Chapter 13},
+        }
+        ```
+    """
+    _check_primals("jet", fun, primals, series)
+    moving = []
+    for i, (primal, terms) in enumerate(zip(primals, series)):
+        leaves, treedef = jtu.tree_flatten_with_path(primal)
+        try:
+            per_leaf = treedef.flatten_up_to(terms)
+        except ValueError as e:
+            raise ValueError(
+                f"jet: series[{i}] must have the structure of primals[{i}], with a "
+                "tuple or list of terms in the place of every leaf.\n"
+                f"primals[{i}]: {eqx.tree_pformat(primal)}\n"
+                f"series[{i}]: {eqx.tree_pformat(terms)}"
+            ) from e
+        for (path, leaf), leaf_terms in zip(leaves, per_leaf):
+            name = f"primals[{i}]{jtu.keystr(path)}"
+            if not isinstance(leaf_terms, tuple | list):
+                raise TypeError(
+                    f"jet: the series of {name} must be a tuple or list of its terms "
+                    f"of order 1, 2, ...; got {_describe(leaf_terms)}."
+                )
+            moving.append(_Leaf(name, leaf, list(leaf_terms)))
+    order = _common_order("jet", {leaf.name: len(leaf.terms) for leaf in moving})
+    treedef = jtu.tree_structure(tuple(primals))
+
+    def flat_fun(*arrays):
+        return jtu.tree_map(jnp.asarray, fun(*jtu.tree_unflatten(treedef, arrays)))
+
+    out_tree, outs = _jet_of_leaves("jet", flat_fun, moving, order, factorial_scaled)
+    zero = [
+        [jnp.zeros_like(terms[0]) if term is None else term for term in terms]
+        for terms in outs
+    ]
+    primals_out = jtu.tree_unflatten(out_tree, [terms[0] for terms in zero])
+    series_out = jtu.tree_unflatten(out_tree, [terms[1:] for terms in zero])
+    return primals_out, series_out
+
+
+def filter_jet(
+    fun: Callable[..., Any],
+    primals: tuple[PyTree, ...],
+    series: tuple[Sequence[PyTree] | None, ...],
+    *,
+    factorial_scaled: bool = True,
+    **kwargs: Any,
+) -> tuple[PyTree, list[PyTree]]:
+    r"""Taylor-mode automatic differentiation of a function of arbitrary PyTrees: the
+    higher-order sibling of `equinox.filter_jvp`.
+
+    Let $x(t) = x_0 + x_1 t + x_2 t^2/2! + \cdots$ be a curve through the primals. The
+    result is the value of $f(x(t))$ and its derivatives with respect to $t$ at
+    $t = 0$, up to the order given by the length of the series.
+
+    **Arguments:**
+
+    - `fun`: the function to differentiate; a Module, a bound method or a transformed
+        function will do. Arrays that it closes over do not move.
+    - `primals`: a tuple of the arguments of `fun`, which can be arbitrary PyTrees.
+    - `series`: a tuple of the same length. For each primal, a tuple or list of its
+        terms of order $1, 2, \ldots, K$, each a PyTree of the primal's structure whose
+        leaves have the shapes of the primal's leaves. `None` stands for a leaf, for a
+        term or for all the terms of a primal that are zero; leaves that are not
+        floating-point arrays must have it.
+    - `factorial_scaled`: if `True` (the default) terms are derivatives, $x^{(k)}$; if
+        `False` they are Taylor coefficients, $x^{(k)}/k!$. For input and output alike.
+    - `**kwargs`: passed to `fun`, and not differentiated.
+
+    **Returns:**
+
+    A pair `(primals_out, series_out)`: the value of `fun`, and a list of the terms of
+    order $1, \ldots, K$, each a PyTree of the structure of `primals_out` with `None` at
+    the leaves that are not differentiable.
+
+    **Raises:**
+
+    `ValueError` or `TypeError`, while tracing, for series that do not fit their primals
+    in number, structure, length, shape or dtype. `NotImplementedError` for a primitive
+    that JAX cannot differentiate.
+
+    !!! example
+
+        ```python
+        import equinox as eqx
+        import eqx_taylor
+        import jax
+        import jax.numpy as jnp
+
+        mlp = eqx.nn.MLP(3, 2, 16, 2, activation=jnp.tanh, key=jax.random.key(0))
+        x, v = jnp.ones(3), jnp.array([1.0, 0.0, 0.0])
+        # The first four derivatives along v.
+        y, derivatives = eqx_taylor.filter_jet(mlp, (x,), ([v, None, None, None],))
+        ```
+    """
+    _check_primals("filter_jet", fun, primals, series)
+    _check_keywords(fun, kwargs)
+    lengths = {}
+    for i, terms in enumerate(series):
+        if terms is None:
+            continue
+        if not isinstance(terms, tuple | list):
+            raise TypeError(
+                f"filter_jet: series[{i}] must be None or a tuple or list of the terms "
+                f"of order 1, 2, ... of primals[{i}]; got {_describe(terms)}."
+            )
+        lengths[f"primals[{i}]"] = len(terms)
+    order = _common_order("filter_jet", lengths)
+
+    leaves, treedef = jtu.tree_flatten(tuple(primals), is_leaf=_is_none)
+    by_order = [
+        [None if terms is None else terms[k] for terms in series] for k in range(order)
+    ]
+    columns = [_term_leaves(primals, terms, k + 1) for k, terms in enumerate(by_order)]
+    paths = [
+        f"primals{jtu.keystr(path)}"
+        for path, _ in jtu.tree_leaves_with_path(tuple(primals), is_leaf=_is_none)
+    ]
+    moving, where = [], []
+    for i, (path, leaf, *terms) in enumerate(zip(paths, leaves, *columns)):
+        if any(term is not None for term in terms):
+            moving.append(_Leaf(path, leaf, terms))
+            where.append(i)
+
+    static = []
+
+    def flat_fun(*arrays):
+        full = list(leaves)
+        for i, array in zip(where, arrays):
+            full[i] = array
+        out = fun(*jtu.tree_unflatten(treedef, full), **kwargs)
+        out_arrays, out_static = eqx.partition(out, eqx.is_array)
+        static.append(out_static)
+        return out_arrays
+
+    out_tree, outs = _jet_of_leaves(
+        "filter_jet", flat_fun, moving, order, factorial_scaled
+    )
+    primals_out, *series_out = [
+        jtu.tree_unflatten(out_tree, [terms[k] for terms in outs])
+        for k in range(order + 1)
+    ]
+    return eqx.combine(primals_out, static[-1]), series_out
+
+
+class _Leaf(NamedTuple):
+    name: str
+    primal: Any
+    terms: list[Any]
+
+
+def _jet_of_leaves(
+    caller: str,
+    fun: Callable[..., PyTree],
+    leaves: Sequence[_Leaf],
+    order: int,
+    factorial_scaled: bool,
+) -> tuple[Any, list[list[Term]]]:
+    """The structure of `fun`'s output and, for each of its leaves, orders 0 to `order`;
+    `None` above 0 where the leaf is not differentiable."""
+    inputs = []
+    for name, primal, terms in leaves:
+        primal = jnp.asarray(primal)
+        terms = [
+            _as_term(caller, name, k, primal, term) for k, term in enumerate(terms, 1)
+        ]
+        if factorial_scaled:
+            terms = [_over_factorial(term, k) for k, term in enumerate(terms, 1)]
+        inputs.append([primal, *terms])
+
+    out_trees = []
+
+    def flat_fun(*arrays):
+        out_leaves, out_tree = jtu.tree_flatten(fun(*arrays))
+        out_trees.append(out_tree)
+        return out_leaves
+
+    try:
+        jaxpr = trace(flat_fun, *[terms[0] for terms in inputs])
+    except jax.errors.ConcretizationTypeError as e:
+        raise TypeError(
+            f"{caller}: the Python code of `fun` depends on the value of an array that "
+            "is being differentiated, or traced by `jit` or `vmap`. `fun` is traced "
+            "once, as under `jax.jit`: use `jnp.where`, `jax.lax.cond` or "
+            "`jax.lax.while_loop` instead of `if` and `while`, and pass what does not "
+            f"move as a Python number. The value in question:\n{e}"
+        ) from e
+    series = [
+        given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, inputs)
+    ]
+    results = []
+    for out in Walk(order).interpret(jaxpr, series):
+        terms = [out.dense(0)]
+        for k in range(1, order + 1):
+            if not is_differentiable(out.aval):
+                terms.append(None)
+            elif factorial_scaled:
+                terms.append(_times_factorial(out.dense(k), k))
+            else:
+                terms.append(out.dense(k))
+        results.append(terms)
+    return out_trees[-1], results
+
+
+# -- factorials, exact: as Python integers, and rounded once
+
+
+def _over_factorial(term: Term, k: int) -> Term:
+    if term is None or k == 1:
+        return term
+    for factor in _factorial_factors(k, term.dtype):
+        term = term / factor
+    return term
+
+
+def _times_factorial(term: Array, k: int) -> Array:
+    if k == 1:
+        return term
+    for factor in _factorial_factors(k, term.dtype):
+        term = term * factor
+    return term
+
+
+def _factorial_factors(k: int, dtype: Any) -> list[float]:
+    """`k!` as one number, or as a product of numbers that the dtype can hold."""
+    largest = float(jnp.finfo(dtype).max)
+    if math.factorial(k) <= largest:
+        return [float(math.factorial(k))]
+    return [*_factorial_factors(k - 1, dtype), float(k)]
+
+
+# -- checks, all of them before the first operation
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _describe(x: Any) -> str:
+    if eqx.is_array_like(x) and not isinstance(x, bool | int | float | complex):
+        return f"an array of shape {jnp.shape(x)} and dtype {jnp.result_type(x)}"
+    return f"{x!r} (a {type(x).__name__})"
+
+
+def _check_primals(caller: str, fun: Any, primals: Any, series: Any) -> None:
+    if not callable(fun):
+        raise TypeError(f"{caller}: `fun` must be callable; got {_describe(fun)}.")
+    for name, value in [("primals", primals), ("series", series)]:
+        if not isinstance(value, tuple | list) or hasattr(value, "_fields"):
+            raise TypeError(
+                f"{caller}: `{name}` must be a tuple with one entry for each argument "
+                f"of `fun`; got {_describe(value)}. For one argument write "
+                f"`({name[:1]},)`."
+            )
+    if len(primals) != len(series):
+        raise ValueError(
+            f"{caller}: `primals` and `series` must have one entry each for every "
+            f"argument of `fun`; got {len(primals)} primals and {len(series)} series."
+        )
+    try:
+        inspect.signature(fun).bind(*primals)
+    except TypeError as e:
+        if _takes_keywords_only(fun):
+            return
+        raise TypeError(
+            f"{caller}: `fun` cannot be called with {len(primals)} "
+            f"{'primal' if len(primals) == 1 else 'primals'}: {e}."
+        ) from e
+    except ValueError:
+        pass  # Some built-in functions have no signature.
+
+
+def _takes_keywords_only(fun: Callable) -> bool:
+    """Whether what is missing may come through `**kwargs`."""
+    parameters = inspect.signature(fun).parameters.values()
+    return any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+
+
+def _check_keywords(fun: Callable, kwargs: dict[str, Any]) -> None:
+    """A keyword that is not ours goes to `fun`, which may well swallow it."""
+    try:
+        own = inspect.signature(fun).parameters
+    except (TypeError, ValueError):
+        own = {}
+    for name in kwargs:
+        if name not in own and difflib.get_close_matches(
+            name, ["factorial_scaled"], cutoff=0.8
+        ):
+            raise TypeError(
+                f"filter_jet: unknown keyword `{name}`. Did you mean "
+                "`factorial_scaled`?"
+            )
+
+
+def _common_order(caller: str, lengths: dict[str, int]) -> int:
+    if len(lengths) == 0:
+        raise ValueError(
+            f"{caller}: at least one entry of `series` must be a sequence of terms: its "
+            "length is the order. To have nothing move, pass `[None] * order`."
+        )
+    if len(set(lengths.values())) > 1:
+        given = ", ".join(f"{n} for {name}" for name, n in lengths.items())
+        raise ValueError(
+            f"{caller}: all series must have the same number of terms, the order of "
+            f"the jet; got {given}. Pad the shorter ones with zeros"
+            + (" or `None`." if caller == "filter_jet" else ".")
+        )
+    [order] = set(lengths.values())
+    if order < 1:
+        raise ValueError(
+            f"{caller}: a series must have at least one term (order 1); got an empty "
+            "one. For the value alone, call `fun`."
+        )
+    return order
+
+
+def _term_leaves(primals: Sequence[PyTree], terms: Sequence[PyTree], k: int):
+    """The leaves of the terms of order `k`, one for each leaf of the primals."""
+    found = []
+    for i, (primal, term) in enumerate(zip(primals, terms)):
+        leaves, treedef = jtu.tree_flatten(primal, is_leaf=_is_none)
+        if term is None:
+            found.extend([None] * len(leaves))
+            continue
+        try:
+            found.extend(treedef.flatten_up_to(term))
+        except ValueError as e:
+            raise ValueError(
+                f"filter_jet: the term of order {k} in series[{i}] must have the "
+                f"structure of primals[{i}], with None for leaves that do not move.\n"
+                f"primals[{i}]: {eqx.tree_pformat(primal)}\n"
+                f"series[{i}][{k - 1}]: {eqx.tree_pformat(term)}"
+            ) from e
+    return found
+
+
+def _as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
+    if term is None or _is_float0(term):
+        return None
+    if not eqx.is_array_like(term):
+        raise TypeError(
+            f"{caller}: the term of order {k} of {name} must be an array"
+            + (" or None" if caller == "filter_jet" else "")
+            + f"; got {_describe(term)}."
+        )
+    if not jnp.issubdtype(primal.dtype, jnp.inexact):
+        if _is_concrete_zero(term):
+            return None
+        raise TypeError(
+            f"{caller}: {name} has dtype {primal.dtype}, which cannot be "
+            f"differentiated, but its term of order {k} is not zero. Pass "
+            + ("None as its series" if caller == "filter_jet" else "zeros")
+            + ", or convert the primal to a floating-point dtype."
+        )
+    if jnp.shape(term) != primal.shape:
+        raise ValueError(
+            f"{caller}: the term of order {k} of {name} has shape {jnp.shape(term)}, "
+            f"but the primal has shape {primal.shape}. They must be equal."
+        )
+    dtype = jnp.result_type(term)
+    if _kind(dtype) > _kind(primal.dtype) or (
+        not isinstance(term, bool | int | float | complex)
+        and jnp.issubdtype(dtype, jnp.inexact)
+        and jnp.finfo(dtype).nmant > jnp.finfo(primal.dtype).nmant
+    ):
+        raise TypeError(
+            f"{caller}: the term of order {k} of {name} has dtype {dtype}, which does "
+            f"not fit into the primal's dtype {primal.dtype}. Convert one of them."
+        )
+    return jnp.asarray(term, dtype=primal.dtype)
+
+
+def _kind(dtype: Any) -> int:
+    """Booleans and integers, real, complex."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return 2
+    return 1 if jnp.issubdtype(dtype, jnp.floating) else 0
+
+
+def _is_float0(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype == jax.dtypes.float0
+
+
+def _is_concrete_zero(x: Any) -> bool:
+    return not isinstance(x, jax.core.Tracer) and not np.any(np.asarray(x))

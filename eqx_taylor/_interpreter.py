@@ -1,0 +1,273 @@
+"""A jaxpr is read as a set of recurrences: one walk, and whoever asks drives it.
+
+`Walk.interpret` goes through the equations of a jaxpr and makes a `Series` of every
+value, by the rule that is registered for the equation's primitive. A rule says how to
+compute coefficient `k`; when that happens follows from what is known:
+
+- where all inputs of an equation are known (a jet), all its coefficients are computed
+  at once, equation after equation ("equation-major");
+- what depends on a series under construction (the solution of an ODE, a primitive
+  whose rule is its own derivative) is put on the walk's tape, and `Walk.advance(k)`
+  computes coefficient `k` of all of it ("order-major").
+
+A memo finds equations that were met before with the same inputs. It is common
+subexpression elimination, it shares pairs like sine and cosine, and it is what makes a
+primitive whose derivative calls the primitive a recurrence and not a regress.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+
+from ._jax import bind, is_differentiable, is_literal, live_equations
+from ._memo import equation_key, literal_key
+from ._series import analytic_support, constant, mask, Series, Support, Term, unknown
+
+
+Jaxpr = Any
+JaxprEqn = Any
+Rule = Callable[["Walk", JaxprEqn, Sequence[Series]], list[Series]]
+
+# By name, so that a primitive that some version of JAX lacks never breaks an import.
+RULES: dict[str, Rule] = {}
+# The name under which the rule for all other primitives is registered.
+OTHERWISE = "otherwise"
+
+
+def register(*names: str) -> Callable[[Rule], Rule]:
+    """Registers a rule for the primitives of these names."""
+
+    def decorator(rule: Rule) -> Rule:
+        for name in names:
+            RULES[name] = rule
+        return rule
+
+    return decorator
+
+
+class History:
+    """Coefficients of inner values that outlive a trace.
+
+    The body of a loop is traced anew for each order. What it computed at lower orders
+    comes in as `stored`, what it computes now goes out as `fresh`; both are flat
+    dictionaries of arrays, stacked by the loop over its iterations. It is a cache: what
+    is not found is computed again.
+    """
+
+    def __init__(self, stored: dict[str, Any], prefix: str = "", fresh=None):
+        self.stored = stored
+        self.fresh: dict[str, Any] = {} if fresh is None else fresh
+        self.prefix = prefix
+
+    def cached(self, key: str, compute: Callable[[int], Term]):
+        def cached_compute(k):
+            name = f"{self.prefix}{key}:{k}"
+            if name in self.stored:
+                return self.stored[name]
+            term = compute(k)
+            if term is not None:
+                self.fresh[name] = term
+            return term
+
+        return cached_compute
+
+    def inner(self, key: str) -> dict[str, Any]:
+        """What was filed below `key`, by a loop inside this loop's body."""
+        start = f"{self.prefix}{key}/"
+        found = {**self.stored, **self.fresh}
+        return {k[len(start) :]: v for k, v in found.items() if k.startswith(start)}
+
+    def file(self, key: str, entries: dict[str, Any]) -> None:
+        for name, value in entries.items():
+            self.fresh[f"{self.prefix}{key}/{name}"] = value
+
+
+class Walk:
+    """One reading of a program on series of a given order."""
+
+    def __init__(
+        self,
+        order: int,
+        *,
+        history: History | None = None,
+        eager: bool = True,
+        abstract: bool = False,
+        effects: bool = True,
+    ):
+        self.order = order
+        self.history = history
+        # Whether equations with known inputs are computed at once.
+        self.eager = eager and not abstract
+        # Whether only types and supports are asked for: nothing is emitted.
+        self.abstract = abstract
+        # Whether prints and callbacks happen: once, not again at each order.
+        self.effects = effects and not abstract
+        # Whether it is asked if a primitive is piecewise linear; not asked within.
+        self.probing = False
+        self.tape: list[Series] = []
+        # Primitives being defined by their own derivative.
+        self.deriving: dict[Hashable, list[Series]] = {}
+        self._memo: dict[Hashable, tuple[list[Series], Any]] = {}
+        self._here = ""
+        self._counts: dict[str, int] = {}
+
+    def inside(self, key: str) -> "Walk":
+        """A walk of a program that defines a series of this walk: nothing is known
+        before it is asked for, but what is met here is shared with it."""
+        walk = Walk(self.order, history=self.history, eager=False, effects=False)
+        walk.abstract, walk.probing = self.abstract, self.probing
+        walk.deriving = dict(self.deriving)
+        walk._memo = self._memo
+        walk._here = f"{key}'"
+        return walk
+
+    # -- reading
+
+    def interpret(
+        self,
+        jaxpr: Jaxpr,
+        inputs: Sequence[Series],
+        needed: Sequence[bool] | None = None,
+    ) -> list[Series]:
+        """The series of a closed jaxpr's outputs, or of those that are needed."""
+        inner = jaxpr.jaxpr
+        env: dict[Any, Series] = {}
+        for var, value in zip(inner.constvars, jaxpr.consts):
+            env[var] = self._shared_constant(id(value), var.aval, value)
+        env.update(zip(inner.invars, inputs))
+
+        def read(atom) -> Series:
+            if is_literal(atom):
+                return self._shared_constant(literal_key(atom), atom.aval, atom.val)
+            return env[atom]
+
+        prefix = self._here
+        for index, eqn in enumerate(live_equations(jaxpr, needed)):
+            self._here = f"{prefix}{index}."
+            outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
+            env.update(zip(eqn.outvars, outputs))
+        self._here = prefix
+        needed = [True] * len(inner.outvars) if needed is None else needed
+        return [read(atom) for atom, keep in zip(inner.outvars, needed) if keep]
+
+    def apply(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
+        """The series of one equation's outputs."""
+        key = equation_key(eqn, inputs)
+        found, _ = self._memo.get(key, (None, None))
+        if found is None:
+            found = self.deriving.get(key)
+        if found is None:
+            found = choose_rule(eqn, inputs)(self, eqn, inputs)
+            closed = all(series.closed for series in inputs)
+            for series in found:
+                if series.key is None:
+                    self.file(series, closed)
+            if eqn.effects:
+                if self.effects:
+                    self._act(eqn, inputs, found)
+            elif eqn.primitive.name not in DISTINCT:
+                # The inputs and the parameters are kept alive: the key holds their ids.
+                self._memo[key] = (found, (inputs, eqn))
+        self.tape.extend(found)
+        if self.eager:
+            for series in found:
+                if series.closed:
+                    series[self.order]
+        return found
+
+    def _act(self, eqn, inputs, found) -> None:
+        """Has the effect of an equation happen, whether or not a result is used."""
+        if found:
+            found[0].dense(0)
+        else:
+            bind(eqn, primal_values(inputs))
+
+    def file(self, series: Series, closed: bool) -> Series:
+        """Gives a new series its name; its coefficients are kept under it."""
+        n = self._counts[self._here] = self._counts.get(self._here, 0) + 1
+        series.key = f"{self._here}{n}"
+        series.closed = closed
+        if self.history is not None:
+            series._compute = self.history.cached(series.key, series._compute)
+        return series
+
+    def _shared_constant(self, key: Hashable, aval: Any, value: Any) -> Series:
+        if key not in self._memo:
+            self._memo[key] = ([constant(aval, value)], value)
+        return self._memo[key][0][0]
+
+    # -- driving
+
+    def advance(self, k: int) -> None:
+        """Computes coefficient `k` of everything met so far, in order of appearance:
+        so that no request recurses through the whole program."""
+        for series in self.tape:
+            series[k]
+
+    # -- what rules ask for
+
+    def is_known(self, inputs: Sequence[Series]) -> bool:
+        """Whether all orders of an equation can be had at once, from known inputs."""
+        return self.eager and self.history is None and all(s.closed for s in inputs)
+
+    def analytic_support(self, inputs: Sequence[Series]) -> Support:
+        joined = 0
+        for series in inputs:
+            joined |= series.support
+        return analytic_support(joined, self.order)
+
+
+# Equations that are never taken to be one another, however alike they look: two
+# functions may have one value and differ in the rule that defines their derivative.
+DISTINCT = {"custom_jvp_call"}
+
+
+def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
+    if all(series.is_constant for series in inputs):
+        return constant_rule
+    rule = RULES.get(eqn.primitive.name)
+    if rule is None:
+        moving = any(is_differentiable(var.aval) for var in eqn.outvars)
+        rule = RULES[OTHERWISE] if moving else constant_rule
+    return rule
+
+
+def constant_rule(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]
+) -> list[Series]:
+    """No coefficient but the first: of constants, and of functions without slope."""
+    return joint(
+        [(var.aval, 1) for var in eqn.outvars],
+        lambda k: bind(eqn, primal_values(inputs)),
+    )
+
+
+def joint(
+    types: Sequence[tuple[Any, Support]], compute: Callable[[int], Sequence[Term]]
+) -> list[Series]:
+    """Series whose coefficients are computed together: `compute(k)` for all of them."""
+    results: dict[int, Sequence[Term]] = {}
+
+    def compute_one(k, i):
+        if k not in results:
+            results[k] = compute(k)
+        return results[k][i]
+
+    return [
+        Series(aval, support, lambda k, i=i: compute_one(k, i))
+        for i, (aval, support) in enumerate(types)
+    ]
+
+
+def output_supports(
+    jaxpr: Jaxpr, supports: Sequence[Support], order: int
+) -> list[Support]:
+    """The supports of a jaxpr's outputs. Emits nothing."""
+    inputs = [unknown(var.aval, s) for var, s in zip(jaxpr.jaxpr.invars, supports)]
+    outputs = Walk(order, abstract=True).interpret(jaxpr, inputs)
+    return [series.support & mask(order) for series in outputs]
+
+
+def primal_values(inputs: Sequence[Series]) -> list[jax.Array]:
+    return [series.dense(0) for series in inputs]

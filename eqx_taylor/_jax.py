@@ -1,0 +1,107 @@
+"""Everything that depends on JAX's version, and nothing else.
+
+The rest of the package sees JAX through this file and its public API only. Checked on
+JAX 0.10 to 0.12; what changed between them is noted at each function.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+from jax.extend.core import Literal as Literal
+
+
+# `jax.extend.core.ClosedJaxpr is jax.extend.core.Jaxpr` from 0.11 on, and a single
+# class then has both faces; annotations say `Jaxpr` for "closed".
+Jaxpr = Any
+JaxprEqn = Any
+Aval = Any
+
+
+def trace(fun: Callable, *avals: Aval) -> Jaxpr:
+    """`fun`, a function of arrays to a list of arrays, as a closed jaxpr."""
+    return jax.make_jaxpr(fun)(*avals)
+
+
+def close(jaxpr: Jaxpr) -> Jaxpr:
+    """A closed jaxpr from one that may be open (`checkpoint`'s parameter is)."""
+    if hasattr(jaxpr, "consts"):
+        return jaxpr
+    return jex.ClosedJaxpr(jaxpr, ())
+
+
+def is_literal(atom: Any) -> bool:
+    return isinstance(atom, jex.Literal)
+
+
+def is_jaxpr(value: Any) -> bool:
+    return isinstance(value, jex.Jaxpr | jex.ClosedJaxpr)
+
+
+def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
+    """Emits `eqn` on other operands, with its custom rules and its context kept."""
+    with eqn.ctx.manager:
+        params = eqn.primitive.get_bind_params(eqn.params)
+        out = eqn.primitive.bind(*args, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def evaluate(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
+    return jex.jaxpr_as_fun(jaxpr)(*args)
+
+
+def live_equations(jaxpr: Jaxpr, needed: Sequence[bool] | None = None) -> list[Any]:
+    """The equations that the (needed) outputs or an effect depend on, in order."""
+    outvars = jaxpr.jaxpr.outvars
+    if needed is not None:
+        outvars = [var for var, keep in zip(outvars, needed) if keep]
+    wanted = {var for var in outvars if not is_literal(var)}
+    live = []
+    for eqn in reversed(jaxpr.jaxpr.eqns):
+        if eqn.effects or any(var in wanted for var in eqn.outvars):
+            live.append(eqn)
+            wanted.update(var for var in eqn.invars if not is_literal(var))
+    return live[::-1]
+
+
+class ScanParams(NamedTuple):
+    jaxpr: Jaxpr
+    num_consts: int
+    num_carry: int
+    length: int
+    reverse: bool
+    unroll: int | bool
+
+
+def scan_params(eqn: JaxprEqn) -> ScanParams:
+    """`scan`'s parameters; JAX 0.11 replaced the two counts by a tree (`ft_in`)."""
+    params = eqn.params
+    if "ft_in" in params:
+        consts, carry, _ = params["ft_in"].update(eqn.invars).unpack()
+        num_consts, num_carry = len(list(consts)), len(list(carry))
+    else:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
+    return ScanParams(
+        close(params["jaxpr"]),
+        num_consts,
+        num_carry,
+        params["length"],
+        params["reverse"],
+        params["unroll"],
+    )
+
+
+def custom_jvp_source(eqn: JaxprEqn) -> str:
+    """Where the JVP rule of a `custom_jvp_call` is written: tells rules apart."""
+    info = eqn.params["jvp_jaxpr_fun"].debug_info
+    return f"{info.func_src_info}"
+
+
+def tangent_dtype(aval: Aval) -> Any:
+    return jex.primal_dtype_to_tangent_dtype(aval.dtype)
+
+
+def is_differentiable(aval: Aval) -> bool:
+    """Whether values of this type can move: a dtype with a tangent of its own."""
+    return tangent_dtype(aval) != jax.dtypes.float0

@@ -1,0 +1,205 @@
+"""Taylor coefficients of the solution of an ODE."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from . import _rules as _rules
+from ._custom_types import Args, RealScalarLike, Y
+from ._interpreter import Walk
+from ._jax import trace
+from ._series import given, mask, scale, unknown
+
+
+def ode_jet(
+    vector_field: Callable[[RealScalarLike, Y, Args], Y] | diffrax.AbstractTerm,
+    t0: RealScalarLike,
+    y0: Y,
+    args: Args = None,
+    *,
+    order: int,
+) -> PyTree[Array]:
+    r"""Taylor coefficients of the solution of an ODE at a point.
+
+    For $\mathrm{d}y/\mathrm{d}t = f(t, y, args)$ through $(t_0, y_0)$: the numbers
+    $y^{(k)}(t_0)/k!$ for $k = 0, \ldots, K$, so that
+
+    $$y(t_0 + h) = \sum_{k=0}^K \frac{y^{(k)}(t_0)}{k!} h^k + O(h^{K+1}).$$
+
+    The vector field is read once, and each coefficient of everything in it is computed
+    once: $O(K^2)$ multiplications in all. (Except for a `lax.while_loop` in the field,
+    which is run again for each order.) Its dependence on $t$ is differentiated too.
+
+    **Arguments:**
+
+    - `vector_field`: a function `f(t, y, args)`, as for `diffrax.ODETerm`; or a
+        `diffrax.ODETerm`, or a `diffrax.MultiTerm` of them.
+    - `t0`: the time at which to expand; a scalar.
+    - `y0`: the state at that time; any PyTree of floating-point or complex arrays.
+    - `args`: passed to the vector field.
+    - `order`: the highest order $K$, at least 1. Keyword only.
+
+    **Returns:**
+
+    A PyTree of the structure of `y0`. Each leaf has a leading axis of length
+    `order + 1`: the coefficients, normalised by the factorial, `y0` first.
+
+    **Raises:**
+
+    `ValueError` or `TypeError`, while tracing, for an order below 1 or not an integer,
+    for a state with leaves that are not floating-point or complex, for a vector field
+    whose output does not have the structure of the state, and for a
+    `diffrax.ControlTerm`, which can be converted by its method `to_ode`.
+
+    !!! example
+
+        ```python
+        import eqx_taylor
+        import jax.numpy as jnp
+
+        # y' = y through y(0) = 1: the coefficients of exp.
+        coefficients = eqx_taylor.ode_jet(
+            lambda t, y, args: y, 0.0, jnp.array(1.0), order=10
+        )
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{jorba2005software,
+            author={Jorba, {\`A}ngel and Zou, Maorong},
+            title={A software package for the numerical integration of {ODE}s by means
+                   of high-order {T}aylor methods},
+            journal={Experimental Mathematics},
+            volume={14},
+            number={1},
+            pages={99--117},
+            year={2005},
+        }
+        ```
+    """
+    order = check_order("ode_jet", order)
+    if isinstance(vector_field, diffrax.AbstractTerm):
+        term = vector_field
+    elif callable(vector_field):
+        term = diffrax.ODETerm(vector_field)
+    else:
+        raise TypeError(
+            "ode_jet: `vector_field` must be a function `f(t, y, args)` or a "
+            f"`diffrax.ODETerm`; got {vector_field!r}."
+        )
+    check_term("ode_jet", term)
+    y0 = check_state("ode_jet", y0)
+    t0 = jnp.asarray(t0)
+    if t0.shape != ():
+        raise ValueError(f"ode_jet: `t0` must be a scalar; got shape {t0.shape}.")
+    if not jnp.issubdtype(t0.dtype, jnp.inexact):
+        t0 = t0.astype(jnp.result_type(float))
+    step = jnp.ones_like(t0)
+    control = term.contr(jnp.zeros_like(t0), step)
+    coefficients = solution_coefficients(term, t0, step, y0, args, control, order)
+    return jtu.tree_map(lambda _, terms: jnp.stack(terms), y0, coefficients)
+
+
+def solution_coefficients(
+    term: diffrax.AbstractTerm,
+    t0: Array,
+    step: Array,
+    y0: PyTree[Array],
+    args: Args,
+    control: Any,
+    order: int,
+) -> PyTree[list[Array]]:
+    """Coefficients, up to `order`, of `s -> y(t0 + s step)`: for each leaf of `y0` a
+    list. `control` is the term's, for the whole step.
+
+    With the step in the coefficients these are of the size of `y`, whatever the unit of
+    time is: `y^(k)` itself overflows soon.
+    """
+    leaves, treedef = jtu.tree_flatten(y0)
+
+    def field(t, *leaves):
+        y = jtu.tree_unflatten(treedef, leaves)
+        slopes = term.vf_prod(t, y, args, control)
+        return [jnp.asarray(slope) for slope in treedef.flatten_up_to(slopes)]
+
+    try:
+        jaxpr = trace(field, t0, *leaves)
+    except jax.errors.ConcretizationTypeError as e:
+        raise TypeError(
+            "The Python code of the vector field depends on the value of `t` or `y`. "
+            "It is traced once, as under `jax.jit`: use `jnp.where`, `jax.lax.cond` or "
+            "`jax.lax.while_loop` instead of `if` and `while`. The value in question:\n"
+            f"{e}"
+        ) from e
+    time_var, *state_vars = jaxpr.jaxpr.invars
+    time = given(time_var.aval, [t0, step])
+    state = [
+        unknown(var.aval, mask(order), [leaf])
+        for var, leaf in zip(state_vars, leaves)
+    ]
+    walk = Walk(order)
+    slopes = walk.interpret(jaxpr, [time, *state])
+    # y' = f  =>  y_{k+1} = f_k / (k + 1)
+    for k in range(order):
+        walk.advance(k)
+        for y, slope in zip(state, slopes):
+            y.append(scale(slope[k], 1 / (k + 1)))
+    return jtu.tree_unflatten(
+        treedef, [[y.dense(k) for k in range(order + 1)] for y in state]
+    )
+
+
+# -- checks, shared with the solver
+
+
+def check_order(caller: str, order: Any) -> int:
+    try:
+        if isinstance(order, bool):
+            raise TypeError
+        number = operator.index(order)
+    except TypeError:
+        raise TypeError(
+            f"{caller}: `order` must be an integer known before tracing; got {order!r}."
+        ) from None
+    if number < 1:
+        raise ValueError(f"{caller}: `order` must be at least 1; got {number}.")
+    return number
+
+
+def check_state(caller: str, y0: Y) -> PyTree[Array]:
+    def check(path, leaf):
+        if not eqx.is_array_like(leaf):
+            raise TypeError(
+                f"{caller}: the state must be a PyTree of arrays; y0{jtu.keystr(path)} "
+                f"is {leaf!r}."
+            )
+        leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"{caller}: the state must be floating-point or complex, but "
+                f"y0{jtu.keystr(path)} has dtype {leaf.dtype}. Convert it, or pass it "
+                "through `args`."
+            )
+        return leaf
+
+    return jtu.tree_map_with_path(check, y0)
+
+
+def check_term(caller: str, term: Any) -> None:
+    terms: Sequence[Any] = jtu.tree_leaves(
+        term, is_leaf=lambda x: isinstance(x, diffrax.ControlTerm)
+    )
+    if any(isinstance(x, diffrax.ControlTerm) for x in terms):
+        raise ValueError(
+            f"{caller}: a `ControlTerm` is not a function of time that can be expanded "
+            "in a Taylor series. If its control is differentiable, convert it to an "
+            "`ODETerm` by `term.to_ode()`."
+        )

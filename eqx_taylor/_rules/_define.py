@@ -1,0 +1,195 @@
+"""The kinds of rules. The files beside this one declare which primitive is of which."""
+
+import functools as ft
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from .._interpreter import joint, OTHERWISE, primal_values, RULES, Walk
+from .._jax import bind, is_differentiable, trace
+from .._series import (
+    CONSTANT,
+    convolve,
+    convolve_square,
+    product_support,
+    scale,
+    Series,
+    Support,
+    Term,
+)
+
+
+def define_linear(*names: str, operands: slice = slice(None)) -> None:
+    """Linear in these operands together (all of them by default), the others fixed:
+    `y_k = p(x_k)`, one application per nonzero coefficient."""
+    for name in names:
+        RULES[name] = ft.partial(_linear_rule, operands=operands)
+
+
+def _linear_rule(walk: Walk, eqn, inputs, *, operands) -> list[Series]:
+    linear = range(len(inputs))[operands]
+    if any(i not in linear and not s.is_constant for i, s in enumerate(inputs)):
+        return RULES[OTHERWISE](walk, eqn, inputs)
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))
+        if all(inputs[i][k] is None for i in linear):
+            return [None] * len(eqn.outvars)
+        args = [s.dense(k) if i in linear else s[0] for i, s in enumerate(inputs)]
+        return bind(eqn, args)
+
+    return _outputs(eqn, joined_support(inputs), compute)
+
+
+def define_bilinear(*names: str, symmetric: bool = False) -> None:
+    """A product of two operands: `y_k = Σ_j a_j b_{k-j}`. `symmetric` says that the
+    operands commute and are multiplied element by element."""
+    for name in names:
+        RULES[name] = ft.partial(_bilinear_rule, symmetric=symmetric)
+
+
+def _bilinear_rule(walk: Walk, eqn, inputs, *, symmetric) -> list[Series]:
+    a, b = inputs
+
+    def product(x, y):
+        return bind(eqn, [x, y])[0]
+
+    def compute(k):
+        if symmetric and a is b and k > 0:
+            return convolve_square(a, k)
+        return convolve(product, a, b, k)
+
+    support = product_support(a.support, b.support, walk.order)
+    return [Series(eqn.outvars[0].aval, support, compute)]
+
+
+def define_piecewise_linear(*names: str) -> None:
+    """Linear around every point, with a map that depends on the point: `abs`, `max`,
+    `sort`. The map is the primitive's own JVP (so that ties and kinks are treated as
+    JAX treats them), and is one for all coefficients: `y_k = ∂p(x_0) x_k`."""
+    for name in names:
+        RULES[name] = piecewise_linear_rule
+
+
+def piecewise_linear_rule(walk: Walk, eqn, inputs) -> list[Series]:
+    moving = [i for i, series in enumerate(inputs) if not series.is_constant]
+    kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
+
+    @ft.cache
+    def linearised():
+        def fun(*points):
+            args = primal_values(inputs)
+            for i, point in zip(moving, points):
+                args[i] = point
+            outs = bind(eqn, args)
+            return [outs[i] for i in kept], outs
+
+        points = [inputs[i][0] for i in moving]
+        _, tangent_map, outs = jax.linearize(fun, *points, has_aux=True)
+        return tangent_map, outs
+
+    def compute(k):
+        tangent_map, outs = linearised()
+        if k == 0:
+            return outs
+        terms: list[Term] = [None] * len(eqn.outvars)
+        if any(inputs[i][k] is not None for i in moving):
+            tangents = tangent_map(*[inputs[i].dense(k) for i in moving])
+            for i, tangent in zip(kept, tangents):
+                terms[i] = tangent
+        return terms
+
+    return _outputs(eqn, joined_support(inputs) | CONSTANT, compute)
+
+
+def define_rewrite(name: str, fun: Callable[..., Any]) -> None:
+    """As the series of another expression, of the operands and (by name) the equation's
+    parameters. Coefficient 0 is the primitive's own."""
+
+    def rule(walk: Walk, eqn, inputs) -> list[Series]:
+        return [rewritten(walk, eqn, inputs, ft.partial(fun, **eqn.params))]
+
+    RULES[name] = rule
+
+
+def rewritten(walk: Walk, eqn, inputs, fun: Callable[..., Any]) -> Series:
+    [other] = read(walk, fun, inputs)
+
+    def compute(k):
+        return bind(eqn, primal_values(inputs))[0] if k == 0 else other[k]
+
+    return Series(eqn.outvars[0].aval, other.support | CONSTANT, compute)
+
+
+def define_derivative(name: str, fun: Callable[..., Any]) -> None:
+    """By a differential equation: `y' = fun(y, x..., x'...)`.
+
+    `fun` is an ordinary JAX function. It is read as series with the same memo, so that
+    what it has in common with the rest of the program is computed once. An entry here
+    is better, in speed or accuracy, than JAX's own JVP rule, which the primitives that
+    have no entry are defined by (`derived.py`).
+    """
+
+    def rule(walk: Walk, eqn, inputs) -> list[Series]:
+        def slope(inner: Walk) -> list[Series]:
+            slopes = [series.derivative for series in inputs]
+            return read(inner, fun, [*outs, *inputs, *slopes])
+
+        outs = integrals(walk, eqn, inputs, slope)
+        return outs
+
+    RULES[name] = rule
+
+
+def integrals(
+    walk: Walk, eqn, inputs, slope: Callable[[Walk], list[Series]]
+) -> list[Series]:
+    """The outputs `y` of `eqn`, from the equation `y' = g`: `y_k = g_{k-1} / k`.
+
+    `slope` reads `g` (for each output that can move) in a walk of its own; `g_k` may
+    depend on `y_0` to `y_k`.
+    """
+    kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
+
+    @ft.cache
+    def right_hand_side():
+        inner = walk.inside(outs[0].key)
+        return inner, slope(inner)
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))
+        inner, g = right_hand_side()
+        inner.advance(k - 1)
+        terms: list[Term] = [None] * len(eqn.outvars)
+        for i, g_i in zip(kept, g):
+            terms[i] = scale(g_i[k - 1], 1 / k)
+        return terms
+
+    outs = _outputs(eqn, walk.analytic_support(inputs), compute)
+    return outs
+
+
+def read(walk: Walk, fun: Callable[..., Any], inputs: Sequence[Series]) -> list[Series]:
+    """The series of a JAX expression of one value, or of a tuple of them."""
+
+    def as_list(*args):
+        out = fun(*args)
+        return list(out) if isinstance(out, tuple) else [out]
+
+    return walk.interpret(trace(as_list, *[s.aval for s in inputs]), inputs)
+
+
+def joined_support(inputs: Sequence[Series]) -> Support:
+    """The support of a sum of series."""
+    return ft.reduce(lambda support, series: support | series.support, inputs, 0)
+
+
+def _outputs(eqn, support: Support, compute) -> list[Series]:
+    """The outputs of `eqn`; integers among them have their first coefficient only."""
+    types = [
+        (var.aval, support if is_differentiable(var.aval) else 1) for var in eqn.outvars
+    ]
+    return joint(types, compute)

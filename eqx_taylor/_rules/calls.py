@@ -1,0 +1,40 @@
+"""Functions inside functions: read in place, as part of the program around them."""
+
+import jax
+
+from .._interpreter import joint, output_supports, register, Walk
+from .._jax import close
+from .._series import Series
+from ._pack import pack, unpack
+
+
+@register("jit", "pjit", "closed_call", "core_call", "eval_jaxpr")
+def _inline(walk: Walk, eqn, inputs) -> list[Series]:
+    jaxpr = eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
+    return walk.interpret(close(jaxpr), inputs)
+
+
+# It has no forward rule in JAX: the function itself is what is differentiated.
+@register("custom_vjp_call")
+def _custom_vjp(walk: Walk, eqn, inputs) -> list[Series]:
+    return walk.interpret(close(eqn.params["call_jaxpr"]), inputs)
+
+
+@register("checkpoint", "remat", "remat2")
+def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
+    jaxpr = close(eqn.params["jaxpr"])
+    if not walk.is_known(inputs):
+        return walk.interpret(jaxpr, inputs)
+    supports = [series.support for series in inputs]
+    out_supports = output_supports(jaxpr, supports, walk.order)
+    avals = [series.aval for series in inputs]
+
+    def fun(arrays):
+        outs = Walk(walk.order).interpret(jaxpr, unpack(avals, supports, arrays))
+        return pack(outs, out_supports)
+
+    policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]
+    fun = jax.checkpoint(fun, policy=policy, prevent_cse=prevent_cse)
+    out_avals = [var.aval for var in eqn.outvars]
+    outs = unpack(out_avals, out_supports, fun(pack(inputs, supports)))
+    return outs

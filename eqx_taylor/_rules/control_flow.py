@@ -1,0 +1,267 @@
+"""Loops and branches.
+
+Where the inputs are known, one loop carries all coefficients of everything that moves.
+Where a coefficient is known only after the one before it (in the vector field of an
+ODE), the loop runs once per order, each time for one more coefficient; the lower
+coefficients of the values inside are kept from order to order, stacked over the
+iterations. A `while_loop` cannot keep them, since nobody knows how many iterations
+there will be: it starts again from coefficient 0, at O(K³) instead of O(K²) in all.
+
+Predicates, indices and the number of iterations depend on coefficient 0 only.
+"""
+
+import functools as ft
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._interpreter import History, joint, output_supports, register, Walk
+from .._jax import close, evaluate, scan_params
+from .._series import given, mask, Series, Support
+from ._pack import pack, unpack
+
+
+def _known(inputs: Sequence[Series], order: int) -> list[Series]:
+    """Copies whose coefficients exist already, to be used inside another function."""
+    return [
+        given(series.aval, [series[k] for k in range(order + 1)]) for series in inputs
+    ]
+
+
+def _supports(inputs: Sequence[Series]) -> list[Support]:
+    return [series.support for series in inputs]
+
+
+def _avals(variables) -> list[Any]:
+    return [var.aval for var in variables]
+
+
+def _loop_supports(
+    one_turn: Callable[[list[Support]], list[Support]], carry: list[Support]
+) -> tuple[list[Support], list[Support]]:
+    """What is carried, and all that the body returns, once another turn of the loop
+    adds no order to it. The first results of `one_turn` are the next carry."""
+    while True:
+        outs = one_turn(carry)
+        grown = [before | after for before, after in zip(carry, outs)]
+        if grown == carry:
+            return carry, outs
+        carry = grown
+
+
+class _Kept:
+    """Coefficients kept between the runs of a loop or branch: by the walk's own history
+    where it is itself inside of one, else here."""
+
+    def __init__(self, walk: Walk):
+        self.walk = walk
+        self.entries: dict[str, Any] = {}
+
+    def load(self, key: str) -> dict[str, Any]:
+        history = self.walk.history
+        return self.entries if history is None else history.inner(key)
+
+    def save(self, key: str, fresh: dict[str, Any]) -> None:
+        if self.walk.history is None:
+            self.entries = {**self.entries, **fresh}
+        else:
+            self.walk.history.file(key, fresh)
+
+
+# -- scan
+
+
+@register("scan")
+def _scan(walk: Walk, eqn, inputs) -> list[Series]:
+    p = scan_params(eqn)
+    consts = inputs[: p.num_consts]
+    init = inputs[p.num_consts : p.num_consts + p.num_carry]
+    xs = inputs[p.num_consts + p.num_carry :]
+    body_avals = _avals(p.jaxpr.jaxpr.invars)
+    carry_avals = body_avals[p.num_consts : p.num_consts + p.num_carry]
+    x_avals = body_avals[p.num_consts + p.num_carry :]
+    x_supports = _supports(xs)
+
+    def one_turn(carry):
+        return output_supports(
+            p.jaxpr, [*_supports(consts), *carry, *x_supports], walk.order
+        )
+
+    carry_supports, body_supports = _loop_supports(one_turn, _supports(init))
+    supports = [*carry_supports, *body_supports[p.num_carry :]]
+    loop = ft.partial(lax.scan, length=p.length, reverse=p.reverse, unroll=p.unroll)
+
+    def all_orders():
+        outer = _known(consts, walk.order)
+
+        def body(carry_arrays, x_arrays):
+            carry = unpack(carry_avals, carry_supports, carry_arrays)
+            x = unpack(x_avals, x_supports, x_arrays)
+            outs = Walk(walk.order).interpret(p.jaxpr, [*outer, *carry, *x])
+            arrays = pack(outs, supports)
+            split = len(carry_arrays)
+            return arrays[:split], arrays[split:]
+
+        final, ys = loop(body, pack(init, carry_supports), pack(xs, x_supports))
+        return unpack(_avals(eqn.outvars), supports, [*final, *ys])
+
+    kept = _Kept(walk)
+
+    def one_order(k):
+        outer = _known(consts, k)
+        moving = [i for i, support in enumerate(carry_supports) if support >> k & 1]
+        returned = [i for i, support in enumerate(supports) if support >> k & 1]
+        known_xs = _known(xs, k)
+        x_supports = _supports(known_xs)
+
+        def body(carry_k, from_outside):
+            x_arrays, stored = from_outside
+            carried = dict(zip(moving, carry_k))
+            carry = [
+                given(
+                    aval,
+                    [stored.get(f"carry{i}:{j}") for j in range(k)] + [carried.get(i)],
+                )
+                for i, aval in enumerate(carry_avals)
+            ]
+            x = unpack(x_avals, x_supports, x_arrays)
+            history = History(stored)
+            body_walk = Walk(k, history=history, effects=walk.effects and k == 0)
+            outs = body_walk.interpret(p.jaxpr, [*outer, *carry, *x])
+            terms = [outs[i].dense(k) for i in returned]
+            fresh = {f"carry{i}:{k}": term for i, term in carried.items()}
+            split = len(carry_k)
+            return terms[:split], (terms[split:], {**fresh, **history.fresh})
+
+        first = [init[i].dense(k) for i in moving]
+        key = outs[0].key
+        final, (ys, fresh) = loop(
+            body, first, (pack(known_xs, x_supports), kept.load(key))
+        )
+        kept.save(key, fresh)
+        terms = dict(zip(returned, [*final, *ys]))
+        return [terms.get(i) for i in range(len(supports))]
+
+    outs = _outputs(walk, eqn, inputs, supports, all_orders, one_order)
+    return outs
+
+
+def _outputs(walk, eqn, inputs, supports, all_orders, one_order) -> list[Series]:
+    if walk.is_known(inputs):
+        return all_orders()
+    return joint(list(zip(_avals(eqn.outvars), supports)), one_order)
+
+
+# -- while_loop
+
+
+@register("while")
+def _while(walk: Walk, eqn, inputs) -> list[Series]:
+    cond_jaxpr = close(eqn.params["cond_jaxpr"])
+    body_jaxpr = close(eqn.params["body_jaxpr"])
+    split = eqn.params["cond_nconsts"]
+    cond_consts, inputs = inputs[:split], inputs[split:]
+    split = eqn.params["body_nconsts"]
+    consts, init = inputs[:split], inputs[split:]
+    avals = _avals(eqn.outvars)
+
+    def one_turn(carry):
+        return output_supports(body_jaxpr, [*_supports(consts), *carry], walk.order)
+
+    supports, _ = _loop_supports(one_turn, _supports(init))
+
+    def up_to(order):
+        outer = _known(consts, order)
+        cond_outer = [series.dense(0) for series in cond_consts]
+        carried = [support & mask(order) for support in supports]
+
+        def cond(arrays):
+            primals = [s.dense(0) for s in unpack(avals, carried, arrays)]
+            return evaluate(cond_jaxpr, [*cond_outer, *primals])[0]
+
+        def body(arrays):
+            carry = unpack(avals, carried, arrays)
+            walk_here = Walk(order, effects=walk.effects)
+            return pack(walk_here.interpret(body_jaxpr, [*outer, *carry]), carried)
+
+        final = lax.while_loop(cond, body, pack(init, carried))
+        return unpack(avals, carried, final)
+
+    return _outputs(
+        walk,
+        eqn,
+        [*consts, *init],
+        supports,
+        lambda: up_to(walk.order),
+        lambda k: [series[k] for series in up_to(k)],
+    )
+
+
+# -- cond, switch
+
+
+@register("cond")
+def _cond(walk: Walk, eqn, inputs) -> list[Series]:
+    index, operands = inputs[0], inputs[1:]
+    branches = [close(branch) for branch in eqn.params["branches"]]
+    avals = [series.aval for series in operands]
+    supports = [0] * len(eqn.outvars)
+    for branch in branches:
+        each = output_supports(branch, _supports(operands), walk.order)
+        supports = [joined | support for joined, support in zip(supports, each)]
+
+    def all_orders():
+        in_supports = _supports(operands)
+
+        def run(branch, arrays):
+            operands = unpack(avals, in_supports, arrays)
+            return pack(Walk(walk.order).interpret(branch, operands), supports)
+
+        arrays = lax.switch(
+            index[0],
+            [ft.partial(run, branch) for branch in branches],
+            pack(operands, in_supports),
+        )
+        return unpack(_avals(eqn.outvars), supports, arrays)
+
+    kept = _Kept(walk)
+
+    def one_order(k):
+        known = _known(operands, k)
+        in_supports = _supports(known)
+        returned = [i for i, support in enumerate(supports) if support >> k & 1]
+
+        def run(number, arrays, stored):
+            operands = unpack(avals, in_supports, arrays)
+            history = History(stored, prefix=f"branch{number}/")
+            here = Walk(k, history=history, effects=walk.effects and k == 0)
+            outs = here.interpret(branches[number], operands)
+            return [outs[i].dense(k) for i in returned], history.fresh
+
+        key = outs[0].key
+        args = (pack(known, in_supports), kept.load(key))
+        runs = [ft.partial(run, number) for number in range(len(branches))]
+        # Every branch returns the entries of all of them: its own, and zeros.
+        fresh_types: dict[str, Any] = {}
+        for branch in runs:
+            fresh_types |= jax.eval_shape(branch, *args)[1]
+
+        def padded(branch, *args):
+            terms, fresh = branch(*args)
+            for name, kind in fresh_types.items():
+                if name not in fresh:
+                    fresh[name] = jnp.zeros(kind.shape, kind.dtype)
+            return terms, fresh
+
+        terms, fresh = lax.switch(
+            index[0], [ft.partial(padded, branch) for branch in runs], *args
+        )
+        kept.save(key, fresh)
+        found = dict(zip(returned, terms))
+        return [found.get(i) for i in range(len(supports))]
+
+    outs = _outputs(walk, eqn, operands, supports, all_orders, one_order)
+    return outs

@@ -1,0 +1,83 @@
+"""The rule of every primitive that has none: its own derivative, as a recurrence.
+
+For `y = p(x)`: `y'(t) = ∂p(x(t)) x'(t)`. The right-hand side is an ordinary JAX
+program, and it is read as series like any other. Where `p(x)` occurs in it (`tanh' = 1
+- tanh²`) the memo resolves it to the series that is being computed. This is also how a
+`custom_jvp` is honoured, at every order.
+"""
+
+import jax
+
+from .._interpreter import OTHERWISE, register, Walk
+from .._jax import bind, is_differentiable, trace
+from .._memo import equation_key
+from .._series import mask, Series, unknown
+from ._define import integrals, piecewise_linear_rule
+
+
+@register(OTHERWISE)
+def _derived(walk: Walk, eqn, inputs) -> list[Series]:
+    def slope(inner: Walk) -> list[Series]:
+        inner.deriving[equation_key(eqn, inputs)] = outs
+        slopes = [inputs[i].derivative for i in moving]
+        return inner.interpret(_derivative(eqn, inputs, moving), [*inputs, *slopes])
+
+    moving = _moving(inputs)
+    outs = integrals(walk, eqn, inputs, slope)
+    return outs
+
+
+@register("custom_jvp_call")
+def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
+    if not walk.probing and _is_piecewise_linear(eqn, inputs):
+        return piecewise_linear_rule(walk, eqn, inputs)
+    return _derived(walk, eqn, inputs)
+
+
+def _moving(inputs) -> list[int]:
+    return [i for i, series in enumerate(inputs) if not series.is_constant]
+
+
+def _derivative(eqn, inputs, moving):
+    """The jaxpr of `(x, dx of those that move) -> dy of those that can`."""
+
+    def fun(*args):
+        primals, tangents = args[: len(inputs)], args[len(inputs) :]
+
+        def primal_fun(*points):
+            operands = list(primals)
+            for i, point in zip(moving, points):
+                operands[i] = point
+            outs = bind(eqn, operands)
+            return [
+                out
+                for out, var in zip(outs, eqn.outvars)
+                if is_differentiable(var.aval)
+            ]
+
+        points = tuple(primals[i] for i in moving)
+        return jax.jvp(primal_fun, points, tuple(tangents))[1]
+
+    avals = [series.aval for series in inputs]
+    return trace(fun, *avals, *[avals[i] for i in moving])
+
+
+def _is_piecewise_linear(eqn, inputs) -> bool:
+    """Whether the slope depends on `x` through its first coefficient only (`relu`).
+
+    Asked of the supports: with `x = x_0 + x_3 t³`, and orders 0 and 3 for anything
+    that is computed from it, `x' = 3 x_3 t²` alone keeps order 2 as its only one.
+    """
+    moving = _moving(inputs)
+    probe = Walk(order=6, abstract=True)
+    probe.probing = True
+    xs = [
+        unknown(series.aval, 0b1001 if i in moving else 1)
+        for i, series in enumerate(inputs)
+    ]
+    slopes = [unknown(inputs[i].aval, 0b100) for i in moving]
+    probe.deriving[equation_key(eqn, xs)] = [
+        unknown(var.aval, mask(6)) for var in eqn.outvars
+    ]
+    outs = probe.interpret(_derivative(eqn, inputs, moving), [*xs, *slopes])
+    return all(series.support in (0, 0b100) for series in outs)

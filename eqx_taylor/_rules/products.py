@@ -1,0 +1,53 @@
+"""Products and quotients."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from .._interpreter import primal_values, register, Walk
+from .._jax import bind
+from .._series import convolve, Series, sub
+from ._define import define_bilinear, define_rewrite, rewritten
+
+
+define_bilinear("mul", symmetric=True)
+define_bilinear("dot_general", "conv_general_dilated")
+define_rewrite("square", lambda x: x * x)
+
+
+# q b = a  =>  q_k = (a_k - Σ_{j=1..k} b_j q_{k-j}) / b_0
+@register("div")
+def _div(walk: Walk, eqn, inputs) -> list[Series]:
+    a, b = inputs
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))[0]
+        rest = sub(a[k], convolve(lax.mul, b, q, k, first=1))
+        return None if rest is None else lax.div(rest, b[0])
+
+    if b.is_constant:
+        support = a.support
+    else:
+        support = walk.analytic_support(inputs)
+    q = Series(eqn.outvars[0].aval, support, compute)
+    return [q]
+
+
+def repeated_product(x, n: int):
+    """`x**n` by products only: right at zero and for negative `x`."""
+    power = None
+    while n:
+        if n & 1:
+            power = x if power is None else power * x
+        n >>= 1
+        if n:
+            x = x * x
+    return jnp.ones_like(x) if power is None else power
+
+
+@register("integer_pow")
+def _integer_pow(walk: Walk, eqn, inputs) -> list[Series]:
+    y = eqn.params["y"]
+    if y >= 0:
+        return [rewritten(walk, eqn, inputs, lambda x: repeated_product(x, y))]
+    return [rewritten(walk, eqn, inputs, lambda x: 1 / repeated_product(x, -y))]

@@ -1,0 +1,49 @@
+"""Linear primitives: they move, copy, add up or transform numbers."""
+
+import jax.numpy as jnp
+
+from .._interpreter import register, Walk
+from .._jax import bind
+from .._series import add, Series, sub
+from ._define import define_linear, joined_support
+
+
+define_linear(
+    # values
+    "neg", "convert_element_type", "reduce_precision", "real", "imag", "complex",
+    "conj", "copy", "copy_p", "optimization_barrier", "device_put",
+    "sharding_constraint", "mesh_cast", "reshard", "pvary", "pcast",
+    # shapes
+    "broadcast_in_dim", "concatenate", "expand_dims", "pad", "reshape", "rev", "slice",
+    "split", "squeeze", "tile", "transpose",
+    # sums
+    "cumsum", "reduce_sum", "reduce_window_sum",
+    # transforms
+    "fft",
+    # between devices
+    "all_gather", "all_gather_invariant", "all_gather_reduced", "all_to_all",
+    "pbroadcast", "ppermute", "psum", "psum2", "psum_invariant", "psum_scatter",
+    "reduce_scatter",
+)  # fmt: skip
+
+# The other operands are indices and predicates: integers, which do not move.
+define_linear("dynamic_slice", "gather", operands=slice(0, 1))
+define_linear("dynamic_update_slice", operands=slice(0, 2))
+define_linear("scatter-add", "scatter-sub", operands=slice(0, 3, 2))
+define_linear("select_n", operands=slice(1, None))
+
+
+@register("add", "add_any", "sub")
+def _add(walk: Walk, eqn, inputs) -> list[Series]:
+    a, b = inputs
+    aval = eqn.outvars[0].aval
+    combine = sub if eqn.primitive.name == "sub" else add
+
+    def compute(k):
+        if a[k] is not None and b[k] is not None:
+            return bind(eqn, [a[k], b[k]])[0]
+        term = combine(a[k], b[k])
+        # A number that is added to an array of any shape may be the one that moves.
+        return term if term is None else jnp.broadcast_to(term, aval.shape)
+
+    return [Series(aval, joined_support(inputs), compute)]

@@ -1,0 +1,201 @@
+"""Truncated power series of arrays, and the few operations that every rule is made of.
+
+Along a curve every array of a program is a series `x(t) = Σ_k x_k t^k`. Coefficients
+are normalised, `x_k = x^(k)(0) / k!`; factorials appear only at the public border.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+
+Aval = Any
+# A coefficient; `None` is one that is known to be zero.
+Term = Any
+# The orders that may be nonzero: bit k stands for coefficient k. An integer, so that
+# sets of orders are compared, joined and hashed for nothing.
+Support = int
+
+CONSTANT: Support = 1
+
+
+def mask(order: int) -> Support:
+    """The support of a series of which nothing is known: orders 0 to `order`."""
+    return (1 << (order + 1)) - 1
+
+
+def orders(support: Support) -> list[int]:
+    return [k for k in range(support.bit_length()) if support >> k & 1]
+
+
+def product_support(a: Support, b: Support, order: int) -> Support:
+    out = 0
+    for k in orders(a):
+        out |= b << k
+    return out & mask(order)
+
+
+def analytic_support(support: Support, order: int) -> Support:
+    """The support of an analytic function of series: closed under products.
+
+    `sin(x_0 + x_2 t²)` has even orders only.
+    """
+    support = support & mask(order) | CONSTANT
+    while (grown := product_support(support, support, order)) != support:
+        support = grown
+    return support
+
+
+class Series:
+    """A power series whose coefficients are computed when they are first asked for.
+
+    `series[k]` is coefficient `k`, or `None` where it is known to be zero. `compute(k)`
+    may ask for coefficients up to `k` of the inputs and up to `k - 1` of the series
+    itself: this is what a recurrence is. `closed` says that every coefficient can be
+    had now; it is false for the solution of an ODE under construction, and for all that
+    depends on it.
+    """
+
+    __slots__ = ("aval", "support", "closed", "key", "_compute", "_terms", "_derivative")
+
+    def __init__(
+        self,
+        aval: Aval,
+        support: Support,
+        compute: Callable[[int], Term],
+        *,
+        closed: bool = True,
+        terms: Sequence[Term] = (),
+        key: str | None = None,
+    ):
+        self.aval = aval
+        self.support = support
+        self.closed = closed
+        # The name under which a walk files the coefficients; `None`: not yet filed.
+        self.key = key
+        self._compute = compute
+        self._terms: list[Term] = list(terms)
+        self._derivative: Series | None = None
+
+    def __getitem__(self, k: int) -> Term:
+        terms = self._terms
+        while len(terms) <= k:
+            n = len(terms)
+            terms.append(self._compute(n) if self.support >> n & 1 else None)
+        return terms[k]
+
+    def append(self, term: Term) -> None:
+        """Makes the next coefficient known."""
+        self._terms.append(term)
+
+    def dense(self, k: int) -> Any:
+        """Coefficient `k` as an array, zero or not."""
+        term = self[k]
+        return zeros(self.aval) if term is None else term
+
+    @property
+    def is_constant(self) -> bool:
+        return self.support <= CONSTANT
+
+    @property
+    def derivative(self) -> "Series":
+        """`x'(t)`, whose coefficient k is `(k + 1) x_{k+1}`. Kept: many rules ask."""
+        if self._derivative is None:
+
+            def compute(k):
+                return scale(self[k + 1], k + 1)
+
+            self._derivative = Series(
+                self.aval, self.support >> 1, compute, closed=self.closed, key=""
+            )
+        return self._derivative
+
+
+def constant(aval: Aval, value: Any) -> Series:
+    return Series(aval, CONSTANT, _nothing_more, terms=[value], key="")
+
+
+def given(aval: Aval, terms: Sequence[Term]) -> Series:
+    """A series with these coefficients; zero above them."""
+    support = sum(1 << k for k, term in enumerate(terms) if term is not None)
+    return Series(aval, support, _nothing_more, terms=terms, key="")
+
+
+def unknown(aval: Aval, support: Support, terms: Sequence[Term] = ()) -> Series:
+    """A series of which only the type, the support and these first terms are known."""
+    return Series(aval, support, _nothing_more, terms=terms, closed=False, key="")
+
+
+def _nothing_more(k):
+    raise AssertionError(f"coefficient {k} is not known yet")
+
+
+# -- operations on coefficients, zeros staying symbolic
+
+
+def zeros(aval: Aval) -> Any:
+    return lax.full(aval.shape, 0, aval.dtype)
+
+
+def scale(term: Term, factor: float) -> Term:
+    if term is None or factor == 1:
+        return term
+    if factor == -1:
+        return lax.neg(term)
+    return term * float(factor)
+
+
+def add(a: Term, b: Term) -> Term:
+    if a is None:
+        return b
+    if b is None:
+        return a
+    return lax.add(a, b)
+
+
+def sub(a: Term, b: Term) -> Term:
+    if b is None:
+        return a
+    if a is None:
+        return lax.neg(b)
+    return lax.sub(a, b)
+
+
+def convolve(
+    product: Callable[[Any, Any], Any], a: Series, b: Series, k: int, first: int = 0
+) -> Term:
+    """`Σ_{j=first}^{k} product(a_j, b_{k-j})`."""
+    total = None
+    for j in range(first, k + 1):
+        # The support is looked at first: a coefficient that is multiplied by a zero
+        # need not exist yet.
+        if a.support >> j & 1 and b.support >> (k - j) & 1:
+            a_j, b_kj = a[j], b[k - j]
+            if a_j is not None and b_kj is not None:
+                total = add(total, product(a_j, b_kj))
+    return total
+
+
+def convolve_square(a: Series, k: int, first: int = 0) -> Term:
+    """`Σ_{j=first}^{k-first} a_j a_{k-j}`, each product formed once."""
+    total = None
+    for j in range(first, (k + 1) // 2):
+        if a.support >> j & 1 and a.support >> (k - j) & 1:
+            a_j, a_kj = a[j], a[k - j]
+            if a_j is not None and a_kj is not None:
+                total = add(total, lax.mul(a_j, a_kj))
+    total = scale(total, 2)
+    if k % 2 == 0 and first <= k // 2 and a[k // 2] is not None:
+        total = add(total, lax.square(a[k // 2]))
+    return total
+
+
+def evaluate(terms: Sequence[Any], s: Any) -> Any:
+    """`Σ_k terms[k] s^k` by Horner's rule; `terms[0]` is added last."""
+    s = jnp.asarray(s, terms[0].dtype)
+    total = terms[-1] * s
+    for term in terms[-2:0:-1]:
+        total = (total + term) * s
+    return terms[0] + total
