@@ -450,6 +450,8 @@ def _as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
             f"{caller}: the term of order {k} of {name} has dtype {dtype}, which does "
             f"not fit into the primal's dtype {primal.dtype}. Convert one of them."
         )
+    if not isinstance(term, jax.Array) and _is_concrete_zero(term):
+        return None  # A zero that was written as such: nothing need be computed.
     return jnp.asarray(term, dtype=primal.dtype)
 
 

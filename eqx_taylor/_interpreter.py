@@ -106,8 +106,7 @@ class Walk:
         # Whether it is asked if a primitive is piecewise linear; not asked within.
         self.probing = False
         self.tape: list[Series] = []
-        # Primitives being defined by their own derivative.
-        self.deriving: dict[Hashable, list[Series]] = {}
+        # The series, and what has to stay alive for the key to be valid.
         self._memo: dict[Hashable, tuple[list[Series], Any]] = {}
         self._here = ""
         self._counts: dict[str, int] = {}
@@ -117,7 +116,6 @@ class Walk:
         before it is asked for, but what is met here is shared with it."""
         walk = Walk(self.order, history=self.history, eager=False, effects=False)
         walk.abstract, walk.probing = self.abstract, self.probing
-        walk.deriving = dict(self.deriving)
         walk._memo = self._memo
         walk._here = f"{key}'"
         return walk
@@ -143,8 +141,9 @@ class Walk:
             return env[atom]
 
         prefix = self._here
+        here = self._new_name()
         for index, eqn in enumerate(live_equations(jaxpr, needed)):
-            self._here = f"{prefix}{index}."
+            self._here = f"{here}.{index}."
             outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
             env.update(zip(eqn.outvars, outputs))
         self._here = prefix
@@ -156,8 +155,6 @@ class Walk:
         key = equation_key(eqn, inputs)
         found, _ = self._memo.get(key, (None, None))
         if found is None:
-            found = self.deriving.get(key)
-        if found is None:
             found = choose_rule(eqn, inputs)(self, eqn, inputs)
             closed = all(series.closed for series in inputs)
             for series in found:
@@ -166,9 +163,8 @@ class Walk:
             if eqn.effects:
                 if self.effects:
                     self._act(eqn, inputs, found)
-            elif eqn.primitive.name not in DISTINCT:
-                # The inputs and the parameters are kept alive: the key holds their ids.
-                self._memo[key] = (found, (inputs, eqn))
+            else:
+                self._memo[key] = (found, (eqn, inputs))
         self.tape.extend(found)
         if self.eager:
             for series in found:
@@ -183,14 +179,22 @@ class Walk:
         else:
             bind(eqn, primal_values(inputs))
 
+    def suppose(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
+        """Has an equation be found, wherever it is met, with these outputs."""
+        self._memo[equation_key(eqn, inputs)] = (outputs, (eqn, inputs))
+
     def file(self, series: Series, closed: bool) -> Series:
         """Gives a new series its name; its coefficients are kept under it."""
-        n = self._counts[self._here] = self._counts.get(self._here, 0) + 1
-        series.key = f"{self._here}{n}"
+        series.key = self._new_name()
         series.closed = closed
         if self.history is not None:
             series._compute = self.history.cached(series.key, series._compute)
         return series
+
+    def _new_name(self) -> str:
+        """Made of the place in the program, and so the same whenever it is read."""
+        n = self._counts[self._here] = self._counts.get(self._here, 0) + 1
+        return f"{self._here}{n}"
 
     def _shared_constant(self, key: Hashable, aval: Any, value: Any) -> Series:
         if key not in self._memo:
@@ -216,11 +220,6 @@ class Walk:
         for series in inputs:
             joined |= series.support
         return analytic_support(joined, self.order)
-
-
-# Equations that are never taken to be one another, however alike they look: two
-# functions may have one value and differ in the rule that defines their derivative.
-DISTINCT = {"custom_jvp_call"}
 
 
 def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:

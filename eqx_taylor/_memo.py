@@ -5,18 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from ._jax import close, custom_jvp_source, is_jaxpr, is_literal
+from ._jax import close, custom_jvp_rule, is_jaxpr, is_literal
 
 
 def equation_key(eqn: Any, inputs: Sequence[Any]) -> Hashable:
-    """Of an equation on these very input objects: hold them as long as the key."""
+    """Of an equation on these very input objects. It is made of the ids of some that
+    the equation and the inputs hold: keep these as long as the key."""
     return (eqn.primitive, _params_key(eqn), tuple(map(id, inputs)))
 
 
 def _params_key(eqn: Any) -> Hashable:
     if eqn.primitive.name == "custom_jvp_call":
         # Traced anew at every call, so that only its content can be compared.
-        return (custom_jvp_source(eqn), jaxpr_key(close(eqn.params["call_jaxpr"])))
+        return (id(custom_jvp_rule(eqn)), jaxpr_key(close(eqn.params["call_jaxpr"])))
     items = sorted(eqn.params.items())
     return tuple((name, _value_key(value)) for name, value in items)
 

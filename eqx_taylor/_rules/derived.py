@@ -10,7 +10,6 @@ import jax
 
 from .._interpreter import OTHERWISE, register, Walk
 from .._jax import bind, is_differentiable, trace
-from .._memo import equation_key
 from .._series import mask, Series, unknown
 from ._define import integrals, piecewise_linear_rule
 
@@ -18,13 +17,11 @@ from ._define import integrals, piecewise_linear_rule
 @register(OTHERWISE)
 def _derived(walk: Walk, eqn, inputs) -> list[Series]:
     def slope(inner: Walk) -> list[Series]:
-        inner.deriving[equation_key(eqn, inputs)] = outs
         slopes = [inputs[i].derivative for i in moving]
         return inner.interpret(_derivative(eqn, inputs, moving), [*inputs, *slopes])
 
     moving = _moving(inputs)
-    outs = integrals(walk, eqn, inputs, slope)
-    return outs
+    return integrals(walk, eqn, inputs, slope)
 
 
 @register("custom_jvp_call")
@@ -59,7 +56,16 @@ def _derivative(eqn, inputs, moving):
         return jax.jvp(primal_fun, points, tuple(tangents))[1]
 
     avals = [series.aval for series in inputs]
-    return trace(fun, *avals, *[avals[i] for i in moving])
+    try:
+        return trace(fun, *avals, *[avals[i] for i in moving])
+    except NotImplementedError as e:
+        raise NotImplementedError(
+            f"The primitive `{eqn.primitive.name}` cannot be differentiated: JAX has "
+            "no JVP rule for it, and eqx_taylor no Taylor rule. It was applied to "
+            f"operands that move: {', '.join(str(avals[i]) for i in moving)}. If its "
+            "slope does not matter, wrap these in `jax.lax.stop_gradient`; else define "
+            "the derivative of the function that calls it by `jax.custom_jvp`."
+        ) from e
 
 
 def _is_piecewise_linear(eqn, inputs) -> bool:
@@ -76,8 +82,6 @@ def _is_piecewise_linear(eqn, inputs) -> bool:
         for i, series in enumerate(inputs)
     ]
     slopes = [unknown(inputs[i].aval, 0b100) for i in moving]
-    probe.deriving[equation_key(eqn, xs)] = [
-        unknown(var.aval, mask(6)) for var in eqn.outvars
-    ]
+    probe.suppose(eqn, xs, [unknown(var.aval, mask(6)) for var in eqn.outvars])
     outs = probe.interpret(_derivative(eqn, inputs, moving), [*xs, *slopes])
     return all(series.support in (0, 0b100) for series in outs)

@@ -19,6 +19,7 @@ from ._define import (
     define_derivative,
     define_piecewise_linear,
     define_rewrite,
+    piecewise_linear_rule,
     rewritten,
 )
 from .products import repeated_product
@@ -171,7 +172,16 @@ def _power(walk: Walk, eqn, inputs, exponent: float) -> Series:
 
 # -- kinks and steps
 
-define_piecewise_linear("abs", "clamp", "max", "min", "rem")
+define_piecewise_linear("clamp", "max", "min", "rem")
+
+
+@register("abs")
+def _abs(walk: Walk, eqn, inputs) -> list[Series]:
+    if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
+        return RULES[OTHERWISE](walk, eqn, inputs)
+    return piecewise_linear_rule(walk, eqn, inputs)
+
+
 
 for _name in ("ceil", "floor", "nextafter", "round", "sign", "stop_gradient"):
     RULES[_name] = constant_rule
