@@ -394,11 +394,11 @@ def _demonstrate(options: argparse.Namespace):
     for method in methods:
         runs.append(_run(method, t1))
         print(runs[-1].row(method.name, reference.y1), flush=True)
+    safety = _safety(options.order)
     print(
         f"""
 steps: all that were tried, the rejected ones among them, as `PIDController` chose them
-  (for TaylorSolver with pcoeff=0.3, icoeff=0.3 and safety={_safety(options.order):.3g}, \
-else with its defaults).
+  (for TaylorSolver: pcoeff=0.3, icoeff=0.3, safety={safety:.3g}; else its defaults).
 compile: tracing and compiling. run: the fastest of up to three runs.
 energy error: |E(t1) / E(t0) - 1|.
 position error: of the body that is furthest off at t1, against a reference, which is

@@ -29,6 +29,8 @@ Jaxpr = Any
 JaxprEqn = Any
 Rule = Callable[["Walk", JaxprEqn, Sequence[Series]], list[Series]]
 
+# Calls, which are read as a part of the program around them.
+INLINED: set[str] = set()
 # By name, so that a primitive that some version of JAX lacks never breaks an import.
 RULES: dict[str, Rule] = {}
 # The name under which the rule for all other primitives is registered.
@@ -84,18 +86,21 @@ class History:
 
 
 class Walk:
-    """One reading of a program on series of a given order."""
+    """One reading of a program on series of a given order. What is known is computed up
+    to order `stop`; every decision is the same for all values of it."""
 
     def __init__(
         self,
         order: int,
         *,
+        stop: int | None = None,
         history: History | None = None,
         eager: bool = True,
         abstract: bool = False,
         effects: bool = True,
     ):
         self.order = order
+        self.stop = order if stop is None else stop
         self.history = history
         # Whether equations with known inputs are computed at once.
         self.eager = eager and not abstract
@@ -152,6 +157,8 @@ class Walk:
 
     def apply(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         """The series of one equation's outputs."""
+        if eqn.primitive.name in INLINED and not _all_constant(inputs):
+            return RULES[eqn.primitive.name](self, eqn, inputs)
         key = equation_key(eqn, inputs)
         found, _ = self._memo.get(key, (None, None))
         if found is None:
@@ -169,7 +176,7 @@ class Walk:
         if self.eager:
             for series in found:
                 if series.closed:
-                    series[self.order]
+                    series[self.stop]
         return found
 
     def _act(self, eqn, inputs, found) -> None:
@@ -222,8 +229,12 @@ class Walk:
         return analytic_support(joined, self.order)
 
 
+def _all_constant(inputs: Sequence[Series]) -> bool:
+    return all(series.is_constant for series in inputs)
+
+
 def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
-    if all(series.is_constant for series in inputs):
+    if _all_constant(inputs):
         return constant_rule
     rule = RULES.get(eqn.primitive.name)
     if rule is None:

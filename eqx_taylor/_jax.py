@@ -92,10 +92,11 @@ def scan_params(eqn: JaxprEqn) -> ScanParams:
     )
 
 
-def custom_jvp_rule(eqn: JaxprEqn) -> Callable:
-    """The function that was given to `defjvp`: what tells two rules apart.
+def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
+    """The function that was given to `defjvp`, and the values of its non-differentiable
+    arguments: what tells two rules apart.
 
-    The equation holds it wrapped several times, and anew with every trace. Where JAX
+    The equation holds them wrapped several times, and anew with every trace. Where JAX
     has changed the wrapping, the outermost wrapper that can be seen is returned: rules
     that are one then look like several, which costs time but is never wrong.
     """
@@ -106,13 +107,18 @@ def custom_jvp_rule(eqn: JaxprEqn) -> Callable:
     def is_wrapper(x):
         return hasattr(x, "call_wrapped") and hasattr(x, "f")
 
+    def static_values(x):
+        if isinstance(x, tuple | list):
+            return [value for item in x for value in static_values(item)]
+        return [x.val] if hasattr(x, "val") else []
+
     wrapper = eqn.params["jvp_jaxpr_fun"]
     while True:
         near = cells(wrapper.f)
         far = [x for f in near if not is_wrapper(f) for x in cells(f)]
         inner = [x for x in near + far if is_wrapper(x)]
         if len(inner) != 1:
-            return wrapper.f
+            return (wrapper.f, *static_values(getattr(wrapper, "transforms", ())))
         [wrapper] = inner
 
 

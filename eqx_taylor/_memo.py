@@ -17,7 +17,8 @@ def equation_key(eqn: Any, inputs: Sequence[Any]) -> Hashable:
 def _params_key(eqn: Any) -> Hashable:
     if eqn.primitive.name == "custom_jvp_call":
         # Traced anew at every call, so that only its content can be compared.
-        return (id(custom_jvp_rule(eqn)), jaxpr_key(close(eqn.params["call_jaxpr"])))
+        rule = tuple(map(_value_key, custom_jvp_rule(eqn)))
+        return (rule, jaxpr_key(close(eqn.params["call_jaxpr"])))
     items = sorted(eqn.params.items())
     return tuple((name, _value_key(value)) for name, value in items)
 

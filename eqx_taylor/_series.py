@@ -117,9 +117,13 @@ def constant(aval: Aval, value: Any) -> Series:
     return Series(aval, CONSTANT, _nothing_more, terms=[value], key="")
 
 
-def given(aval: Aval, terms: Sequence[Term]) -> Series:
-    """A series with these coefficients; zero above them."""
-    support = sum(1 << k for k, term in enumerate(terms) if term is not None)
+def given(
+    aval: Aval, terms: Sequence[Term], support: Support | None = None
+) -> Series:
+    """A series with these coefficients. Those above them are zero; or, where `support`
+    is given and says otherwise, not needed now."""
+    if support is None:
+        support = sum(1 << k for k, term in enumerate(terms) if term is not None)
     return Series(aval, support, _nothing_more, terms=terms, key="")
 
 
@@ -139,7 +143,7 @@ def zeros(aval: Aval) -> Any:
     return lax.full(aval.shape, 0, aval.dtype)
 
 
-def scale(term: Term, factor: float) -> Term:
+def scale(term: Term, factor: float | int) -> Term:
     if term is None or factor == 1:
         return term
     if factor == -1:

@@ -2,7 +2,7 @@
 
 import jax
 
-from .._interpreter import joint, output_supports, register, Walk
+from .._interpreter import INLINED, output_supports, register, RULES, Walk
 from .._jax import close
 from .._series import Series
 from ._pack import pack, unpack
@@ -20,21 +20,24 @@ def _custom_vjp(walk: Walk, eqn, inputs) -> list[Series]:
     return walk.interpret(close(eqn.params["call_jaxpr"]), inputs)
 
 
+INLINED.update(name for name, rule in RULES.items() if rule in (_inline, _custom_vjp))
+
+
 @register("checkpoint", "remat", "remat2")
 def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
     if not walk.is_known(inputs):
         return walk.interpret(jaxpr, inputs)
+    order = walk.order
     supports = [series.support for series in inputs]
-    out_supports = output_supports(jaxpr, supports, walk.order)
+    out_supports = output_supports(jaxpr, supports, order)
     avals = [series.aval for series in inputs]
 
     def fun(arrays):
-        outs = Walk(walk.order).interpret(jaxpr, unpack(avals, supports, arrays))
-        return pack(outs, out_supports)
+        outs = Walk(order).interpret(jaxpr, unpack(avals, supports, order, arrays))
+        return pack(outs, out_supports, order)
 
     policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]
     fun = jax.checkpoint(fun, policy=policy, prevent_cse=prevent_cse)
     out_avals = [var.aval for var in eqn.outvars]
-    outs = unpack(out_avals, out_supports, fun(pack(inputs, supports)))
-    return outs
+    return unpack(out_avals, out_supports, order, fun(pack(inputs, supports, order)))

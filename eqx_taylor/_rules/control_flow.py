@@ -18,17 +18,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import History, joint, output_supports, register, Walk
+from .._interpreter import (
+    History,
+    joint,
+    output_supports,
+    primal_values,
+    register,
+    Walk,
+)
 from .._jax import close, evaluate, scan_params
-from .._series import given, mask, Series, Support
-from ._pack import pack, unpack
-
-
-def _known(inputs: Sequence[Series], order: int) -> list[Series]:
-    """Copies whose coefficients exist already, to be used inside another function."""
-    return [
-        given(series.aval, [series[k] for k in range(order + 1)]) for series in inputs
-    ]
+from .._series import given, Series, Support
+from ._pack import copies, pack, unpack
 
 
 def _supports(inputs: Sequence[Series]) -> list[Support]:
@@ -95,51 +95,55 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
     loop = ft.partial(lax.scan, length=p.length, reverse=p.reverse, unroll=p.unroll)
 
     def all_orders():
-        outer = _known(consts, walk.order)
+        order = walk.order
+        outer = copies(consts, order)
 
         def body(carry_arrays, x_arrays):
-            carry = unpack(carry_avals, carry_supports, carry_arrays)
-            x = unpack(x_avals, x_supports, x_arrays)
-            outs = Walk(walk.order).interpret(p.jaxpr, [*outer, *carry, *x])
-            arrays = pack(outs, supports)
+            carry = unpack(carry_avals, carry_supports, order, carry_arrays)
+            x = unpack(x_avals, x_supports, order, x_arrays)
+            outs = Walk(order).interpret(p.jaxpr, [*outer, *carry, *x])
+            arrays = pack(outs, supports, order)
             split = len(carry_arrays)
             return arrays[:split], arrays[split:]
 
-        final, ys = loop(body, pack(init, carry_supports), pack(xs, x_supports))
-        return unpack(_avals(eqn.outvars), supports, [*final, *ys])
+        first = pack(init, carry_supports, order)
+        final, ys = loop(body, first, pack(xs, x_supports, order))
+        return unpack(_avals(eqn.outvars), supports, order, [*final, *ys])
 
     kept = _Kept(walk)
 
     def one_order(k):
-        outer = _known(consts, k)
+        outer = copies(consts, k)
         moving = [i for i, support in enumerate(carry_supports) if support >> k & 1]
         returned = [i for i, support in enumerate(supports) if support >> k & 1]
-        known_xs = _known(xs, k)
-        x_supports = _supports(known_xs)
 
         def body(carry_k, from_outside):
             x_arrays, stored = from_outside
-            carried = dict(zip(moving, carry_k))
+            now = {f"carry{i}:{k}": term for i, term in zip(moving, carry_k)}
+            carried = {**stored, **now}
             carry = [
                 given(
                     aval,
-                    [stored.get(f"carry{i}:{j}") for j in range(k)] + [carried.get(i)],
+                    [
+                        carried[f"carry{i}:{j}"] if support >> j & 1 else None
+                        for j in range(k + 1)
+                    ],
+                    support,
                 )
-                for i, aval in enumerate(carry_avals)
+                for i, (aval, support) in enumerate(zip(carry_avals, carry_supports))
             ]
-            x = unpack(x_avals, x_supports, x_arrays)
+            x = unpack(x_avals, x_supports, k, x_arrays)
             history = History(stored)
-            body_walk = Walk(k, history=history, effects=walk.effects and k == 0)
-            outs = body_walk.interpret(p.jaxpr, [*outer, *carry, *x])
+            here = _walk_for(walk, k, history)
+            outs = here.interpret(p.jaxpr, [*outer, *carry, *x])
             terms = [outs[i].dense(k) for i in returned]
-            fresh = {f"carry{i}:{k}": term for i, term in carried.items()}
             split = len(carry_k)
-            return terms[:split], (terms[split:], {**fresh, **history.fresh})
+            return terms[:split], (terms[split:], {**now, **history.fresh})
 
         first = [init[i].dense(k) for i in moving]
         key = outs[0].key
         final, (ys, fresh) = loop(
-            body, first, (pack(known_xs, x_supports), kept.load(key))
+            body, first, (pack(xs, x_supports, k), kept.load(key))
         )
         kept.save(key, fresh)
         terms = dict(zip(returned, [*final, *ys]))
@@ -147,6 +151,12 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
 
     outs = _outputs(walk, eqn, inputs, supports, all_orders, one_order)
     return outs
+
+
+def _walk_for(walk: Walk, k: int, history: History) -> Walk:
+    """A walk of a body for its coefficient `k`, those before it being known."""
+    effects = walk.effects and k == 0
+    return Walk(walk.order, stop=k, history=history, effects=effects)
 
 
 def _outputs(walk, eqn, inputs, supports, all_orders, one_order) -> list[Series]:
@@ -173,30 +183,30 @@ def _while(walk: Walk, eqn, inputs) -> list[Series]:
 
     supports, _ = _loop_supports(one_turn, _supports(init))
 
-    def up_to(order):
-        outer = _known(consts, order)
-        cond_outer = [series.dense(0) for series in cond_consts]
-        carried = [support & mask(order) for support in supports]
+    def up_to(stop, effects):
+        outer = copies(consts, stop)
+        cond_outer = primal_values(cond_consts)
 
         def cond(arrays):
-            primals = [s.dense(0) for s in unpack(avals, carried, arrays)]
-            return evaluate(cond_jaxpr, [*cond_outer, *primals])[0]
+            carry = unpack(avals, supports, stop, arrays)
+            return evaluate(cond_jaxpr, [*cond_outer, *primal_values(carry)])[0]
 
         def body(arrays):
-            carry = unpack(avals, carried, arrays)
-            walk_here = Walk(order, effects=walk.effects)
-            return pack(walk_here.interpret(body_jaxpr, [*outer, *carry]), carried)
+            carry = unpack(avals, supports, stop, arrays)
+            here = Walk(walk.order, stop=stop, effects=effects)
+            outs = here.interpret(body_jaxpr, [*outer, *carry])
+            return pack(outs, supports, stop)
 
-        final = lax.while_loop(cond, body, pack(init, carried))
-        return unpack(avals, carried, final)
+        final = lax.while_loop(cond, body, pack(init, supports, stop))
+        return unpack(avals, supports, stop, final)
 
     return _outputs(
         walk,
         eqn,
         [*consts, *init],
         supports,
-        lambda: up_to(walk.order),
-        lambda k: [series[k] for series in up_to(k)],
+        lambda: up_to(walk.order, walk.effects),
+        lambda k: [series[k] for series in up_to(k, walk.effects and k == 0)],
     )
 
 
@@ -208,41 +218,40 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
     index, operands = inputs[0], inputs[1:]
     branches = [close(branch) for branch in eqn.params["branches"]]
     avals = [series.aval for series in operands]
+    in_supports = _supports(operands)
     supports = [0] * len(eqn.outvars)
     for branch in branches:
-        each = output_supports(branch, _supports(operands), walk.order)
+        each = output_supports(branch, in_supports, walk.order)
         supports = [joined | support for joined, support in zip(supports, each)]
 
     def all_orders():
-        in_supports = _supports(operands)
+        order = walk.order
 
         def run(branch, arrays):
-            operands = unpack(avals, in_supports, arrays)
-            return pack(Walk(walk.order).interpret(branch, operands), supports)
+            operands = unpack(avals, in_supports, order, arrays)
+            outs = Walk(order, effects=walk.effects).interpret(branch, operands)
+            return pack(outs, supports, order)
 
         arrays = lax.switch(
             index[0],
             [ft.partial(run, branch) for branch in branches],
-            pack(operands, in_supports),
+            pack(operands, in_supports, order),
         )
-        return unpack(_avals(eqn.outvars), supports, arrays)
+        return unpack(_avals(eqn.outvars), supports, order, arrays)
 
     kept = _Kept(walk)
 
     def one_order(k):
-        known = _known(operands, k)
-        in_supports = _supports(known)
         returned = [i for i, support in enumerate(supports) if support >> k & 1]
 
         def run(number, arrays, stored):
-            operands = unpack(avals, in_supports, arrays)
+            operands = unpack(avals, in_supports, k, arrays)
             history = History(stored, prefix=f"branch{number}/")
-            here = Walk(k, history=history, effects=walk.effects and k == 0)
-            outs = here.interpret(branches[number], operands)
+            outs = _walk_for(walk, k, history).interpret(branches[number], operands)
             return [outs[i].dense(k) for i in returned], history.fresh
 
         key = outs[0].key
-        args = (pack(known, in_supports), kept.load(key))
+        args = (pack(operands, in_supports, k), kept.load(key))
         runs = [ft.partial(run, number) for number in range(len(branches))]
         # Every branch returns the entries of all of them: its own, and zeros.
         fresh_types: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """Elementwise functions: most are a differential equation each."""
 
+import functools as ft
 import math
 
 import jax.numpy as jnp
@@ -141,7 +142,10 @@ def _pow(walk: Walk, eqn, inputs) -> list[Series]:
         # An exponent known only at run time, perhaps 2: JAX's own rule lowers it by one
         # with each derivative, and is right where the base is zero.
         return RULES[OTHERWISE](walk, eqn, inputs)
-    value = float(eqn.invars[1].val)
+    value = complex(eqn.invars[1].val)
+    if value.imag != 0:
+        return RULES[OTHERWISE](walk, eqn, inputs)
+    value = value.real
     if value.is_integer() and 0 <= value <= _LARGEST_PRODUCT:
         return [
             rewritten(walk, eqn, inputs, lambda x, _: repeated_product(x, int(value)))
@@ -156,6 +160,10 @@ _LARGEST_PRODUCT = 2**16
 def _power(walk: Walk, eqn, inputs, exponent: float) -> Series:
     x = inputs[0]
 
+    @ft.cache
+    def nonzero():
+        return jnp.where(x[0] == 0, 1, x[0])
+
     def compute(k):
         if k == 0:
             return bind(eqn, primal_values(inputs))[0]
@@ -164,7 +172,11 @@ def _power(walk: Walk, eqn, inputs, exponent: float) -> Series:
             weight = (exponent * j - (k - j)) / k
             if weight != 0 and x[j] is not None and y[k - j] is not None:
                 total = add(total, lax.mul(scale(x[j], weight), y[k - j]))
-        return None if total is None else lax.div(total, x[0])
+        if total is None:
+            return None
+        # At x_0 = 0 the first derivatives are zero, as the sum is; then they are not
+        # finite.
+        return lax.div(total, nonzero() if k < exponent else x[0])
 
     y = Series(eqn.outvars[0].aval, walk.analytic_support(inputs), compute)
     return y
@@ -183,5 +195,5 @@ def _abs(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 
-for _name in ("ceil", "floor", "nextafter", "round", "sign", "stop_gradient"):
+for _name in ("ceil", "floor", "round", "sign", "stop_gradient"):
     RULES[_name] = constant_rule
