@@ -1,11 +1,12 @@
 """The jet of order 12 of a tanh MLP, against `jax.experimental.jet`."""
 
 import equinox as eqx
-import eqx_taylor
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.jet import jet as jax_jet
+
+import eqx_taylor
 
 from ._timing import compare, print_machine, print_table
 

@@ -9,13 +9,14 @@ import argparse
 import math
 
 import equinox as eqx
-import eqx_taylor
 import jax
 import jax.numpy as jnp
 import numpy as np
-from eqx_taylor import _outer_solar_system as solar_system
 from jax.experimental.jet import jet as jax_jet
 from jax.flatten_util import ravel_pytree
+
+import eqx_taylor
+from eqx_taylor import _outer_solar_system as solar_system
 
 from ._timing import compare, print_machine, print_table
 
@@ -83,9 +84,7 @@ def by_jax_jet(field, t0, y0, order):
     for _ in range(order - 1):
         first, rest = jax_jet(augmented, (state,), (terms,))
         terms = [first, *rest]
-    return jnp.stack(
-        [y0, *[x[1:] / math.factorial(k) for k, x in enumerate(terms, 1)]]
-    )
+    return jnp.stack([y0, *[x[1:] / math.factorial(k) for k, x in enumerate(terms, 1)]])
 
 
 def main():

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from . import _rules as _rules
@@ -268,9 +269,7 @@ def _jet_of_leaves(
             "`jax.lax.while_loop` instead of `if` and `while`, and pass what does not "
             f"move as a Python number. The value in question:\n{e}"
         ) from e
-    series = [
-        given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, inputs)
-    ]
+    series = [given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, inputs)]
     results = []
     for out in Walk(order).interpret(jaxpr, series):
         terms = [out.dense(0)]
@@ -467,4 +466,4 @@ def _is_float0(x: Any) -> bool:
 
 
 def _is_concrete_zero(x: Any) -> bool:
-    return not isinstance(x, jax.core.Tracer) and not np.any(np.asarray(x))
+    return not isinstance(x, Tracer) and not np.any(np.asarray(x))

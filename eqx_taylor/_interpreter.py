@@ -18,9 +18,13 @@ primitive whose derivative calls the primitive a recurrence and not a regress.
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import jax
-
-from ._jax import bind, is_differentiable, is_literal, live_equations
+from ._jax import (
+    bind,
+    is_differentiable,
+    is_literal,
+    live_equations,
+    materialise,
+)
 from ._memo import equation_key, literal_key
 from ._series import analytic_support, constant, mask, Series, Support, Term, unknown
 
@@ -29,6 +33,8 @@ Jaxpr = Any
 JaxprEqn = Any
 Rule = Callable[["Walk", JaxprEqn, Sequence[Series]], list[Series]]
 
+# Primitives that cost nothing to compute again wherever they are used.
+FUSED: set[str] = set()
 # Calls, which are read as a part of the program around them.
 INLINED: set[str] = set()
 # By name, so that a primitive that some version of JAX lacks never breaks an import.
@@ -164,9 +170,10 @@ class Walk:
         if found is None:
             found = choose_rule(eqn, inputs)(self, eqn, inputs)
             closed = all(series.closed for series in inputs)
+            kept = eqn.primitive.name not in FUSED
             for series in found:
-                if series.key is None:
-                    self.file(series, closed)
+                if not series.filed:
+                    self.file(series, closed, kept)
             if eqn.effects:
                 if self.effects:
                     self._act(eqn, inputs, found)
@@ -190,12 +197,16 @@ class Walk:
         """Has an equation be found, wherever it is met, with these outputs."""
         self._memo[equation_key(eqn, inputs)] = (outputs, (eqn, inputs))
 
-    def file(self, series: Series, closed: bool) -> Series:
+    def file(self, series: Series, closed: bool, kept: bool = True) -> Series:
         """Gives a new series its name; its coefficients are kept under it."""
+        series.filed = True
         series.key = self._new_name()
         series.closed = closed
-        if self.history is not None:
-            series._compute = self.history.cached(series.key, series._compute)
+        history = self.history
+        if history is not None:
+            series.wrap(lambda compute: history.cached(series.key, compute))
+        elif kept and not closed:
+            series.wrap(_materialised)
         return series
 
     def _new_name(self) -> str:
@@ -229,6 +240,17 @@ class Walk:
         return analytic_support(joined, self.order)
 
 
+def _materialised(compute: Callable[[int], Term]) -> Callable[[int], Term]:
+    """In a recurrence a coefficient is used by every later order; computed again within
+    each, it takes up to twice the time of the outer Solar System on a CPU."""
+
+    def compute_once(k):
+        term = compute(k)
+        return term if term is None else materialise(term)
+
+    return compute_once
+
+
 def _all_constant(inputs: Sequence[Series]) -> bool:
     return all(series.is_constant for series in inputs)
 
@@ -243,9 +265,7 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
     return rule
 
 
-def constant_rule(
-    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]
-) -> list[Series]:
+def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     """No coefficient but the first: of constants, and of functions without slope."""
     return joint(
         [(var.aval, 1) for var in eqn.outvars],
@@ -279,5 +299,5 @@ def output_supports(
     return [series.support & mask(order) for series in outputs]
 
 
-def primal_values(inputs: Sequence[Series]) -> list[jax.Array]:
+def primal_values(inputs: Sequence[Series]) -> list[Any]:
     return [series.dense(0) for series in inputs]

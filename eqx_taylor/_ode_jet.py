@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 from . import _rules as _rules
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
-from ._jax import trace
+from ._jax import materialise, trace
 from ._series import given, mask, scale, unknown
 
 
@@ -104,11 +104,27 @@ def ode_jet(
         t0 = t0.astype(jnp.result_type(float))
     step = jnp.ones_like(t0)
     control = term.contr(jnp.zeros_like(t0), step)
-    coefficients = solution_coefficients(term, t0, step, y0, args, control, order)
-    return jtu.tree_map(lambda _, terms: jnp.stack(terms), y0, coefficients)
+    return solution_series(term, t0, step, y0, args, control, order).stacked()
 
 
-def solution_coefficients(
+class SolutionSeries(NamedTuple):
+    """The series of a solution: for each leaf of the state a list of terms."""
+
+    treedef: Any
+    terms: list[list[Array]]
+
+    def map(self, fun: Callable[..., Any], *trees: PyTree[Array]) -> PyTree[Array]:
+        """Applies `fun` to the list of terms of each leaf of the state."""
+        leaves = [self.treedef.flatten_up_to(tree) for tree in trees]
+        outs = [fun(*args) for args in zip(self.terms, *leaves)]
+        return jtu.tree_unflatten(self.treedef, outs)
+
+    def stacked(self) -> PyTree[Array]:
+        """The coefficients, each leaf with a leading axis over orders."""
+        return self.map(jnp.stack)
+
+
+def solution_series(
     term: diffrax.AbstractTerm,
     t0: Array,
     step: Array,
@@ -116,9 +132,9 @@ def solution_coefficients(
     args: Args,
     control: Any,
     order: int,
-) -> PyTree[list[Array]]:
-    """Coefficients, up to `order`, of `s -> y(t0 + s step)`: for each leaf of `y0` a
-    list. `control` is the term's, for the whole step.
+) -> SolutionSeries:
+    """The series, up to `order`, of `s -> y(t0 + s step)`. `control` is the term's, for
+    the whole step.
 
     With the step in the coefficients these are of the size of `y`, whatever the unit of
     time is: `y^(k)` itself overflows soon.
@@ -142,8 +158,7 @@ def solution_coefficients(
     time_var, *state_vars = jaxpr.jaxpr.invars
     time = given(time_var.aval, [t0, step])
     state = [
-        unknown(var.aval, mask(order), [leaf])
-        for var, leaf in zip(state_vars, leaves)
+        unknown(var.aval, mask(order), [leaf]) for var, leaf in zip(state_vars, leaves)
     ]
     walk = Walk(order)
     slopes = walk.interpret(jaxpr, [time, *state])
@@ -151,8 +166,9 @@ def solution_coefficients(
     for k in range(order):
         walk.advance(k)
         for y, slope in zip(state, slopes):
-            y.append(scale(slope[k], 1 / (k + 1)))
-    return jtu.tree_unflatten(
+            term = scale(slope[k], 1 / (k + 1))
+            y.append(term if term is None else materialise(term))
+    return SolutionSeries(
         treedef, [[y.dense(k) for k in range(order + 1)] for y in state]
     )
 

@@ -58,7 +58,16 @@ class Series:
     depends on it.
     """
 
-    __slots__ = ("aval", "support", "closed", "key", "_compute", "_terms", "_derivative")
+    __slots__ = (
+        "aval",
+        "support",
+        "closed",
+        "filed",
+        "key",
+        "_compute",
+        "_terms",
+        "_derivative",
+    )
 
     def __init__(
         self,
@@ -68,13 +77,15 @@ class Series:
         *,
         closed: bool = True,
         terms: Sequence[Term] = (),
-        key: str | None = None,
+        filed: bool = False,
     ):
         self.aval = aval
         self.support = support
         self.closed = closed
-        # The name under which a walk files the coefficients; `None`: not yet filed.
-        self.key = key
+        # The name under which a walk keeps the coefficients, once it has filed them.
+        # What comes from outside the walk is not filed.
+        self.filed = filed
+        self.key = ""
         self._compute = compute
         self._terms: list[Term] = list(terms)
         self._derivative: Series | None = None
@@ -85,6 +96,10 @@ class Series:
             n = len(terms)
             terms.append(self._compute(n) if self.support >> n & 1 else None)
         return terms[k]
+
+    def wrap(self, wrapper: Callable[[Callable[[int], Term]], Callable]) -> None:
+        """Replaces how coefficients are computed, before any is."""
+        self._compute = wrapper(self._compute)
 
     def append(self, term: Term) -> None:
         """Makes the next coefficient known."""
@@ -108,28 +123,26 @@ class Series:
                 return scale(self[k + 1], k + 1)
 
             self._derivative = Series(
-                self.aval, self.support >> 1, compute, closed=self.closed, key=""
+                self.aval, self.support >> 1, compute, closed=self.closed, filed=True
             )
         return self._derivative
 
 
 def constant(aval: Aval, value: Any) -> Series:
-    return Series(aval, CONSTANT, _nothing_more, terms=[value], key="")
+    return Series(aval, CONSTANT, _nothing_more, terms=[value], filed=True)
 
 
-def given(
-    aval: Aval, terms: Sequence[Term], support: Support | None = None
-) -> Series:
+def given(aval: Aval, terms: Sequence[Term], support: Support | None = None) -> Series:
     """A series with these coefficients. Those above them are zero; or, where `support`
     is given and says otherwise, not needed now."""
     if support is None:
         support = sum(1 << k for k, term in enumerate(terms) if term is not None)
-    return Series(aval, support, _nothing_more, terms=terms, key="")
+    return Series(aval, support, _nothing_more, terms=terms, filed=True)
 
 
 def unknown(aval: Aval, support: Support, terms: Sequence[Term] = ()) -> Series:
     """A series of which only the type, the support and these first terms are known."""
-    return Series(aval, support, _nothing_more, terms=terms, closed=False, key="")
+    return Series(aval, support, _nothing_more, terms=terms, closed=False, filed=True)
 
 
 def _nothing_more(k):

@@ -5,12 +5,11 @@ from typing import ClassVar, TypeAlias
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
-import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpolation import TaylorInterpolation
-from ._ode_jet import check_order, check_state, check_term, solution_coefficients
+from ._ode_jet import check_order, check_state, check_term, solution_series
 from ._series import evaluate
 
 
@@ -35,8 +34,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
 
     The dense output is the Taylor polynomial ([`eqx_taylor.TaylorInterpolation`][]).
 
-    Use it with `diffrax.PIDController`; `pcoeff=0.3, icoeff=0.3, safety=0.8` rejects
-    fewer steps than the defaults at high order.
+    Use it with `diffrax.PIDController`; `pcoeff=0.3, icoeff=0.3` rejects fewer steps
+    than the defaults at high order. (Leave `safety` at 0.9 or above then: this
+    controller holds the error at `safety**((order + 1) / icoeff)` of the tolerance.)
 
     **Arguments:**
 
@@ -123,19 +123,18 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
         del solver_state, made_jump
         K = self.taylor_order
         control = terms.contr(t0, t1)
-        coefficients = solution_coefficients(
+        series = solution_series(
             terms, jnp.asarray(t0), jnp.asarray(t1 - t0), y0, args, control, K
         )
-        y1 = jtu.tree_map(lambda _, c: evaluate(c, 1), y0, coefficients)
+        y1 = series.map(lambda c: evaluate(c, 1))
         slope = terms.vf_prod(t1, y1, args, control)
 
-        def error(_, c, slope):
+        def error(c, slope):
             polynomial_slope = sum(k * c[k] for k in range(K, 0, -1))
             return (slope - polynomial_slope) / (K + 1)
 
-        y_error = jtu.tree_map(error, y0, coefficients, slope)
-        stacked = jtu.tree_map(lambda _, c: jnp.stack(c), y0, coefficients)
-        dense_info = dict(coefficients=stacked)
+        y_error = series.map(error, slope)
+        dense_info = dict(coefficients=series.stacked())
         return y1, y_error, dense_info, None, diffrax.RESULTS.successful
 
     def func(

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from .._interpreter import joint, OTHERWISE, primal_values, RULES, Walk
+from .._interpreter import FUSED, joint, OTHERWISE, primal_values, RULES, Walk
 from .._jax import bind, is_differentiable, trace
 from .._series import (
     CONSTANT,
@@ -20,9 +20,14 @@ from .._series import (
 )
 
 
-def define_linear(*names: str, operands: slice = slice(None)) -> None:
+def define_linear(
+    *names: str, operands: slice = slice(None), fused: bool = True
+) -> None:
     """Linear in these operands together (all of them by default), the others fixed:
-    `y_k = p(x_k)`, one application per nonzero coefficient."""
+    `y_k = p(x_k)`, one application per nonzero coefficient. `fused` says that these
+    cost nothing to repeat."""
+    if fused:
+        FUSED.update(names)
     for name in names:
         RULES[name] = ft.partial(_linear_rule, operands=operands)
 

@@ -7,9 +7,7 @@ from typing import Any
 from .._series import given, mask, orders, Series, Support
 
 
-def pack(
-    inputs: Sequence[Series], supports: Sequence[Support], stop: int
-) -> list[Any]:
+def pack(inputs: Sequence[Series], supports: Sequence[Support], stop: int) -> list[Any]:
     return [
         series.dense(k)
         for series, support in zip(inputs, supports)

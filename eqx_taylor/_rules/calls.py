@@ -2,13 +2,17 @@
 
 import jax
 
-from .._interpreter import INLINED, output_supports, register, RULES, Walk
+from .._interpreter import INLINED, output_supports, register, Walk
 from .._jax import close
 from .._series import Series
 from ._pack import pack, unpack
 
 
-@register("jit", "pjit", "closed_call", "core_call", "eval_jaxpr")
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "eval_jaxpr")
+INLINED.update([*_CALLS, "custom_vjp_call"])
+
+
+@register(*_CALLS)
 def _inline(walk: Walk, eqn, inputs) -> list[Series]:
     jaxpr = eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
     return walk.interpret(close(jaxpr), inputs)
@@ -20,12 +24,11 @@ def _custom_vjp(walk: Walk, eqn, inputs) -> list[Series]:
     return walk.interpret(close(eqn.params["call_jaxpr"]), inputs)
 
 
-INLINED.update(name for name, rule in RULES.items() if rule in (_inline, _custom_vjp))
-
-
 @register("checkpoint", "remat", "remat2")
 def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
+    if len(eqn.outvars) == 0:
+        return []  # Run for its effects: done by the walk, on primal values.
     if not walk.is_known(inputs):
         return walk.interpret(jaxpr, inputs)
     order = walk.order
@@ -34,7 +37,8 @@ def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
     avals = [series.aval for series in inputs]
 
     def fun(arrays):
-        outs = Walk(order).interpret(jaxpr, unpack(avals, supports, order, arrays))
+        here = Walk(order, effects=walk.effects)
+        outs = here.interpret(jaxpr, unpack(avals, supports, order, arrays))
         return pack(outs, out_supports, order)
 
     policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]

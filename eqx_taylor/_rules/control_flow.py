@@ -101,7 +101,8 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
         def body(carry_arrays, x_arrays):
             carry = unpack(carry_avals, carry_supports, order, carry_arrays)
             x = unpack(x_avals, x_supports, order, x_arrays)
-            outs = Walk(order).interpret(p.jaxpr, [*outer, *carry, *x])
+            here = Walk(order, effects=walk.effects)
+            outs = here.interpret(p.jaxpr, [*outer, *carry, *x])
             arrays = pack(outs, supports, order)
             split = len(carry_arrays)
             return arrays[:split], arrays[split:]
@@ -160,6 +161,8 @@ def _walk_for(walk: Walk, k: int, history: History) -> Walk:
 
 
 def _outputs(walk, eqn, inputs, supports, all_orders, one_order) -> list[Series]:
+    if len(supports) == 0:
+        return []  # A loop for its effects: done by the walk, on primal values.
     if walk.is_known(inputs):
         return all_orders()
     return joint(list(zip(_avals(eqn.outvars), supports)), one_order)

@@ -194,6 +194,5 @@ def _abs(walk: Walk, eqn, inputs) -> list[Series]:
     return piecewise_linear_rule(walk, eqn, inputs)
 
 
-
 for _name in ("ceil", "floor", "round", "sign", "stop_gradient"):
     RULES[_name] = constant_rule

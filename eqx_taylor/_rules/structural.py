@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from .._interpreter import register, Walk
+from .._interpreter import FUSED, register, Walk
 from .._jax import bind
 from .._series import add, Series, sub
 from ._define import define_linear, joined_support
@@ -16,6 +16,9 @@ define_linear(
     # shapes
     "broadcast_in_dim", "concatenate", "expand_dims", "pad", "reshape", "rev", "slice",
     "split", "squeeze", "tile", "transpose",
+)  # fmt: skip
+
+define_linear(
     # sums
     "cumsum", "reduce_sum", "reduce_window_sum",
     # transforms
@@ -24,13 +27,17 @@ define_linear(
     "all_gather", "all_gather_invariant", "all_gather_reduced", "all_to_all",
     "pbroadcast", "ppermute", "psum", "psum2", "psum_invariant", "psum_scatter",
     "reduce_scatter",
+    fused=False,
 )  # fmt: skip
 
 # The other operands are indices and predicates: integers, which do not move.
 define_linear("dynamic_slice", "gather", operands=slice(0, 1))
 define_linear("dynamic_update_slice", operands=slice(0, 2))
-define_linear("scatter-add", "scatter-sub", operands=slice(0, 3, 2))
+define_linear("scatter-add", "scatter-sub", operands=slice(0, 3, 2), fused=False)
 define_linear("select_n", operands=slice(1, None))
+
+
+FUSED.update(["add", "add_any", "sub"])
 
 
 @register("add", "add_any", "sub")

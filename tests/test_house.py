@@ -1,0 +1,82 @@
+"""Rules that the files themselves must keep."""
+
+import inspect
+import pathlib
+import re
+import tomllib
+
+import pytest
+
+import eqx_taylor
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+_SHIPPED_FOLDERS = ("eqx_taylor", "tests", "benchmarks", "docs", ".ci")
+
+
+def _shipped_files():
+    """Every text file that is shipped: those at the top, and the folders' own."""
+    files = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in _SHIPPED_FOLDERS:
+        files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    return [
+        path
+        for path in files
+        if "__pycache__" not in path.parts
+        and path.suffix not in {".png", ".pyc"}
+        and path.name != ".git"
+    ]
+
+
+def test_only_one_file_knows_jax_internals():
+    # Put together, so that this file does not name it either.
+    private = "jax." + "_src"
+    named_in = {
+        path.relative_to(ROOT).as_posix()
+        for path in _shipped_files()
+        if path.suffix == ".py" and private in path.read_text(encoding="utf-8")
+    }
+    assert named_in <= {"eqx_taylor/_jax.py"}
+
+
+def test_nothing_outside_the_repository_is_named():
+    # The places that the files are likely to have been written in.
+    outside = re.compile(
+        "|".join((r"(?<!\w)/" + r"work\b", r"\.\./" + "shared", r"\." + "library"))
+    )
+    for path in _shipped_files():
+        text = path.read_text(encoding="utf-8")
+        found = outside.search(text)
+        assert found is None, f"{path} names {found}"
+
+
+def test_every_public_name_is_documented():
+    reference = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "docs/api").glob("*.md")
+    )
+    for name, value in vars(eqx_taylor).items():
+        if name.startswith("_") or inspect.ismodule(value):
+            continue
+        assert inspect.getdoc(value), f"{name} has no docstring"
+        assert f"::: eqx_taylor.{name}\n" in reference, f"{name} is not in docs/api"
+
+
+def test_changelog_has_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {project['version']}" in changelog
+
+
+def test_readme_has_two_commands():
+    # `.ci/run` runs them.
+    assert len(re.findall(r"^```sh\n", README, re.MULTILINE)) == 2
+
+
+_EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("example", _EXAMPLES)
+def test_readme_example(example):
+    exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
