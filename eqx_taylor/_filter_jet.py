@@ -1,7 +1,5 @@
 """Jets of functions of PyTrees: the public border of the interpreter."""
 
-import difflib
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,11 +8,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from . import _rules as _rules
+from ._check import (
+    as_term,
+    check_keywords,
+    check_primals,
+    common_order,
+    describe,
+    is_none,
+    term_leaves,
+    untraceable,
+)
 from ._interpreter import Walk
 from ._jax import is_differentiable, trace
 from ._series import given, Term
@@ -85,7 +91,7 @@ def jet(
         }
         ```
     """
-    _check_primals("jet", fun, primals, series)
+    check_primals("jet", fun, primals, series)
     moving = []
     for i, (primal, terms) in enumerate(zip(primals, series)):
         leaves, treedef = jtu.tree_flatten_with_path(primal)
@@ -103,10 +109,10 @@ def jet(
             if not isinstance(leaf_terms, tuple | list):
                 raise TypeError(
                     f"jet: the series of {name} must be a tuple or list of its terms "
-                    f"of order 1, 2, ...; got {_describe(leaf_terms)}."
+                    f"of order 1, 2, ...; got {describe(leaf_terms)}."
                 )
             moving.append(_Leaf(name, leaf, list(leaf_terms)))
-    order = _common_order("jet", {leaf.name: len(leaf.terms) for leaf in moving})
+    order = common_order("jet", {leaf.name: len(leaf.terms) for leaf in moving})
     treedef = jtu.tree_structure(tuple(primals))
 
     def flat_fun(*arrays):
@@ -177,8 +183,8 @@ def filter_jet(
         y, derivatives = eqx_taylor.filter_jet(mlp, (x,), ([v, None, None, None],))
         ```
     """
-    _check_primals("filter_jet", fun, primals, series)
-    _check_keywords(fun, kwargs)
+    check_primals("filter_jet", fun, primals, series)
+    check_keywords(fun, kwargs)
     lengths = {}
     for i, terms in enumerate(series):
         if terms is None:
@@ -186,19 +192,19 @@ def filter_jet(
         if not isinstance(terms, tuple | list):
             raise TypeError(
                 f"filter_jet: series[{i}] must be None or a tuple or list of the terms "
-                f"of order 1, 2, ... of primals[{i}]; got {_describe(terms)}."
+                f"of order 1, 2, ... of primals[{i}]; got {describe(terms)}."
             )
         lengths[f"primals[{i}]"] = len(terms)
-    order = _common_order("filter_jet", lengths)
+    order = common_order("filter_jet", lengths)
 
-    leaves, treedef = jtu.tree_flatten(tuple(primals), is_leaf=_is_none)
+    leaves, treedef = jtu.tree_flatten(tuple(primals), is_leaf=is_none)
     by_order = [
         [None if terms is None else terms[k] for terms in series] for k in range(order)
     ]
-    columns = [_term_leaves(primals, terms, k + 1) for k, terms in enumerate(by_order)]
+    columns = [term_leaves(primals, terms, k + 1) for k, terms in enumerate(by_order)]
     paths = [
         f"primals{jtu.keystr(path)}"
-        for path, _ in jtu.tree_leaves_with_path(tuple(primals), is_leaf=_is_none)
+        for path, _ in jtu.tree_leaves_with_path(tuple(primals), is_leaf=is_none)
     ]
     moving, where = [], []
     for i, (path, leaf, *terms) in enumerate(zip(paths, leaves, *columns)):
@@ -246,7 +252,7 @@ def _jet_of_leaves(
     for name, primal, terms in leaves:
         primal = jnp.asarray(primal)
         terms = [
-            _as_term(caller, name, k, primal, term) for k, term in enumerate(terms, 1)
+            as_term(caller, name, k, primal, term) for k, term in enumerate(terms, 1)
         ]
         if factorial_scaled:
             terms = [_over_factorial(term, k) for k, term in enumerate(terms, 1)]
@@ -262,17 +268,12 @@ def _jet_of_leaves(
     try:
         jaxpr = trace(flat_fun, *[terms[0] for terms in inputs])
     except jax.errors.ConcretizationTypeError as e:
-        raise TypeError(
-            f"{caller}: the Python code of `fun` depends on the value of an array that "
-            "is being differentiated, or traced by `jit` or `vmap`. `fun` is traced "
-            "once, as under `jax.jit`: use `jnp.where`, `jax.lax.cond` or "
-            "`jax.lax.while_loop` instead of `if` and `while`, and pass what does not "
-            f"move as a Python number. The value in question:\n{e}"
-        ) from e
+        raise untraceable(caller, "`fun`", e) from e
     series = [given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, inputs)]
     results = []
     for out in Walk(order).interpret(jaxpr, series):
-        terms = [out.dense(0)]
+        # A literal is no `jax.Array` yet.
+        terms: list[Term] = [jnp.asarray(out.dense(0))]
         for k in range(1, order + 1):
             if not is_differentiable(out.aval):
                 terms.append(None)
@@ -309,161 +310,3 @@ def _factorial_factors(k: int, dtype: Any) -> list[float]:
     if math.factorial(k) <= largest:
         return [float(math.factorial(k))]
     return [*_factorial_factors(k - 1, dtype), float(k)]
-
-
-# -- checks, all of them before the first operation
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
-
-
-def _describe(x: Any) -> str:
-    if eqx.is_array_like(x) and not isinstance(x, bool | int | float | complex):
-        return f"an array of shape {jnp.shape(x)} and dtype {jnp.result_type(x)}"
-    return f"{x!r} (a {type(x).__name__})"
-
-
-def _check_primals(caller: str, fun: Any, primals: Any, series: Any) -> None:
-    if not callable(fun):
-        raise TypeError(f"{caller}: `fun` must be callable; got {_describe(fun)}.")
-    for name, value in [("primals", primals), ("series", series)]:
-        if not isinstance(value, tuple | list) or hasattr(value, "_fields"):
-            raise TypeError(
-                f"{caller}: `{name}` must be a tuple with one entry for each argument "
-                f"of `fun`; got {_describe(value)}. For one argument write "
-                f"`({name[:1]},)`."
-            )
-    if len(primals) != len(series):
-        raise ValueError(
-            f"{caller}: `primals` and `series` must have one entry each for every "
-            f"argument of `fun`; got {len(primals)} primals and {len(series)} series."
-        )
-    try:
-        inspect.signature(fun).bind(*primals)
-    except TypeError as e:
-        if _takes_keywords_only(fun):
-            return
-        raise TypeError(
-            f"{caller}: `fun` cannot be called with {len(primals)} "
-            f"{'primal' if len(primals) == 1 else 'primals'}: {e}."
-        ) from e
-    except ValueError:
-        pass  # Some built-in functions have no signature.
-
-
-def _takes_keywords_only(fun: Callable) -> bool:
-    """Whether what is missing may come through `**kwargs`."""
-    parameters = inspect.signature(fun).parameters.values()
-    return any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
-
-
-def _check_keywords(fun: Callable, kwargs: dict[str, Any]) -> None:
-    """A keyword that is not ours goes to `fun`, which may well swallow it."""
-    try:
-        own = inspect.signature(fun).parameters
-    except (TypeError, ValueError):
-        own = {}
-    for name in kwargs:
-        if name not in own and difflib.get_close_matches(
-            name, ["factorial_scaled"], cutoff=0.8
-        ):
-            raise TypeError(
-                f"filter_jet: unknown keyword `{name}`. Did you mean "
-                "`factorial_scaled`?"
-            )
-
-
-def _common_order(caller: str, lengths: dict[str, int]) -> int:
-    if len(lengths) == 0:
-        raise ValueError(
-            f"{caller}: at least one entry of `series` must be a sequence of terms: its "
-            "length is the order. To have nothing move, pass `[None] * order`."
-        )
-    if len(set(lengths.values())) > 1:
-        given = ", ".join(f"{n} for {name}" for name, n in lengths.items())
-        raise ValueError(
-            f"{caller}: all series must have the same number of terms, the order of "
-            f"the jet; got {given}. Pad the shorter ones with zeros"
-            + (" or `None`." if caller == "filter_jet" else ".")
-        )
-    [order] = set(lengths.values())
-    if order < 1:
-        raise ValueError(
-            f"{caller}: a series must have at least one term (order 1); got an empty "
-            "one. For the value alone, call `fun`."
-        )
-    return order
-
-
-def _term_leaves(primals: Sequence[PyTree], terms: Sequence[PyTree], k: int):
-    """The leaves of the terms of order `k`, one for each leaf of the primals."""
-    found = []
-    for i, (primal, term) in enumerate(zip(primals, terms)):
-        leaves, treedef = jtu.tree_flatten(primal, is_leaf=_is_none)
-        if term is None:
-            found.extend([None] * len(leaves))
-            continue
-        try:
-            found.extend(treedef.flatten_up_to(term))
-        except ValueError as e:
-            raise ValueError(
-                f"filter_jet: the term of order {k} in series[{i}] must have the "
-                f"structure of primals[{i}], with None for leaves that do not move.\n"
-                f"primals[{i}]: {eqx.tree_pformat(primal)}\n"
-                f"series[{i}][{k - 1}]: {eqx.tree_pformat(term)}"
-            ) from e
-    return found
-
-
-def _as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
-    if term is None or _is_float0(term):
-        return None
-    if not eqx.is_array_like(term):
-        raise TypeError(
-            f"{caller}: the term of order {k} of {name} must be an array"
-            + (" or None" if caller == "filter_jet" else "")
-            + f"; got {_describe(term)}."
-        )
-    if not jnp.issubdtype(primal.dtype, jnp.inexact):
-        if _is_concrete_zero(term):
-            return None
-        raise TypeError(
-            f"{caller}: {name} has dtype {primal.dtype}, which cannot be "
-            f"differentiated, but its term of order {k} is not zero. Pass "
-            + ("None as its series" if caller == "filter_jet" else "zeros")
-            + ", or convert the primal to a floating-point dtype."
-        )
-    if jnp.shape(term) != primal.shape:
-        raise ValueError(
-            f"{caller}: the term of order {k} of {name} has shape {jnp.shape(term)}, "
-            f"but the primal has shape {primal.shape}. They must be equal."
-        )
-    dtype = jnp.result_type(term)
-    if _kind(dtype) > _kind(primal.dtype) or (
-        not isinstance(term, bool | int | float | complex)
-        and jnp.issubdtype(dtype, jnp.inexact)
-        and jnp.finfo(dtype).nmant > jnp.finfo(primal.dtype).nmant
-    ):
-        raise TypeError(
-            f"{caller}: the term of order {k} of {name} has dtype {dtype}, which does "
-            f"not fit into the primal's dtype {primal.dtype}. Convert one of them."
-        )
-    if not isinstance(term, jax.Array) and _is_concrete_zero(term):
-        return None  # A zero that was written as such: nothing need be computed.
-    return jnp.asarray(term, dtype=primal.dtype)
-
-
-def _kind(dtype: Any) -> int:
-    """Booleans and integers, real, complex."""
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        return 2
-    return 1 if jnp.issubdtype(dtype, jnp.floating) else 0
-
-
-def _is_float0(x: Any) -> bool:
-    return isinstance(x, np.ndarray) and x.dtype == jax.dtypes.float0
-
-
-def _is_concrete_zero(x: Any) -> bool:
-    return not isinstance(x, Tracer) and not np.any(np.asarray(x))

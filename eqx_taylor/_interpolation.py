@@ -26,7 +26,7 @@ class TaylorInterpolation(AbstractLocalInterpolation):
 
     t0: RealScalarLike
     t1: RealScalarLike
-    coefficients: PyTree[Shaped[Array, "order_plus_one ?*y"], "Y"]
+    coefficients: PyTree[Shaped[Array, "order_plus_one ?*y"], "Y"]  # noqa: F821
 
     def evaluate(
         self, t0: RealScalarLike, t1: RealScalarLike | None = None, left: bool = True

@@ -117,6 +117,8 @@ class Walk:
         # Whether it is asked if a primitive is piecewise linear; not asked within.
         self.probing = False
         self.tape: list[Series] = []
+        # What was found out about the jaxprs within, for all the walks that read them.
+        self.facts: dict[Hashable, tuple[Any, Any]] = {}
         # The series, and what has to stay alive for the key to be valid.
         self._memo: dict[Hashable, tuple[list[Series], Any]] = {}
         self._here = ""
@@ -127,19 +129,47 @@ class Walk:
         before it is asked for, but what is met here is shared with it."""
         walk = Walk(self.order, history=self.history, eager=False, effects=False)
         walk.abstract, walk.probing = self.abstract, self.probing
-        walk._memo = self._memo
+        walk.facts, walk._memo = self.facts, self._memo
         walk._here = f"{key}'"
         return walk
 
+    def within(
+        self, stop: int, history: History | None = None, effects: bool = True
+    ) -> "Walk":
+        """A walk of the body of a loop, a branch or a call: a program of its own, whose
+        inputs are known up to order `stop`."""
+        effects = effects and self.effects
+        walk = Walk(self.order, stop=stop, history=history, effects=effects)
+        walk.facts = self.facts
+        return walk
+
+    def output_supports(
+        self, jaxpr: Jaxpr, supports: Sequence[Support]
+    ) -> list[Support]:
+        """The supports of a jaxpr's outputs. Emits nothing."""
+
+        def find_out():
+            variables = jaxpr.jaxpr.invars
+            inputs = [unknown(var.aval, s) for var, s in zip(variables, supports)]
+            walk = Walk(self.order, abstract=True)
+            walk.facts, walk.probing = self.facts, self.probing
+            outputs = walk.interpret(jaxpr, inputs)
+            return [series.support & mask(self.order) for series in outputs]
+
+        key = ("supports", tuple(supports), self.order, self.probing)
+        return self.fact(key, jaxpr.jaxpr, find_out)
+
+    def fact(self, key: Hashable, about: Any, find_out: Callable[[], Any]) -> Any:
+        """What `find_out()` returns, asked once about each object."""
+        key = (key, id(about))
+        if key not in self.facts:
+            self.facts[key] = (find_out(), about)
+        return self.facts[key][0]
+
     # -- reading
 
-    def interpret(
-        self,
-        jaxpr: Jaxpr,
-        inputs: Sequence[Series],
-        needed: Sequence[bool] | None = None,
-    ) -> list[Series]:
-        """The series of a closed jaxpr's outputs, or of those that are needed."""
+    def interpret(self, jaxpr: Jaxpr, inputs: Sequence[Series]) -> list[Series]:
+        """The series of a closed jaxpr's outputs."""
         inner = jaxpr.jaxpr
         env: dict[Any, Series] = {}
         for var, value in zip(inner.constvars, jaxpr.consts):
@@ -153,13 +183,12 @@ class Walk:
 
         prefix = self._here
         here = self._new_name()
-        for index, eqn in enumerate(live_equations(jaxpr, needed)):
+        for index, eqn in enumerate(live_equations(jaxpr)):
             self._here = f"{here}.{index}."
             outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
             env.update(zip(eqn.outvars, outputs))
         self._here = prefix
-        needed = [True] * len(inner.outvars) if needed is None else needed
-        return [read(atom) for atom, keep in zip(inner.outvars, needed) if keep]
+        return [read(atom) for atom in inner.outvars]
 
     def apply(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         """The series of one equation's outputs."""
@@ -174,24 +203,17 @@ class Walk:
             for series in found:
                 if not series.filed:
                     self.file(series, closed, kept)
-            if eqn.effects:
-                if self.effects:
-                    self._act(eqn, inputs, found)
-            else:
+            if not eqn.effects:
                 self._memo[key] = (found, (eqn, inputs))
+            elif self.effects and len(found) == 0:
+                bind(eqn, primal_values(inputs))
         self.tape.extend(found)
-        if self.eager:
+        if not self.abstract:
+            # Coefficient 0 of everything can be had by now. It is computed in any case:
+            # a predicate then need not go back through the whole program.
             for series in found:
-                if series.closed:
-                    series[self.stop]
+                series[self.stop if self.eager and series.closed else 0]
         return found
-
-    def _act(self, eqn, inputs, found) -> None:
-        """Has the effect of an equation happen, whether or not a result is used."""
-        if found:
-            found[0].dense(0)
-        else:
-            bind(eqn, primal_values(inputs))
 
     def suppose(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
         """Has an equation be found, wherever it is met, with these outputs."""
@@ -288,15 +310,6 @@ def joint(
         Series(aval, support, lambda k, i=i: compute_one(k, i))
         for i, (aval, support) in enumerate(types)
     ]
-
-
-def output_supports(
-    jaxpr: Jaxpr, supports: Sequence[Support], order: int
-) -> list[Support]:
-    """The supports of a jaxpr's outputs. Emits nothing."""
-    inputs = [unknown(var.aval, s) for var, s in zip(jaxpr.jaxpr.invars, supports)]
-    outputs = Walk(order, abstract=True).interpret(jaxpr, inputs)
-    return [series.support & mask(order) for series in outputs]
 
 
 def primal_values(inputs: Sequence[Series]) -> list[Any]:

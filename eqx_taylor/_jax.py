@@ -51,23 +51,20 @@ def evaluate(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
     return jex.jaxpr_as_fun(jaxpr)(*args)
 
 
-# Earlier CPU compilers drop the barrier before they fuse; it then only stands in the way
-# of their simplifications. Seen in the number of fusions on 0.10.2, 0.11.0, 0.11.1, 0.12.
+# Earlier CPU compilers drop the barrier before they fuse; it then only stands in the
+# way of their simplifications. Seen in the fusions of 0.10.2, 0.11.0, 0.11.1 and 0.12.
 _BARRIER_HOLDS = jax.__version_info__ >= (0, 11, 1)
 
 
 def materialise(x: Any) -> Any:
-    """Has XLA compute an array once and store it, rather than again in every fusion that
-    uses it."""
+    """Has XLA compute an array once and store it, rather than again in every fusion
+    that uses it."""
     return jax.lax.optimization_barrier(x) if _BARRIER_HOLDS else x
 
 
-def live_equations(jaxpr: Jaxpr, needed: Sequence[bool] | None = None) -> list[Any]:
-    """The equations that the (needed) outputs or an effect depend on, in order."""
-    outvars = jaxpr.jaxpr.outvars
-    if needed is not None:
-        outvars = [var for var, keep in zip(outvars, needed) if keep]
-    wanted = {var for var in outvars if not is_literal(var)}
+def live_equations(jaxpr: Jaxpr) -> list[Any]:
+    """The equations that the outputs or an effect depend on, in order."""
+    wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
     live = []
     for eqn in reversed(jaxpr.jaxpr.eqns):
         if eqn.effects or any(var in wanted for var in eqn.outvars):

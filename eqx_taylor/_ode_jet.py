@@ -1,17 +1,16 @@
 """Taylor coefficients of the solution of an ODE."""
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from . import _rules as _rules
+from ._check import as_slope, check_order, check_state, check_term, untraceable
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
 from ._jax import materialise, trace
@@ -102,8 +101,9 @@ def ode_jet(
         raise ValueError(f"ode_jet: `t0` must be a scalar; got shape {t0.shape}.")
     if not jnp.issubdtype(t0.dtype, jnp.inexact):
         t0 = t0.astype(jnp.result_type(float))
+    # Python numbers, which adapt to the dtype of the state.
+    control = term.contr(0.0, 1.0)
     step = jnp.ones_like(t0)
-    control = term.contr(jnp.zeros_like(t0), step)
     return solution_series(term, t0, step, y0, args, control, order).stacked()
 
 
@@ -144,17 +144,12 @@ def solution_series(
     def field(t, *leaves):
         y = jtu.tree_unflatten(treedef, leaves)
         slopes = term.vf_prod(t, y, args, control)
-        return [jnp.asarray(slope) for slope in treedef.flatten_up_to(slopes)]
+        return jtu.tree_leaves(jtu.tree_map_with_path(as_slope, slopes, y))
 
     try:
         jaxpr = trace(field, t0, *leaves)
     except jax.errors.ConcretizationTypeError as e:
-        raise TypeError(
-            "The Python code of the vector field depends on the value of `t` or `y`. "
-            "It is traced once, as under `jax.jit`: use `jnp.where`, `jax.lax.cond` or "
-            "`jax.lax.while_loop` instead of `if` and `while`. The value in question:\n"
-            f"{e}"
-        ) from e
+        raise untraceable("ode_jet", "the vector field", e) from e
     time_var, *state_vars = jaxpr.jaxpr.invars
     time = given(time_var.aval, [t0, step])
     state = [
@@ -171,51 +166,3 @@ def solution_series(
     return SolutionSeries(
         treedef, [[y.dense(k) for k in range(order + 1)] for y in state]
     )
-
-
-# -- checks, shared with the solver
-
-
-def check_order(caller: str, order: Any) -> int:
-    try:
-        if isinstance(order, bool):
-            raise TypeError
-        number = operator.index(order)
-    except TypeError:
-        raise TypeError(
-            f"{caller}: `order` must be an integer known before tracing; got {order!r}."
-        ) from None
-    if number < 1:
-        raise ValueError(f"{caller}: `order` must be at least 1; got {number}.")
-    return number
-
-
-def check_state(caller: str, y0: Y) -> PyTree[Array]:
-    def check(path, leaf):
-        if not eqx.is_array_like(leaf):
-            raise TypeError(
-                f"{caller}: the state must be a PyTree of arrays; y0{jtu.keystr(path)} "
-                f"is {leaf!r}."
-            )
-        leaf = jnp.asarray(leaf)
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            raise TypeError(
-                f"{caller}: the state must be floating-point or complex, but "
-                f"y0{jtu.keystr(path)} has dtype {leaf.dtype}. Convert it, or pass it "
-                "through `args`."
-            )
-        return leaf
-
-    return jtu.tree_map_with_path(check, y0)
-
-
-def check_term(caller: str, term: Any) -> None:
-    terms: Sequence[Any] = jtu.tree_leaves(
-        term, is_leaf=lambda x: isinstance(x, diffrax.ControlTerm)
-    )
-    if any(isinstance(x, diffrax.ControlTerm) for x in terms):
-        raise ValueError(
-            f"{caller}: a `ControlTerm` is not a function of time that can be expanded "
-            "in a Taylor series. If its control is differentiable, convert it to an "
-            "`ODETerm` by `term.to_ode()`."
-        )

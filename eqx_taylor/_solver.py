@@ -7,9 +7,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ._check import check_order, check_state, check_term
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpolation import TaylorInterpolation
-from ._ode_jet import check_order, check_state, check_term, solution_series
+from ._ode_jet import solution_series
 from ._series import evaluate
 
 

@@ -2,9 +2,9 @@
 
 import jax
 
-from .._interpreter import INLINED, output_supports, register, Walk
+from .._interpreter import INLINED, joint, register, Walk
 from .._jax import close
-from .._series import Series
+from .._series import mask, orders, Series
 from ._pack import pack, unpack
 
 
@@ -27,21 +27,60 @@ def _custom_vjp(walk: Walk, eqn, inputs) -> list[Series]:
 @register("checkpoint", "remat", "remat2")
 def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
-    if len(eqn.outvars) == 0:
-        return []  # Run for its effects: done by the walk, on primal values.
-    if not walk.is_known(inputs):
+    if not walk.is_known(inputs) or len(eqn.outvars) == 0:
         return walk.interpret(jaxpr, inputs)
-    order = walk.order
+    policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]
+
+    def checkpoint(fun, supports, out_supports):
+        return jax.checkpoint(fun, policy=policy, prevent_cse=prevent_cse)
+
+    return _emitted(walk, eqn, jaxpr, inputs, walk.stop, checkpoint)
+
+
+@register("shard_map")
+def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
+    params = eqn.params
+
+    def specs_of_terms(specs, supports, stop):
+        return [
+            spec
+            for spec, support in zip(specs, supports)
+            for _ in orders(support & mask(stop))
+        ]
+
+    def up_to(stop):
+        def shard_map(fun, supports, out_supports):
+            return jax.shard_map(
+                fun,
+                mesh=params["mesh"],
+                in_specs=(specs_of_terms(params["in_specs"], supports, stop),),
+                out_specs=specs_of_terms(params["out_specs"], out_supports, stop),
+                axis_names=params["newly_manual_axes"],
+                check_vma=params["check_vma"],
+            )
+
+        return _emitted(walk, eqn, close(params["jaxpr"]), inputs, stop, shard_map)
+
+    if walk.is_known(inputs):
+        return up_to(walk.stop)
+    supports = walk.output_supports(
+        close(params["jaxpr"]), [series.support for series in inputs]
+    )
+    types = [(var.aval, support) for var, support in zip(eqn.outvars, supports)]
+    # As for a `while_loop`: each order begins again with the first.
+    return joint(types, lambda k: [series[k] for series in up_to(k)])
+
+
+def _emitted(walk: Walk, eqn, jaxpr, inputs, stop, transform) -> list[Series]:
+    """As a call of a function of all coefficients, under the same transformation."""
     supports = [series.support for series in inputs]
-    out_supports = output_supports(jaxpr, supports, order)
-    avals = [series.aval for series in inputs]
+    out_supports = walk.output_supports(jaxpr, supports)
+    avals = [var.aval for var in jaxpr.jaxpr.invars]
 
     def fun(arrays):
-        here = Walk(order, effects=walk.effects)
-        outs = here.interpret(jaxpr, unpack(avals, supports, order, arrays))
-        return pack(outs, out_supports, order)
+        series = unpack(avals, supports, stop, arrays)
+        outs = walk.within(stop).interpret(jaxpr, series)
+        return pack(outs, out_supports, stop)
 
-    policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]
-    fun = jax.checkpoint(fun, policy=policy, prevent_cse=prevent_cse)
-    out_avals = [var.aval for var in eqn.outvars]
-    return unpack(out_avals, out_supports, order, fun(pack(inputs, supports, order)))
+    arrays = transform(fun, supports, out_supports)(pack(inputs, supports, stop))
+    return unpack([var.aval for var in eqn.outvars], out_supports, stop, arrays)

@@ -16,12 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jax import lax
 
 from .._interpreter import (
     History,
     joint,
-    output_supports,
     primal_values,
     register,
     Walk,
@@ -86,30 +86,27 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
     x_supports = _supports(xs)
 
     def one_turn(carry):
-        return output_supports(
-            p.jaxpr, [*_supports(consts), *carry, *x_supports], walk.order
-        )
+        return walk.output_supports(p.jaxpr, [*_supports(consts), *carry, *x_supports])
 
     carry_supports, body_supports = _loop_supports(one_turn, _supports(init))
     supports = [*carry_supports, *body_supports[p.num_carry :]]
     loop = ft.partial(lax.scan, length=p.length, reverse=p.reverse, unroll=p.unroll)
 
     def all_orders():
-        order = walk.order
-        outer = copies(consts, order)
+        stop = walk.stop
+        outer = copies(consts, stop)
 
         def body(carry_arrays, x_arrays):
-            carry = unpack(carry_avals, carry_supports, order, carry_arrays)
-            x = unpack(x_avals, x_supports, order, x_arrays)
-            here = Walk(order, effects=walk.effects)
-            outs = here.interpret(p.jaxpr, [*outer, *carry, *x])
-            arrays = pack(outs, supports, order)
+            carry = unpack(carry_avals, carry_supports, stop, carry_arrays)
+            x = unpack(x_avals, x_supports, stop, x_arrays)
+            outs = walk.within(stop).interpret(p.jaxpr, [*outer, *carry, *x])
+            arrays = pack(outs, supports, stop)
             split = len(carry_arrays)
             return arrays[:split], arrays[split:]
 
-        first = pack(init, carry_supports, order)
-        final, ys = loop(body, first, pack(xs, x_supports, order))
-        return unpack(_avals(eqn.outvars), supports, order, [*final, *ys])
+        first = pack(init, carry_supports, stop)
+        final, ys = loop(body, first, pack(xs, x_supports, stop))
+        return unpack(_avals(eqn.outvars), supports, stop, [*final, *ys])
 
     kept = _Kept(walk)
 
@@ -135,7 +132,7 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
             ]
             x = unpack(x_avals, x_supports, k, x_arrays)
             history = History(stored)
-            here = _walk_for(walk, k, history)
+            here = walk.within(k, history, effects=k == 0)
             outs = here.interpret(p.jaxpr, [*outer, *carry, *x])
             terms = [outs[i].dense(k) for i in returned]
             split = len(carry_k)
@@ -152,12 +149,6 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
 
     outs = _outputs(walk, eqn, inputs, supports, all_orders, one_order)
     return outs
-
-
-def _walk_for(walk: Walk, k: int, history: History) -> Walk:
-    """A walk of a body for its coefficient `k`, those before it being known."""
-    effects = walk.effects and k == 0
-    return Walk(walk.order, stop=k, history=history, effects=effects)
 
 
 def _outputs(walk, eqn, inputs, supports, all_orders, one_order) -> list[Series]:
@@ -182,7 +173,7 @@ def _while(walk: Walk, eqn, inputs) -> list[Series]:
     avals = _avals(eqn.outvars)
 
     def one_turn(carry):
-        return output_supports(body_jaxpr, [*_supports(consts), *carry], walk.order)
+        return walk.output_supports(body_jaxpr, [*_supports(consts), *carry])
 
     supports, _ = _loop_supports(one_turn, _supports(init))
 
@@ -196,7 +187,7 @@ def _while(walk: Walk, eqn, inputs) -> list[Series]:
 
         def body(arrays):
             carry = unpack(avals, supports, stop, arrays)
-            here = Walk(walk.order, stop=stop, effects=effects)
+            here = walk.within(stop, effects=effects)
             outs = here.interpret(body_jaxpr, [*outer, *carry])
             return pack(outs, supports, stop)
 
@@ -208,8 +199,8 @@ def _while(walk: Walk, eqn, inputs) -> list[Series]:
         eqn,
         [*consts, *init],
         supports,
-        lambda: up_to(walk.order, walk.effects),
-        lambda k: [series[k] for series in up_to(k, walk.effects and k == 0)],
+        lambda: up_to(walk.stop, True),
+        lambda k: [series[k] for series in up_to(k, k == 0)],
     )
 
 
@@ -224,23 +215,23 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
     in_supports = _supports(operands)
     supports = [0] * len(eqn.outvars)
     for branch in branches:
-        each = output_supports(branch, in_supports, walk.order)
+        each = walk.output_supports(branch, in_supports)
         supports = [joined | support for joined, support in zip(supports, each)]
 
     def all_orders():
-        order = walk.order
+        stop = walk.stop
 
         def run(branch, arrays):
-            operands = unpack(avals, in_supports, order, arrays)
-            outs = Walk(order, effects=walk.effects).interpret(branch, operands)
-            return pack(outs, supports, order)
+            operands = unpack(avals, in_supports, stop, arrays)
+            outs = walk.within(stop).interpret(branch, operands)
+            return pack(outs, supports, stop)
 
         arrays = lax.switch(
             index[0],
             [ft.partial(run, branch) for branch in branches],
-            pack(operands, in_supports, order),
+            pack(operands, in_supports, stop),
         )
-        return unpack(_avals(eqn.outvars), supports, order, arrays)
+        return unpack(_avals(eqn.outvars), supports, stop, arrays)
 
     kept = _Kept(walk)
 
@@ -250,26 +241,35 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
         def run(number, arrays, stored):
             operands = unpack(avals, in_supports, k, arrays)
             history = History(stored, prefix=f"branch{number}/")
-            outs = _walk_for(walk, k, history).interpret(branches[number], operands)
+            here = walk.within(k, history, effects=k == 0)
+            outs = here.interpret(branches[number], operands)
             return [outs[i].dense(k) for i in returned], history.fresh
 
         key = outs[0].key
         args = (pack(operands, in_supports, k), kept.load(key))
-        runs = [ft.partial(run, number) for number in range(len(branches))]
+        # Traced once, to be evaluated in the switch: branches may have branches.
+        traced = [
+            jax.make_jaxpr(ft.partial(run, number), return_shape=True)(*args)
+            for number in range(len(branches))
+        ]
         # Every branch returns the entries of all of them: its own, and zeros.
-        fresh_types: dict[str, Any] = {}
-        for branch in runs:
-            fresh_types |= jax.eval_shape(branch, *args)[1]
+        fresh_types = {}
+        for _, (_, types) in traced:
+            fresh_types |= types
 
-        def padded(branch, *args):
-            terms, fresh = branch(*args)
+        def padded(number, leaves):
+            jaxpr, types = traced[number]
+            flat = evaluate(jaxpr, leaves)
+            terms, fresh = jtu.tree_unflatten(jtu.tree_structure(types), flat)
             for name, kind in fresh_types.items():
                 if name not in fresh:
                     fresh[name] = jnp.zeros(kind.shape, kind.dtype)
             return terms, fresh
 
         terms, fresh = lax.switch(
-            index[0], [ft.partial(padded, branch) for branch in runs], *args
+            index[0],
+            [ft.partial(padded, number) for number in range(len(branches))],
+            jtu.tree_leaves(args),
         )
         kept.save(key, fresh)
         found = dict(zip(returned, terms))

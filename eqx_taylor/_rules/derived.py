@@ -18,7 +18,8 @@ from ._define import integrals, piecewise_linear_rule
 def _derived(walk: Walk, eqn, inputs) -> list[Series]:
     def slope(inner: Walk) -> list[Series]:
         slopes = [inputs[i].derivative for i in moving]
-        return inner.interpret(_derivative(eqn, inputs, moving), [*inputs, *slopes])
+        jaxpr = _derivative(walk, eqn, inputs, moving)
+        return inner.interpret(jaxpr, [*inputs, *slopes])
 
     moving = _moving(inputs)
     return integrals(walk, eqn, inputs, slope)
@@ -26,7 +27,7 @@ def _derived(walk: Walk, eqn, inputs) -> list[Series]:
 
 @register("custom_jvp_call")
 def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
-    if not walk.probing and _is_piecewise_linear(eqn, inputs):
+    if _is_piecewise_linear(walk, eqn, inputs):
         return piecewise_linear_rule(walk, eqn, inputs)
     return _derived(walk, eqn, inputs)
 
@@ -35,7 +36,7 @@ def _moving(inputs) -> list[int]:
     return [i for i, series in enumerate(inputs) if not series.is_constant]
 
 
-def _derivative(eqn, inputs, moving):
+def _derivative(walk: Walk, eqn, inputs, moving):
     """The jaxpr of `(x, dx of those that move) -> dy of those that can`."""
 
     def fun(*args):
@@ -57,7 +58,11 @@ def _derivative(eqn, inputs, moving):
 
     avals = [series.aval for series in inputs]
     try:
-        return trace(fun, *avals, *[avals[i] for i in moving])
+        return walk.fact(
+            ("derivative", tuple(moving)),
+            eqn,
+            lambda: trace(fun, *avals, *[avals[i] for i in moving]),
+        )
     except NotImplementedError as e:
         raise NotImplementedError(
             f"The primitive `{eqn.primitive.name}` cannot be differentiated: JAX has "
@@ -68,20 +73,27 @@ def _derivative(eqn, inputs, moving):
         ) from e
 
 
-def _is_piecewise_linear(eqn, inputs) -> bool:
+def _is_piecewise_linear(walk: Walk, eqn, inputs) -> bool:
     """Whether the slope depends on `x` through its first coefficient only (`relu`).
 
     Asked of the supports: with `x = x_0 + x_3 t³`, and orders 0 and 3 for anything
     that is computed from it, `x' = 3 x_3 t²` alone keeps order 2 as its only one.
     """
+    if walk.probing:
+        return False
     moving = _moving(inputs)
-    probe = Walk(order=6, abstract=True)
-    probe.probing = True
-    xs = [
-        unknown(series.aval, 0b1001 if i in moving else 1)
-        for i, series in enumerate(inputs)
-    ]
-    slopes = [unknown(inputs[i].aval, 0b100) for i in moving]
-    probe.suppose(eqn, xs, [unknown(var.aval, mask(6)) for var in eqn.outvars])
-    outs = probe.interpret(_derivative(eqn, inputs, moving), [*xs, *slopes])
-    return all(series.support in (0, 0b100) for series in outs)
+
+    def find_out():
+        probe = Walk(order=6, abstract=True)
+        probe.probing = True
+        xs = [
+            unknown(series.aval, 0b1001 if i in moving else 1)
+            for i, series in enumerate(inputs)
+        ]
+        slopes = [unknown(inputs[i].aval, 0b100) for i in moving]
+        probe.suppose(eqn, xs, [unknown(var.aval, mask(6)) for var in eqn.outvars])
+        jaxpr = _derivative(walk, eqn, inputs, moving)
+        outs = probe.interpret(jaxpr, [*xs, *slopes])
+        return all(series.support in (0, 0b100) for series in outs)
+
+    return walk.fact(("piecewise linear", tuple(moving)), eqn, find_out)

@@ -1,0 +1,251 @@
+"""What users may pass, and what they are told if it is something else.
+
+All checks happen while tracing, before the first operation. `caller` is the public
+function whose name the message begins with.
+"""
+
+import difflib
+import inspect
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+from ._custom_types import Y
+from ._series import Term
+
+
+def untraceable(caller: str, what: str, error: Exception) -> TypeError:
+    """For Python control flow on a traced value."""
+    return TypeError(
+        f"{caller}: the Python code of {what} depends on the value of an array that "
+        "is traced, because it moves or because of `jit` or `vmap`. The function "
+        "is read once, as by `jax.jit`: use `jnp.where`, `jax.lax.cond` or "
+        "`jax.lax.while_loop` in the place of `if` and `while`, and Python numbers for "
+        f"what does not move.\n{error}"
+    )
+
+
+# -- the series of a jet
+
+
+def is_none(x: Any) -> bool:
+    return x is None
+
+
+def describe(x: Any) -> str:
+    if eqx.is_array_like(x) and not isinstance(x, bool | int | float | complex):
+        return f"an array of shape {jnp.shape(x)} and dtype {jnp.result_type(x)}"
+    return f"{x!r} (a {type(x).__name__})"
+
+
+def check_primals(caller: str, fun: Any, primals: Any, series: Any) -> None:
+    if not callable(fun):
+        raise TypeError(f"{caller}: `fun` must be callable; got {describe(fun)}.")
+    for name, value in [("primals", primals), ("series", series)]:
+        if not isinstance(value, tuple | list) or hasattr(value, "_fields"):
+            raise TypeError(
+                f"{caller}: `{name}` must be a tuple with one entry for each argument "
+                f"of `fun`; got {describe(value)}. For one argument write "
+                f"`({name[:1]},)`."
+            )
+    if len(primals) != len(series):
+        raise ValueError(
+            f"{caller}: `primals` and `series` must have one entry each for every "
+            f"argument of `fun`; got {len(primals)} primals and {len(series)} series."
+        )
+    try:
+        inspect.signature(fun).bind(*primals)
+    except TypeError as e:
+        if _takes_keywords_only(fun):
+            return
+        raise TypeError(
+            f"{caller}: `fun` cannot be called with {len(primals)} "
+            f"{'primal' if len(primals) == 1 else 'primals'}: {e}."
+        ) from e
+    except ValueError:
+        pass  # Some built-in functions have no signature.
+
+
+def _takes_keywords_only(fun: Callable) -> bool:
+    """Whether what is missing may come through `**kwargs`."""
+    parameters = inspect.signature(fun).parameters.values()
+    return any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+
+
+def check_keywords(fun: Callable, kwargs: dict[str, Any]) -> None:
+    """A keyword that is not ours goes to `fun`, which may well swallow it."""
+    try:
+        own = inspect.signature(fun).parameters
+    except (TypeError, ValueError):
+        own = {}
+    for name in kwargs:
+        if name not in own and difflib.get_close_matches(
+            name, ["factorial_scaled"], cutoff=0.8
+        ):
+            raise TypeError(
+                f"filter_jet: unknown keyword `{name}`. Did you mean "
+                "`factorial_scaled`?"
+            )
+
+
+def common_order(caller: str, lengths: dict[str, int]) -> int:
+    if len(lengths) == 0:
+        raise ValueError(
+            f"{caller}: at least one entry of `series` must be a sequence of terms: "
+            "its length is the order. To have nothing move, pass `[None] * order`."
+        )
+    if len(set(lengths.values())) > 1:
+        given = ", ".join(f"{n} for {name}" for name, n in lengths.items())
+        raise ValueError(
+            f"{caller}: all series must have the same number of terms, the order of "
+            f"the jet; got {given}. Pad the shorter ones with zeros"
+            + (" or `None`." if caller == "filter_jet" else ".")
+        )
+    [order] = set(lengths.values())
+    if order < 1:
+        raise ValueError(
+            f"{caller}: a series must have at least one term (order 1); got an empty "
+            "one. For the value alone, call `fun`."
+        )
+    return order
+
+
+def term_leaves(primals: Sequence[PyTree], terms: Sequence[PyTree], k: int):
+    """The leaves of the terms of order `k`, one for each leaf of the primals."""
+    found = []
+    for i, (primal, term) in enumerate(zip(primals, terms)):
+        leaves, treedef = jtu.tree_flatten(primal, is_leaf=is_none)
+        if term is None:
+            found.extend([None] * len(leaves))
+            continue
+        try:
+            found.extend(treedef.flatten_up_to(term))
+        except ValueError as e:
+            raise ValueError(
+                f"filter_jet: the term of order {k} in series[{i}] must have the "
+                f"structure of primals[{i}], with None for leaves that do not move.\n"
+                f"primals[{i}]: {eqx.tree_pformat(primal)}\n"
+                f"series[{i}][{k - 1}]: {eqx.tree_pformat(term)}"
+            ) from e
+    return found
+
+
+def as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
+    if term is None or _is_float0(term):
+        return None
+    if not eqx.is_array_like(term):
+        raise TypeError(
+            f"{caller}: the term of order {k} of {name} must be an array"
+            + (" or None" if caller == "filter_jet" else "")
+            + f"; got {describe(term)}."
+        )
+    if not jnp.issubdtype(primal.dtype, jnp.inexact):
+        if _is_concrete_zero(term):
+            return None
+        raise TypeError(
+            f"{caller}: {name} has dtype {primal.dtype}, which cannot be "
+            f"differentiated, but its term of order {k} is not zero. Pass "
+            + ("None as its series" if caller == "filter_jet" else "zeros")
+            + ", or convert the primal to a floating-point dtype."
+        )
+    if jnp.shape(term) != primal.shape:
+        raise ValueError(
+            f"{caller}: the term of order {k} of {name} has shape {jnp.shape(term)}, "
+            f"but the primal has shape {primal.shape}. They must be equal."
+        )
+    dtype = jnp.result_type(term)
+    if _kind(dtype) > _kind(primal.dtype) or (
+        not isinstance(term, bool | int | float | complex)
+        and jnp.issubdtype(dtype, jnp.inexact)
+        and jnp.finfo(dtype).nmant > jnp.finfo(primal.dtype).nmant
+    ):
+        raise TypeError(
+            f"{caller}: the term of order {k} of {name} has dtype {dtype}, which does "
+            f"not fit into the primal's dtype {primal.dtype}. Convert one of them."
+        )
+    if not isinstance(term, jax.Array) and _is_concrete_zero(term):
+        return None  # A zero that was written as such: nothing need be computed.
+    return jnp.asarray(term, dtype=primal.dtype)
+
+
+def _kind(dtype: Any) -> int:
+    """Booleans and integers, real, complex."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return 2
+    return 1 if jnp.issubdtype(dtype, jnp.floating) else 0
+
+
+def _is_float0(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype == jax.dtypes.float0
+
+
+def _is_concrete_zero(x: Any) -> bool:
+    return not isinstance(x, Tracer) and not np.any(np.asarray(x))
+
+
+# -- the arguments of an ODE jet, and of the solver
+
+
+def check_order(caller: str, order: Any) -> int:
+    try:
+        if isinstance(order, bool):
+            raise TypeError
+        number = operator.index(order)
+    except TypeError:
+        raise TypeError(
+            f"{caller}: `order` must be an integer known before tracing; got {order!r}."
+        ) from None
+    if number < 1:
+        raise ValueError(f"{caller}: `order` must be at least 1; got {number}.")
+    return number
+
+
+def check_state(caller: str, y0: Y) -> PyTree[Array]:
+    def check(path, leaf):
+        if not eqx.is_array_like(leaf):
+            raise TypeError(
+                f"{caller}: the state must be a PyTree of arrays; y0{jtu.keystr(path)} "
+                f"is {leaf!r}."
+            )
+        leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"{caller}: the state must be floating-point or complex, but "
+                f"y0{jtu.keystr(path)} has dtype {leaf.dtype}. Convert it, or pass it "
+                "through `args`."
+            )
+        return leaf
+
+    return jtu.tree_map_with_path(check, y0)
+
+
+def as_slope(path: Any, slope: Any, leaf: Array) -> Array:
+    """What the vector field returned for one leaf, in the dtype of that leaf."""
+    slope = jnp.asarray(slope)
+    if _kind(slope.dtype) > _kind(leaf.dtype):
+        raise TypeError(
+            f"The vector field is complex for y0{jtu.keystr(path)}, which has dtype "
+            f"{leaf.dtype}: its solution is not real. Make the state complex."
+        )
+    return slope.astype(leaf.dtype)
+
+
+def check_term(caller: str, term: Any) -> None:
+    terms: Sequence[Any] = jtu.tree_leaves(
+        term, is_leaf=lambda x: isinstance(x, diffrax.ControlTerm)
+    )
+    if any(isinstance(x, diffrax.ControlTerm) for x in terms):
+        raise ValueError(
+            f"{caller}: a `ControlTerm` is not a function of time that can be expanded "
+            "in a Taylor series. If its control is differentiable, convert it to an "
+            "`ODETerm` by `term.to_ode()`."
+        )
