@@ -23,14 +23,22 @@ from ._custom_types import Y
 from ._series import Term
 
 
+# What JAX raises for Python control flow, and for NumPy, on a traced value.
+UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
 def untraceable(caller: str, what: str, error: Exception) -> TypeError:
-    """For Python control flow on a traced value."""
     return TypeError(
         f"{caller}: the Python code of {what} depends on the value of an array that "
         "is traced, because it moves or because of `jit` or `vmap`. The function "
         "is read once, as by `jax.jit`: use `jnp.where`, `jax.lax.cond` or "
-        "`jax.lax.while_loop` in the place of `if` and `while`, and Python numbers for "
-        f"what does not move.\n{error}"
+        "`jax.lax.while_loop` in the place of `if` and `while`, `jax.numpy` for "
+        f"`numpy`, and Python numbers for what does not move.\n{error}"
     )
 
 
@@ -47,7 +55,9 @@ def describe(x: Any) -> str:
     return f"{x!r} (a {type(x).__name__})"
 
 
-def check_primals(caller: str, fun: Any, primals: Any, series: Any) -> None:
+def check_primals(
+    caller: str, fun: Any, primals: Any, series: Any, kwargs: dict[str, Any]
+) -> None:
     if not callable(fun):
         raise TypeError(f"{caller}: `fun` must be callable; got {describe(fun)}.")
     for name, value in [("primals", primals), ("series", series)]:
@@ -63,22 +73,17 @@ def check_primals(caller: str, fun: Any, primals: Any, series: Any) -> None:
             f"argument of `fun`; got {len(primals)} primals and {len(series)} series."
         )
     try:
-        inspect.signature(fun).bind(*primals)
+        signature = inspect.signature(fun)
+    except (TypeError, ValueError):
+        return  # Some built-in functions have none.
+    try:
+        signature.bind(*primals, **kwargs)
     except TypeError as e:
-        if _takes_keywords_only(fun):
-            return
+        count = f"{len(primals)} primal" + ("" if len(primals) == 1 else "s")
+        keywords = f" and the keywords {', '.join(kwargs)}" if kwargs else ""
         raise TypeError(
-            f"{caller}: `fun` cannot be called with {len(primals)} "
-            f"{'primal' if len(primals) == 1 else 'primals'}: {e}."
+            f"{caller}: `fun` cannot be called with {count}{keywords}: {e}."
         ) from e
-    except ValueError:
-        pass  # Some built-in functions have no signature.
-
-
-def _takes_keywords_only(fun: Callable) -> bool:
-    """Whether what is missing may come through `**kwargs`."""
-    parameters = inspect.signature(fun).parameters.values()
-    return any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
 
 
 def check_keywords(fun: Callable, kwargs: dict[str, Any]) -> None:
@@ -139,6 +144,15 @@ def term_leaves(primals: Sequence[PyTree], terms: Sequence[PyTree], k: int):
     return found
 
 
+def as_primal(caller: str, name: str, primal: Any) -> Array:
+    if not eqx.is_array_like(primal):
+        raise TypeError(
+            f"{caller}: {name} is {describe(primal)}, which cannot be differentiated, "
+            "but its series is not None. Pass None as its series."
+        )
+    return jnp.asarray(primal)
+
+
 def as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
     if term is None or _is_float0(term):
         return None
@@ -153,7 +167,9 @@ def as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
             return None
         raise TypeError(
             f"{caller}: {name} has dtype {primal.dtype}, which cannot be "
-            f"differentiated, but its term of order {k} is not zero. Pass "
+            f"differentiated, but its term of order {k} is not "
+            + ("known to be " if isinstance(term, Tracer) else "")
+            + "zero. Pass "
             + ("None as its series" if caller == "filter_jet" else "zeros")
             + ", or convert the primal to a floating-point dtype."
         )
@@ -228,6 +244,42 @@ def check_state(caller: str, y0: Y) -> PyTree[Array]:
     return jtu.tree_map_with_path(check, y0)
 
 
+def check_vector_field(caller: str, vector_field: Any, y0: PyTree[Array]) -> Any:
+    """The same function, which checks what it returns."""
+    try:
+        inspect.signature(vector_field).bind(None, y0, None)
+    except TypeError as e:
+        raise TypeError(
+            f"{caller}: `vector_field` must be a function `f(t, y, args)`; {e}."
+        ) from e
+    except ValueError:
+        pass  # Some built-in functions have no signature.
+
+    def checked(t, y, args):
+        out = vector_field(t, y, args)
+        structures = jtu.tree_structure(out), jtu.tree_structure(y)
+        if structures[0] != structures[1]:
+            raise ValueError(
+                f"{caller}: `vector_field` must return a PyTree of the structure of "
+                f"`y0`.\ny0: {eqx.tree_pformat(y)}\nreturned: {eqx.tree_pformat(out)}"
+            )
+        for (path, leaf), slope in zip(
+            jtu.tree_leaves_with_path(y), jtu.tree_leaves(out)
+        ):
+            try:
+                fits = jnp.broadcast_shapes(jnp.shape(slope), leaf.shape) == leaf.shape
+            except ValueError:
+                fits = False
+            if not fits:
+                raise ValueError(
+                    f"{caller}: `vector_field` returned shape {jnp.shape(slope)} for "
+                    f"y0{jtu.keystr(path)}, which has shape {leaf.shape}."
+                )
+        return out
+
+    return checked
+
+
 def as_slope(path: Any, slope: Any, leaf: Array) -> Array:
     """What the vector field returned for one leaf, in the dtype of that leaf."""
     slope = jnp.asarray(slope)
@@ -240,12 +292,14 @@ def as_slope(path: Any, slope: Any, leaf: Array) -> Array:
 
 
 def check_term(caller: str, term: Any) -> None:
-    terms: Sequence[Any] = jtu.tree_leaves(
-        term, is_leaf=lambda x: isinstance(x, diffrax.ControlTerm)
-    )
-    if any(isinstance(x, diffrax.ControlTerm) for x in terms):
+    if isinstance(term, diffrax.ControlTerm):
         raise ValueError(
             f"{caller}: a `ControlTerm` is not a function of time that can be expanded "
             "in a Taylor series. If its control is differentiable, convert it to an "
             "`ODETerm` by `term.to_ode()`."
         )
+    if isinstance(term, diffrax.MultiTerm):
+        for part in term.terms:
+            check_term(caller, part)
+    elif isinstance(getattr(term, "term", None), diffrax.AbstractTerm):
+        check_term(caller, term.term)  # One of Diffrax's wrappers of a term.

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from . import _rules as _rules
 from ._check import (
+    as_primal,
     as_term,
     check_keywords,
     check_primals,
@@ -19,11 +20,12 @@ from ._check import (
     describe,
     is_none,
     term_leaves,
+    UNTRACEABLE,
     untraceable,
 )
 from ._interpreter import Walk
 from ._jax import is_differentiable, trace
-from ._series import given, Term
+from ._series import given, scale, Term, zeros
 
 
 def jet(
@@ -52,7 +54,8 @@ def jet(
     - `primals`: a tuple or list of the arguments of `fun`, at which it is evaluated.
     - `series`: a tuple or list of the same length. For each primal that is an array: a
         tuple or list of its terms of order $1, 2, \ldots, K$, each of the primal's
-        shape. For a PyTree: one such sequence in the place of every leaf.
+        shape. For a PyTree: one such sequence in the place of every leaf. (Terms within
+        leaves; [`eqx_taylor.filter_jet`][] has it the other way around.)
     - `factorial_scaled`: if `True` (the default) terms are derivatives, $x^{(k)}$; if
         `False` they are Taylor coefficients, $x^{(k)}/k!$. For input and output alike.
 
@@ -91,7 +94,7 @@ def jet(
         }
         ```
     """
-    check_primals("jet", fun, primals, series)
+    check_primals("jet", fun, primals, series, {})
     moving = []
     for i, (primal, terms) in enumerate(zip(primals, series)):
         leaves, treedef = jtu.tree_flatten_with_path(primal)
@@ -183,8 +186,8 @@ def filter_jet(
         y, derivatives = eqx_taylor.filter_jet(mlp, (x,), ([v, None, None, None],))
         ```
     """
-    check_primals("filter_jet", fun, primals, series)
     check_keywords(fun, kwargs)
+    check_primals("filter_jet", fun, primals, series, kwargs)
     lengths = {}
     for i, terms in enumerate(series):
         if terms is None:
@@ -248,15 +251,22 @@ def _jet_of_leaves(
 ) -> tuple[Any, list[list[Term]]]:
     """The structure of `fun`'s output and, for each of its leaves, orders 0 to `order`;
     `None` above 0 where the leaf is not differentiable."""
+    primals = [as_primal(caller, leaf.name, leaf.primal) for leaf in leaves]
+    factors = [1.0] * (order + 1)
+    if factorial_scaled:
+        factors = _factorials(order, [primal.dtype for primal in primals])
     inputs = []
-    for name, primal, terms in leaves:
-        primal = jnp.asarray(primal)
+    for (name, _, terms), primal in zip(leaves, primals):
         terms = [
             as_term(caller, name, k, primal, term) for k, term in enumerate(terms, 1)
         ]
-        if factorial_scaled:
-            terms = [_over_factorial(term, k) for k, term in enumerate(terms, 1)]
-        inputs.append([primal, *terms])
+        inputs.append(
+            [primal]
+            + [
+                term if term is None or factor == 1 else term / factor
+                for term, factor in zip(terms, factors[1:])
+            ]
+        )
 
     out_trees = []
 
@@ -267,7 +277,7 @@ def _jet_of_leaves(
 
     try:
         jaxpr = trace(flat_fun, *[terms[0] for terms in inputs])
-    except jax.errors.ConcretizationTypeError as e:
+    except UNTRACEABLE as e:
         raise untraceable(caller, "`fun`", e) from e
     series = [given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, inputs)]
     results = []
@@ -275,38 +285,26 @@ def _jet_of_leaves(
         # A literal is no `jax.Array` yet.
         terms: list[Term] = [jnp.asarray(out.dense(0))]
         for k in range(1, order + 1):
-            if not is_differentiable(out.aval):
-                terms.append(None)
-            elif factorial_scaled:
-                terms.append(_times_factorial(out.dense(k), k))
+            if is_differentiable(out.aval):
+                terms.append(
+                    zeros(out.aval) if out[k] is None else scale(out[k], factors[k])
+                )
             else:
-                terms.append(out.dense(k))
+                terms.append(None)
         results.append(terms)
     return out_trees[-1], results
 
 
-# -- factorials, exact: as Python integers, and rounded once
+def _factorials(order: int, dtypes: Sequence[Any]) -> list[float]:
+    """What derivatives are divided by, to be coefficients: `k!`, rounded once.
 
-
-def _over_factorial(term: Term, k: int) -> Term:
-    if term is None or k == 1:
-        return term
-    for factor in _factorial_factors(k, term.dtype):
-        term = term / factor
-    return term
-
-
-def _times_factorial(term: Array, k: int) -> Array:
-    if k == 1:
-        return term
-    for factor in _factorial_factors(k, term.dtype):
-        term = term * factor
-    return term
-
-
-def _factorial_factors(k: int, dtype: Any) -> list[float]:
-    """`k!` as one number, or as a product of numbers that the dtype can hold."""
-    largest = float(jnp.finfo(dtype).max)
-    if math.factorial(k) <= largest:
-        return [float(math.factorial(k))]
-    return [*_factorial_factors(k - 1, dtype), float(k)]
+    In float16 `1/10!` is a subnormal number, and in float64 `1/180!` is zero. Before
+    it comes to this the unit of time is changed, by a power of two `σ`: a coefficient
+    with respect to `σ t` is `x^(k) σ^k / k!`, near `x^(k)` for `σ` about `order / e`.
+    """
+    dtypes = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
+    tiny = max((float(jnp.finfo(dtype).tiny) for dtype in dtypes), default=0.0)
+    unit = 1
+    while Fraction(unit**order, math.factorial(order)) < tiny**0.5:
+        unit *= 2
+    return [float(Fraction(math.factorial(k), unit**k)) for k in range(order + 1)]

@@ -4,13 +4,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from . import _rules as _rules
-from ._check import as_slope, check_order, check_state, check_term, untraceable
+from ._check import (
+    as_slope,
+    check_order,
+    check_state,
+    check_term,
+    check_vector_field,
+    UNTRACEABLE,
+    untraceable,
+)
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
 from ._jax import materialise, trace
@@ -85,24 +92,26 @@ def ode_jet(
         ```
     """
     order = check_order("ode_jet", order)
+    y0 = check_state("ode_jet", y0)
     if isinstance(vector_field, diffrax.AbstractTerm):
         term = vector_field
     elif callable(vector_field):
-        term = diffrax.ODETerm(vector_field)
+        term = diffrax.ODETerm(check_vector_field("ode_jet", vector_field, y0))
     else:
         raise TypeError(
             "ode_jet: `vector_field` must be a function `f(t, y, args)` or a "
             f"`diffrax.ODETerm`; got {vector_field!r}."
         )
     check_term("ode_jet", term)
-    y0 = check_state("ode_jet", y0)
     t0 = jnp.asarray(t0)
     if t0.shape != ():
         raise ValueError(f"ode_jet: `t0` must be a scalar; got shape {t0.shape}.")
     if not jnp.issubdtype(t0.dtype, jnp.inexact):
         t0 = t0.astype(jnp.result_type(float))
-    # Python numbers, which adapt to the dtype of the state.
-    control = term.contr(0.0, 1.0)
+    # Diffrax converts to wider dtypes only: the narrowest of the state.
+    dtypes = [jnp.finfo(leaf.dtype).dtype for leaf in jtu.tree_leaves(y0)]
+    dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).nmant, default=t0.dtype)
+    control = term.contr(jnp.zeros((), dtype), jnp.ones((), dtype))
     step = jnp.ones_like(t0)
     return solution_series(term, t0, step, y0, args, control, order).stacked()
 
@@ -148,7 +157,7 @@ def solution_series(
 
     try:
         jaxpr = trace(field, t0, *leaves)
-    except jax.errors.ConcretizationTypeError as e:
+    except UNTRACEABLE as e:
         raise untraceable("ode_jet", "the vector field", e) from e
     time_var, *state_vars = jaxpr.jaxpr.invars
     time = given(time_var.aval, [t0, step])

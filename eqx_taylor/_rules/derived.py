@@ -65,11 +65,12 @@ def _derivative(walk: Walk, eqn, inputs, moving):
         )
     except NotImplementedError as e:
         raise NotImplementedError(
-            f"The primitive `{eqn.primitive.name}` cannot be differentiated: JAX has "
-            "no JVP rule for it, and eqx_taylor no Taylor rule. It was applied to "
-            f"operands that move: {', '.join(str(avals[i]) for i in moving)}. If its "
-            "slope does not matter, wrap these in `jax.lax.stop_gradient`; else define "
-            "the derivative of the function that calls it by `jax.custom_jvp`."
+            f"The primitive `{eqn.primitive.name}` cannot be differentiated as often "
+            "as the order of the jet requires, neither by eqx_taylor nor by JAX, which "
+            f"says: {e} It was applied to operands that move: "
+            f"{', '.join(str(avals[i]) for i in moving)}. If its slope does not "
+            "matter, wrap these in `jax.lax.stop_gradient`; else define the derivative "
+            "of the function that calls it by `jax.custom_jvp`."
         ) from e
 
 
