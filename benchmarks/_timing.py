@@ -33,6 +33,8 @@ def compare(
 ) -> list[Timing]:
     """Times functions of the same arguments. The rivals take turns, run by run, so that
     whatever else the machine does falls on all of them."""
+    # The first compilation of a process takes a second more than it would later.
+    jax.jit(lambda *args: [jax.numpy.sin(x) for x in jax.tree.leaves(args)])(*args)
     compiled, compile_times, results = [], [], []
     for _, fun in rivals:
         start = time.perf_counter()
