@@ -16,6 +16,10 @@ from ._series import evaluate
 
 _SolverState: TypeAlias = None
 
+# The rounding errors of the defect, with room to spare, in units of the last place of
+# the step's increment.
+_NOISE = 128
+
 
 class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
     r"""Taylor's method, of any order: each step expands the solution in a power series
@@ -132,7 +136,12 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
 
         def error(c, slope):
             polynomial_slope = sum(k * c[k] for k in range(K, 0, -1))
-            return (slope - polynomial_slope) / (K + 1)
+            defect = jnp.abs(slope - polynomial_slope)
+            # What is below the rounding errors of the defect is not known, and must not
+            # steer: adjoints run steps again, in another program, and would come to
+            # other steps by it.
+            eps = jnp.finfo(slope.dtype).eps
+            return jnp.maximum(defect, _NOISE * eps * jnp.abs(slope)) / (K + 1)
 
         y_error = series.map(error, slope)
         dense_info = dict(coefficients=series.stacked())

@@ -8,7 +8,7 @@ from .._series import mask, orders, Series
 from ._pack import pack, unpack
 
 
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "eval_jaxpr")
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "composite")
 INLINED.update([*_CALLS, "custom_vjp_call"])
 
 

@@ -31,6 +31,7 @@ from .products import repeated_product
 define_derivative("exp", lambda y, x, dx: dx * y)
 define_derivative("exp2", lambda y, x, dx: dx * (math.log(2) * y))
 define_derivative("log", lambda y, x, dx: dx / x)
+define_derivative("log2", lambda y, x, dx: dx / (math.log(2) * x))
 define_derivative("log1p", lambda y, x, dx: dx / (1 + x))
 
 define_derivative("sin", lambda y, x, dx: dx * lax.cos(x))
@@ -136,6 +137,9 @@ def _cbrt(walk: Walk, eqn, inputs) -> list[Series]:
 @register("pow")
 def _pow(walk: Walk, eqn, inputs) -> list[Series]:
     base, exponent = inputs
+    if base.is_constant:
+        # y' = y log(x) v', and 0 at x = 0.
+        return RULES[OTHERWISE](walk, eqn, inputs)
     if not exponent.is_constant:
         return [rewritten(walk, eqn, inputs, lambda x, v: lax.exp(v * lax.log(x)))]
     if not is_literal(eqn.invars[1]):

@@ -12,6 +12,7 @@ from ._define import define_bilinear, define_rewrite, rewritten
 define_bilinear("mul", symmetric=True)
 define_bilinear("dot_general", "conv_general_dilated")
 define_rewrite("square", lambda x: x * x)
+define_rewrite("one_minus_square", lambda x: 1 - x * x)
 
 
 # q b = a  =>  q_k = (a_k - Σ_{j=1..k} b_j q_{k-j}) / b_0

@@ -11,11 +11,14 @@ from ._define import define_linear, joined_support
 define_linear(
     # values
     "neg", "convert_element_type", "reduce_precision", "real", "imag", "complex",
-    "conj", "copy", "copy_p", "optimization_barrier", "device_put",
-    "sharding_constraint", "mesh_cast", "reshard", "pvary", "pcast",
+    "conj", "copy", "copy_p", "name", "optimization_barrier",
+    # placement
+    "device_put", "layout_constraint", "mesh_cast", "pcast", "pvary",
+    "reduced_vary_cast", "relayout", "reshard", "sharding_constraint",
+    "vary_unreduced_cast", "with_memory_space_constraint",
     # shapes
     "broadcast_in_dim", "concatenate", "expand_dims", "pad", "reshape", "rev", "slice",
-    "split", "squeeze", "tile", "transpose",
+    "split", "squeeze", "stack", "tile", "transpose", "unstack",
 )  # fmt: skip
 
 define_linear(
@@ -26,7 +29,7 @@ define_linear(
     # between devices
     "all_gather", "all_gather_invariant", "all_gather_reduced", "all_to_all",
     "pbroadcast", "ppermute", "psum", "psum2", "psum_invariant", "psum_scatter",
-    "reduce_scatter",
+    "reduce_scatter", "unreduced_psum", "unreduced_reduce_scatter",
     fused=False,
 )  # fmt: skip
 
