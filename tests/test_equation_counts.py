@@ -1,0 +1,224 @@
+"""What jets cost, in equations of their jaxprs: the part of the cost that is the same on
+every machine."""
+
+import equinox as eqx
+import jax
+import jax.experimental.jet
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import count_equations, count_primitives, derivatives
+
+from eqx_taylor import filter_jet, jet, ode_jet
+
+
+def _front_page(t):
+    return 0.3 * jnp.sin(t) * t**10
+
+
+_MLP = eqx.nn.MLP(3, 3, 4, 2, activation=jnp.tanh, key=jax.random.key(0))
+FUNCTIONS = [(_front_page, jnp.array(1.1)), (_MLP, jnp.ones(3))]
+
+# Limits: the counts when they were written down. Lower ones are welcome.
+# "curve" is a jet with a nonzero term of every order, "line" one along a straight line.
+# fmt: off
+TABLE = [
+    # order    0.3 sin(t) t^10     tanh MLP
+    #          curve     line      curve     line
+]
+# fmt: on
+
+
+def _count(jet_function, fun, x, order, line=False):
+    def run(x, terms):
+        if line:
+            terms = [terms[0], *[np.zeros(x.shape)] * (order - 1)]
+        return jet_function(fun, (x,), (terms,))
+
+    return count_equations(run, x, [x] * order)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"order {row[0]}")
+def test_table(row):
+    order, *limits = row
+    counts = [
+        _count(jet, fun, x, order, line)
+        for fun, x in FUNCTIONS
+        for line in (False, True)
+    ]
+    assert all(count <= limit for count, limit in zip(counts, limits, strict=True)), (
+        f"counted {counts}, allowed {limits}"
+    )
+
+
+def test_table_is_of_orders_1_to_20_and_quadratic():
+    table = np.array(TABLE)
+    np.testing.assert_array_equal(table[:, 0], range(1, 21))
+    # The second differences of a quadratic do not grow. Over two orders, as even and
+    # odd ones differ.
+    second = table[4:, 1:] - 2 * table[2:-2, 1:] + table[:-4, 1:]
+    assert np.all(second[-6:] <= second[:6].max(axis=0))
+    # And each of the last ten orders costs less than four times one half as high.
+    assert np.all(table[11::2, 1:] < 4 * table[5:10, 1:])
+
+
+@pytest.mark.parametrize("order", range(1, 21))
+def test_fewer_than_jax_experimental_jet(order):
+    for fun, x in FUNCTIONS:
+        for line in (False, True):
+            ours = _count(jet, fun, x, order, line)
+            theirs = _count(jax.experimental.jet.jet, fun, x, order, line)
+            assert ours < theirs
+
+
+@pytest.mark.parametrize("order", [4, 5, 6])
+def test_fewer_than_nested_jvp(order):
+    """From order 6 on these grow by a factor of 2.7 with each order, the jet's counts by
+    1.4 and less."""
+    for fun, x in FUNCTIONS:
+        nested = count_equations(derivatives(lambda t: fun(x + t), order), 0.0)
+        assert _count(jet, fun, x, order) < nested
+
+
+# -- zeros that are known cost nothing
+
+
+def _terms(order):
+    """Of a straight line: the first, and zeros that are known."""
+    return [1.0] + [None] * (order - 1)
+
+
+def test_constants_have_no_coefficients():
+    """Functions of what does not move are computed once, at any order."""
+    constant = jnp.array(0.3)
+
+    def fun(x, y):
+        return jnp.tanh(constant) * jnp.exp(y) * x
+
+    def run(order):
+        return lambda x, y: filter_jet(fun, (x, y), (_terms(order), None))
+
+    counts = [count_primitives(run(order), 1.0, 2.0) for order in (1, 10)]
+    assert [count["tanh"] for count in counts] == [1, 1]
+    assert [count["exp"] for count in counts] == [1, 1]
+    # A product with a constant of orders 0 and 1, and no factorials of zeros.
+    assert counts[0]["mul"] == counts[1]["mul"] == 3
+
+
+@pytest.mark.parametrize("order", [1, 2, 20])
+def test_affine_functions_have_one_coefficient(order):
+    weight, x = jnp.ones((3, 3)), jnp.ones(3)
+
+    def fun(x):
+        return weight @ x + x[::-1] * 2 - 1
+
+    def run(x):
+        return filter_jet(fun, (x,), ([x, *[None] * (order - 1)],))
+
+    assert count_primitives(run, x)["dot_general"] == 2
+    _, terms = filter_jet(fun, (x,), ([x, *[None] * (order - 1)],))
+    assert not any(np.any(term) for term in terms[1:])
+
+
+@pytest.mark.parametrize("order", [1, 5, 12])
+def test_linear_operations_once_per_order(order):
+    """And not once for each pair of orders."""
+    counts = count_primitives(
+        lambda x: jet(lambda x: jnp.ones((3, 3)) @ x, (x,), ([x] * order,)), jnp.ones(3)
+    )
+    assert counts["dot_general"] == order + 1
+
+
+def test_orders_that_cannot_occur():
+    """`sin(x_0 + x_3 t³)` has orders 0, 3, 6, 9 only: with nine terms the cost is that
+    of three."""
+
+    def count(terms):
+        return count_primitives(
+            lambda x: filter_jet(jnp.sin, (x,), (terms,), factorial_scaled=False), 1.0
+        )
+
+    sparse = count([None, None, 1.0] + [None] * 6)
+    # Of these only the weights differ, of which 1 is not multiplied with.
+    dense = count([1.0, None, None])
+    assert sparse["mul"] <= dense["mul"] + 3
+    assert sparse.get("add", 0) == dense.get("add", 0)
+
+
+def test_a_polynomial_has_no_orders_above_its_degree():
+    """x³ + x along a line: from order 3 on nothing is added."""
+
+    def count(order):
+        return count_primitives(
+            lambda x: filter_jet(lambda x: x * x * x + x, (x,), (_terms(order),)), 1.0
+        )
+
+    assert count(3)["mul"] == count(15)["mul"] and count(3)["add"] == count(15)["add"]
+
+
+# -- common subexpressions are found
+
+
+def test_transcendental_functions_are_called_once():
+    """Sine and cosine are a pair; each function is called for order 0 only."""
+
+    def fun(x):
+        y = jnp.sin(x) * jnp.cos(x) + jnp.sin(x)
+        return y * jnp.exp(x) + jnp.exp(x) * jnp.tanh(x) + jnp.log(x)
+
+    counts = count_primitives(lambda x: jet(fun, (x,), ([1.0] * 8,)), 1.0)
+    for name in ("sin", "cos", "tanh", "log"):
+        assert counts[name] == 1, name
+    # Another one is in the slope of tanh.
+    assert counts["exp"] <= 2
+
+
+def test_each_linear_solve_has_one_factorisation():
+    a = jnp.eye(3) + 0.1
+
+    def fun(a, b):
+        return jnp.linalg.solve(a, b)
+
+    def count(order):
+        return count_primitives(
+            lambda a: jet(fun, (a, a[0]), ([a] * order, [a[0]] * order)), a
+        )
+
+    assert count(2)["lu"] == count(6)["lu"] == 1
+    # One solve for each order, with two triangular ones in it.
+    solves = [count(order)["triangular_solve"] for order in (2, 4, 6)]
+    assert solves[2] - solves[1] == solves[1] - solves[0]
+
+
+# -- coefficients of solutions
+
+
+def test_ode_jet_reads_the_field_once():
+    """One call of each function, and one matrix product per order."""
+    weight = jnp.ones((3, 3))
+
+    def field(t, y, args):
+        return jnp.tanh(weight @ y) * jnp.sin(t)
+
+    for order in (1, 4, 12):
+        counts = count_primitives(
+            lambda y: ode_jet(field, 0.3, y, order=order), jnp.ones(3)
+        )
+        assert counts["tanh"] == counts["sin"] == 1
+        assert counts["dot_general"] == order
+
+
+def test_autonomous_linear_field():
+    """y' = A y: one product and one scaling per order, and nothing else."""
+    weight = jnp.ones((3, 3))
+
+    def count(order):
+        return count_primitives(
+            lambda y: ode_jet(lambda t, y, args: weight @ y, 0.0, y, order=order),
+            jnp.ones(3),
+        )
+
+    for order in (2, 10):
+        counts = count(order)
+        assert counts["dot_general"] == order and counts["mul"] <= 2 * order
+        assert counts.get("add", 0) == 0

@@ -1,0 +1,492 @@
+"""Bad input: an error while tracing that names the argument, shows what was given and
+what was expected, and says what to do."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from jax import lax
+
+from eqx_taylor import filter_jet, jet, ode_jet, TaylorSolver
+
+
+@pytest.fixture(autouse=True)
+def without_type_checks():
+    """Users run without: the messages must be our own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+X = np.array([0.3, -0.7, 0.9])
+
+
+def _mul(x, y):
+    return x * y
+
+
+def _if_positive(x):
+    return x if x[0] > 0 else -x
+
+
+def _while_small(x):
+    while jnp.sum(x) < 10:
+        x = 2 * x + 1
+    return x
+
+
+def _with_numpy(x):
+    return np.sin(x) * x
+
+
+def _field(t, y, args):
+    return -y
+
+
+def _solve(y0=X, terms=None, **kwargs):
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(_field) if terms is None else terms,
+        TaylorSolver(**kwargs),
+        t0=0.0,
+        t1=1.0,
+        dt0=0.1,
+        y0=y0,
+    )
+
+
+def _control_term():
+    ts = jnp.linspace(0.0, 1.0, 3)
+    return diffrax.ControlTerm(_field, diffrax.LinearInterpolation(ts, ts))
+
+
+_WEIGHTS = dict(w=jnp.ones((2, 3)), b=jnp.ones(2))
+
+
+# A call, the type of the error, and what its message must have in it.
+CASES = {
+    # -- shapes and structures of series
+    "jet: shape": (
+        lambda: jet(jnp.sin, (X,), ([X[:2], X],)),
+        ValueError,
+        ["jet", "primals[0]", "order 1", "(2,)", "(3,)"],
+    ),
+    "jet: scalar for an array": (
+        lambda: jet(jnp.sin, (np.ones((2, 1)),), ([1.0, 0.0],)),
+        ValueError,
+        ["jet", "primals[0]", "order 1", "()", "(2, 1)"],
+    ),
+    "jet: array for a scalar": (
+        lambda: jet(jnp.sin, (0.5,), ([1.0, X],)),
+        ValueError,
+        ["jet", "primals[0]", "order 2", "(3,)", "()"],
+    ),
+    "jet: shape of a leaf": (
+        lambda: jet(lambda p: p["w"], (_WEIGHTS,), (dict(w=[X], b=[X[:2]]),)),
+        ValueError,
+        ["jet", "primals[0]['w']", "order 1", "(3,)", "(2, 3)"],
+    ),
+    "jet: not a sequence of terms": (
+        lambda: jet(jnp.sin, (X,), (X,)),
+        TypeError,
+        ["jet", "primals[0]", "tuple or list", "array of shape (3,)"],
+    ),
+    "jet: structure": (
+        lambda: jet(lambda p: p["w"], (_WEIGHTS,), (dict(w=[1.0]),)),
+        ValueError,
+        ["jet", "series[0]", "structure of primals[0]", "'b'", "'w'"],
+    ),
+    "filter_jet: shape": (
+        lambda: filter_jet(jnp.sin, (X,), ([X, X[:2]],)),
+        ValueError,
+        ["filter_jet", "primals[0]", "order 2", "(2,)", "(3,)"],
+    ),
+    "filter_jet: structure of a term": (
+        lambda: filter_jet(
+            lambda p: p["w"], (_WEIGHTS,), ([dict(w=None, b=None), dict(w=None)],)
+        ),
+        ValueError,
+        ["filter_jet", "order 2", "series[0]", "structure of primals[0]", "None"],
+    ),
+    "filter_jet: terms of a leaf, as for jet": (
+        lambda: filter_jet(lambda p: p["w"], (_WEIGHTS,), (dict(w=[X], b=[X]),)),
+        TypeError,
+        ["filter_jet", "series[0]", "tuple or list", "primals[0]", "dict"],
+    ),
+    "filter_jet: term of a string": (
+        lambda: filter_jet(
+            lambda x: x["x"], (dict(x=X, s="s"),), ([dict(x=X, s=1.0)],)
+        ),
+        TypeError,
+        ["filter_jet", "primals[0]['s']", "'s'", "None"],
+    ),
+    "filter_jet: a string for a term": (
+        lambda: filter_jet(jnp.sin, (X,), (["up"],)),
+        TypeError,
+        ["filter_jet", "primals[0]", "order 1", "'up'", "array"],
+    ),
+    "filter_jet: no sequence": (
+        lambda: filter_jet(jnp.sin, (X,), (X,)),
+        TypeError,
+        ["filter_jet", "series[0]", "tuple or list", "array of shape (3,)"],
+    ),
+    # -- dtypes
+    "jet: integer primal": (
+        lambda: jet(_mul, (X, 2), ([X], [1])),
+        TypeError,
+        ["jet", "primals[1]", "int", "order 1", "zero", "floating-point"],
+    ),
+    "filter_jet: integer primal": (
+        lambda: filter_jet(_mul, (X, jnp.array(2)), ([X, X], [None, 1])),
+        TypeError,
+        ["filter_jet", "primals[1]", "int", "order 2", "None", "floating-point"],
+    ),
+    "jet: integer primal with a traced term": (
+        lambda: jax.jit(lambda s: jet(_mul, (X, 2), ([X], [s])))(0),
+        TypeError,
+        ["jet", "primals[1]", "int", "order 1", "known to be zero"],
+    ),
+    "jet: complex term of a real primal": (
+        lambda: jet(jnp.sin, (X,), ([1j * X],)),
+        TypeError,
+        ["jet", "primals[0]", "order 1", "complex128", "float64", "Convert"],
+    ),
+    "jet: wide term of a narrow primal": (
+        lambda: jet(jnp.sin, (X.astype(np.float32),), ([X],)),
+        TypeError,
+        ["jet", "primals[0]", "order 1", "float64", "float32", "Convert"],
+    ),
+    # -- numbers of things
+    "jet: different lengths": (
+        lambda: jet(_mul, (X, X), ([X, X], [X])),
+        ValueError,
+        ["jet", "2 for primals[0]", "1 for primals[1]", "same number", "Pad"],
+    ),
+    "filter_jet: different lengths": (
+        lambda: filter_jet(_mul, (X, X), ([X], [X, X, None])),
+        ValueError,
+        ["filter_jet", "1 for primals[0]", "3 for primals[1]", "same number", "None"],
+    ),
+    "jet: missing primal": (
+        lambda: jet(_mul, (X,), ([X],)),
+        TypeError,
+        ["jet", "`fun`", "1 primal", "missing", "'y'"],
+    ),
+    "jet: extra primal": (
+        lambda: jet(jnp.sin, (X, X), ([X], [X])),
+        TypeError,
+        ["jet", "`fun`", "2 primals", "too many"],
+    ),
+    "jet: more primals than series": (
+        lambda: jet(_mul, (X, X), ([X],)),
+        ValueError,
+        ["jet", "`primals`", "`series`", "2 primals", "1 series"],
+    ),
+    "filter_jet: missing primal": (
+        lambda: filter_jet(_mul, (X,), ([X],)),
+        TypeError,
+        ["filter_jet", "`fun`", "1 primal", "missing", "'y'"],
+    ),
+    "filter_jet: extra primal": (
+        lambda: filter_jet(_mul, (X, X, X), ([X], None, None)),
+        TypeError,
+        ["filter_jet", "`fun`", "3 primals", "too many"],
+    ),
+    "filter_jet: more series than primals": (
+        lambda: filter_jet(jnp.sin, (X,), ([X], [X])),
+        ValueError,
+        ["filter_jet", "`primals`", "`series`", "1 primal", "2 series"],
+    ),
+    "jet: primals not in a tuple": (
+        lambda: jet(jnp.sin, X, ([X],)),
+        TypeError,
+        ["jet", "`primals`", "tuple", "array of shape (3,)"],
+    ),
+    "filter_jet: series not in a tuple": (
+        lambda: filter_jet(jnp.sin, (X,), None),
+        TypeError,
+        ["filter_jet", "`series`", "tuple", "None"],
+    ),
+    "filter_jet: no function": (
+        lambda: filter_jet(X, (X,), ([X],)),
+        TypeError,
+        ["filter_jet", "`fun`", "callable", "array of shape (3,)"],
+    ),
+    # -- orders
+    "jet: order 0": (
+        lambda: jet(jnp.sin, (X,), ([],)),
+        ValueError,
+        ["jet", "series", "at least one term", "empty", "call `fun`"],
+    ),
+    "filter_jet: order 0": (
+        lambda: filter_jet(jnp.sin, (X,), ([],)),
+        ValueError,
+        ["filter_jet", "series", "at least one term", "empty", "call `fun`"],
+    ),
+    "filter_jet: no order at all": (
+        lambda: filter_jet(jnp.sin, (X,), (None,)),
+        ValueError,
+        ["filter_jet", "`series`", "order", "[None] * order"],
+    ),
+    "ode_jet: order 0": (
+        lambda: ode_jet(_field, 0.0, X, order=0),
+        ValueError,
+        ["ode_jet", "`order`", "at least 1", "0"],
+    ),
+    "ode_jet: order -3": (
+        lambda: ode_jet(_field, 0.0, X, order=-3),
+        ValueError,
+        ["ode_jet", "`order`", "at least 1", "-3"],
+    ),
+    "ode_jet: order 2.5": (
+        lambda: ode_jet(_field, 0.0, X, order=2.5),
+        TypeError,
+        ["ode_jet", "`order`", "integer", "2.5"],
+    ),
+    "ode_jet: order True": (
+        lambda: ode_jet(_field, 0.0, X, order=True),
+        TypeError,
+        ["ode_jet", "`order`", "integer", "True"],
+    ),
+    "ode_jet: traced order": (
+        lambda: jax.jit(lambda n: ode_jet(_field, 0.0, X, order=n))(3),
+        TypeError,
+        ["ode_jet", "`order`", "integer", "before tracing"],
+    ),
+    "TaylorSolver: order 0": (
+        lambda: TaylorSolver(order=0),
+        ValueError,
+        ["TaylorSolver", "`order`", "at least 1", "0"],
+    ),
+    "TaylorSolver: order 5.0": (
+        lambda: TaylorSolver(order=5.0),
+        TypeError,
+        ["TaylorSolver", "`order`", "integer", "5.0"],
+    ),
+    "TaylorSolver: order '5'": (
+        lambda: TaylorSolver(order="5"),
+        TypeError,
+        ["TaylorSolver", "`order`", "integer", "'5'"],
+    ),
+    "TaylorSolver: order True": (
+        lambda: TaylorSolver(order=True),
+        TypeError,
+        ["TaylorSolver", "`order`", "integer", "True"],
+    ),
+    # -- keywords
+    "jet: misspelt keyword": (
+        lambda: jet(jnp.sin, (X,), ([X],), factorial_scale=False),
+        TypeError,
+        ["factorial_scale"],
+    ),
+    "filter_jet: misspelt keyword": (
+        lambda: filter_jet(jnp.sin, (X,), ([X],), factorial_scale=False),
+        TypeError,
+        ["filter_jet", "`factorial_scale`", "`factorial_scaled`"],
+    ),
+    "filter_jet: misspelt keyword, which fun would swallow": (
+        lambda: filter_jet(
+            lambda x, **kwargs: x, (X,), ([X],), factorials_scaled=False
+        ),
+        TypeError,
+        ["filter_jet", "`factorials_scaled`", "`factorial_scaled`"],
+    ),
+    "filter_jet: keyword that fun does not have": (
+        lambda: filter_jet(_mul, (X, X), ([X], None), order=3),
+        TypeError,
+        ["filter_jet", "`fun`", "order"],
+    ),
+    "ode_jet: misspelt keyword": (
+        lambda: ode_jet(_field, 0.0, X, oder=3),
+        TypeError,
+        ["oder"],
+    ),
+    "TaylorSolver: misspelt keyword": (
+        lambda: TaylorSolver(oder=3),
+        TypeError,
+        ["oder"],
+    ),
+    # -- Python on traced values
+    "jet: if": (
+        lambda: jet(_if_positive, (X,), ([X],)),
+        TypeError,
+        ["jet", "`fun`", "depends on the value", "lax.cond", "`jnp.where`"],
+    ),
+    "filter_jet: while": (
+        lambda: filter_jet(_while_small, (X,), ([X],)),
+        TypeError,
+        ["filter_jet", "`fun`", "depends on the value", "lax.while_loop"],
+    ),
+    "filter_jet: NumPy": (
+        lambda: filter_jet(_with_numpy, (X,), ([X],)),
+        TypeError,
+        ["filter_jet", "`fun`", "depends on the value", "`jax.numpy`"],
+    ),
+    "filter_jet: range": (
+        lambda: filter_jet(lambda x: sum(range(jnp.sum(x).astype(int))), (X,), ([X],)),
+        TypeError,
+        ["filter_jet", "`fun`", "depends on the value"],
+    ),
+    "filter_jet: boolean mask": (
+        lambda: filter_jet(lambda x: x[x > 0], (jnp.asarray(X),), ([X],)),
+        TypeError,
+        ["filter_jet", "`fun`", "depends on the value", "`jnp.where`"],
+    ),
+    "ode_jet: if on the state": (
+        lambda: ode_jet(lambda t, y, args: _if_positive(y), 0.0, X, order=3),
+        TypeError,
+        ["ode_jet", "vector field", "depends on the value", "lax.cond"],
+    ),
+    "ode_jet: if on the time": (
+        lambda: ode_jet(lambda t, y, args: y if t > 1 else -y, 0.0, X, order=3),
+        TypeError,
+        ["ode_jet", "vector field", "depends on the value", "`jnp.where`"],
+    ),
+    # -- primitives without a derivative
+    "jet: no derivative": (
+        lambda: jet(lambda x: lax.nextafter(x, 2 * x), (X,), ([X],)),
+        NotImplementedError,
+        ["`nextafter`", "cannot be differentiated", "stop_gradient", "custom_jvp"],
+    ),
+    "jet: no second derivative": (
+        lambda: jet(lambda a: lax.igamma(a, jnp.ones_like(a)), (X**2,), ([X, X],)),
+        NotImplementedError,
+        ["cannot be differentiated", "stop_gradient", "custom_jvp"],
+    ),
+    "jet: callback": (
+        lambda: jet(
+            lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct((3,), float), x),
+            (X,),
+            ([X],),
+        ),
+        (NotImplementedError, ValueError),
+        ["allback", "custom_jvp"],
+    ),
+    "ode_jet: no derivative": (
+        lambda: ode_jet(lambda t, y, args: lax.nextafter(y, 2 * y), 0.0, X, order=2),
+        NotImplementedError,
+        ["`nextafter`", "cannot be differentiated", "stop_gradient"],
+    ),
+    # -- vector fields and states
+    "ode_jet: no vector field": (
+        lambda: ode_jet(X, 0.0, X, order=2),
+        TypeError,
+        ["ode_jet", "`vector_field`", "f(t, y, args)"],
+    ),
+    "ode_jet: field of other arguments": (
+        lambda: ode_jet(lambda t, y: y, 0.0, X, order=2),
+        TypeError,
+        ["ode_jet", "`vector_field`", "f(t, y, args)"],
+    ),
+    "ode_jet: structure of the slope": (
+        lambda: ode_jet(
+            lambda t, y, args: dict(x=y["x"]), 0.0, dict(x=X, v=X), order=2
+        ),
+        ValueError,
+        ["ode_jet", "`vector_field`", "structure of `y0`", "'v'"],
+    ),
+    "ode_jet: shape of the slope": (
+        lambda: ode_jet(lambda t, y, args: y["x"][:2], 0.0, dict(x=X), order=2),
+        ValueError,
+        ["ode_jet", "`vector_field`"],
+    ),
+    "ode_jet: shape of the slope of a leaf": (
+        lambda: ode_jet(lambda t, y, args: dict(x=y["x"][:2]), 0.0, dict(x=X), order=2),
+        ValueError,
+        ["ode_jet", "`vector_field`", "y0['x']", "(2,)", "(3,)"],
+    ),
+    "ode_jet: complex slope of a real state": (
+        jax.numpy_dtype_promotion("standard")(
+            lambda: ode_jet(lambda t, y, args: 1j * y, 0.0, X, order=2)
+        ),
+        TypeError,
+        ["complex", "float64", "state"],
+    ),
+    "ode_jet: integer state": (
+        lambda: ode_jet(_field, 0.0, dict(n=np.arange(3)), order=2),
+        TypeError,
+        ["ode_jet", "y0['n']", "int", "floating-point", "`args`"],
+    ),
+    "ode_jet: state of strings": (
+        lambda: ode_jet(_field, 0.0, dict(n="one"), order=2),
+        TypeError,
+        ["ode_jet", "y0['n']", "'one'", "arrays"],
+    ),
+    "ode_jet: t0 not a scalar": (
+        lambda: ode_jet(_field, X, X, order=2),
+        ValueError,
+        ["ode_jet", "`t0`", "scalar", "(3,)"],
+    ),
+    "ode_jet: ControlTerm": (
+        lambda: ode_jet(_control_term(), 0.0, 1.0, order=2),
+        ValueError,
+        ["ode_jet", "ControlTerm", "to_ode()"],
+    ),
+    "ode_jet: ControlTerm in a MultiTerm": (
+        lambda: ode_jet(
+            diffrax.MultiTerm(diffrax.ODETerm(_field), _control_term()),
+            0.0,
+            1.0,
+            order=2,
+        ),
+        ValueError,
+        ["ode_jet", "ControlTerm", "to_ode()"],
+    ),
+    "TaylorSolver: ControlTerm": (
+        lambda: _solve(1.0, _control_term()),
+        ValueError,
+        ["TaylorSolver", "ControlTerm", "to_ode()"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_message(name):
+    call, kind, parts = CASES[name]
+    with pytest.raises(kind) as info:
+        call()
+    message = str(info.value)
+    missing = [part for part in parts if part not in message]
+    assert not missing, f"{missing} not in:\n{message}"
+
+
+@pytest.mark.parametrize("name", ["jet: shape", "filter_jet: while", "jet: callback"])
+def test_while_tracing(name):
+    """Under `jit` too, before anything runs."""
+    call, kind, parts = CASES[name]
+    with pytest.raises(kind) as info:
+        jax.jit(call).trace()
+    assert all(part in str(info.value) for part in parts)
+
+
+def test_no_false_alarms():
+    """What resembles the mistakes above and is right."""
+    # Zeros for integers; the integer 1 for a float; NumPy numbers for the order.
+    jet(_mul, (X, 2), ([X], [0]))
+    jet(jnp.sin, (0.5,), ([1, 0],))
+    ode_jet(_field, 0, X, order=np.int64(2))
+    # Keywords of the function itself, similar as they may be.
+    filter_jet(lambda x, factorial_scale: x, (X,), ([X],), factorial_scale=1.0)
+    # Static `if`s, and those on what does not move.
+    filter_jet(lambda x, n: x if n > 1 else -x, (X, 2), ([X], None))
+    # Default arguments and any number of arguments.
+    jet(lambda x, y=2.0: x * y, (X,), ([X],))
+    jet(lambda *xs: sum(xs), (X, X), ([X], [X]))
+    # A derivative of first order is all that is needed here.
+    jet(lambda a: lax.igamma(a, jnp.ones_like(a)), (X**2,), ([X],))
+    # A primitive without derivative of what does not move.
+    jet(lambda x: x * lax.nextafter(lax.stop_gradient(x), 2 * X), (X,), ([X, X],))
+
+
+def test_errors_of_the_function_are_its_own():
+    """A `TypeError` raised inside the function is not taken for a wrong call."""
+
+    def fun(x):
+        raise TypeError("inside")
+
+    with pytest.raises(TypeError, match="^inside"):
+        jet(fun, (X,), ([X],))
+    with pytest.raises(TypeError, match="^inside"):
+        eqx.filter_jit(lambda y: ode_jet(lambda t, y, args: fun(y), 0.0, y, order=2))(X)
