@@ -18,7 +18,7 @@ _SolverState: TypeAlias = None
 
 # The rounding errors of the defect, with room to spare, in units of the last place of
 # the step's increment.
-_NOISE = 128
+_NOISE = 16
 
 
 class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
@@ -39,9 +39,10 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
 
     The dense output is the Taylor polynomial ([`eqx_taylor.TaylorInterpolation`][]).
 
-    Use it with `diffrax.PIDController`; `pcoeff=0.3, icoeff=0.3` rejects fewer steps
-    than the defaults at high order. (Leave `safety` at 0.9 or above then: this
-    controller holds the error at `safety**((order + 1) / icoeff)` of the tolerance.)
+    Use it with `diffrax.PIDController`. At high order `pcoeff=0.3, icoeff=0.3,
+    safety=0.95` rejects fewer steps than the defaults. (Not a smaller `safety`: this
+    controller holds the error at `safety**((order + 1) / icoeff)` of the tolerance,
+    which must not come below rounding errors.)
 
     **Arguments:**
 

@@ -5,6 +5,7 @@ all equations after another. The same programs are tried in both.
 """
 
 import functools as ft
+import math
 
 import equinox as eqx
 import jax
@@ -140,7 +141,7 @@ def switch_in_scan(x):
 
 
 def scan_in_cond(x):
-    return lax.cond(x[0] > 0, scan, scan_swapping, x) * x
+    return lax.cond(x[0] > 0, scan, jnp.cos, x) * x
 
 
 def while_in_scan(x):
@@ -206,7 +207,7 @@ def _jet(fun, points, series, **kwargs):
 @_parametrize(PROGRAMS)
 def test_jet(fun):
     points = [jnp.asarray(X)]
-    series = random_series(points, 4)
+    series = random_series(points, 3)
     actual = jax.jit(ft.partial(_jet, fun))(points, series)
     assert_orders_close(actual, nested_jet(fun, points, series), 100)
 
@@ -221,7 +222,7 @@ def test_ode_jet(fun):
 
     y0 = dict(u=jnp.asarray(X), v=jnp.ones(3))
     t0, args = jnp.asarray(0.2), jnp.asarray(0.1)
-    order = 6 if fun is all_three else 5
+    order = 6 if fun is all_three else 4
     actual = jax.jit(lambda t, y: eqx_taylor.ode_jet(field, t, y, args, order=order))
     actual = jax.device_get(actual(t0, y0))
     by_order = [jtu.tree_map(lambda x: x[k], actual) for k in range(order + 1)]
@@ -490,6 +491,94 @@ def test_collectives(collective):
         jax.device_get(jax.vmap(f, axis_name="i")(x)) for f in (jet, nested)
     )
     assert_orders_close(actual, expected)
+
+
+def test_shard_map():
+    """On a mesh of one device."""
+    axis_types = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((1,), ("i",), axis_types=axis_types)
+    spec = jax.sharding.PartitionSpec("i")
+
+    def total(x):
+        return jnp.sin(x) * lax.psum(x, "i")
+
+    fun = jax.shard_map(total, mesh=mesh, in_specs=spec, out_specs=spec)
+    points = [jnp.asarray(X)]
+    series = random_series(points, 3)
+    expected = nested_jet(lambda x: jnp.sin(x) * x, points, series)
+    assert_orders_close(_jet(fun, points, series), expected)
+
+
+# -- JAX's switches
+
+
+def test_without_jit():
+    """For debugging: loops are Python's, and every operation runs at once."""
+    points = [jnp.asarray(X)]
+    series = random_series(points, 2)
+    for fun in (scan, while_loop, switch):
+        with jax.disable_jit():
+            actual = _jet(fun, points, series)
+        assert_orders_close(actual, _jet(fun, points, series))
+
+
+def test_nothing_leaks():
+    def run(x):
+        solution = eqx_taylor.ode_jet(lambda t, y, args: all_three(y), 0.0, x, order=2)
+        return _jet(all_three, [x], [[x, x]]), solution
+
+    with jax.checking_leaks():
+        jax.jit(run).lower(jnp.asarray(X))
+
+
+def test_no_spurious_nans():
+    """What is not taken by a `where` or is at a kink does not show in `debug_nans`."""
+
+    def fun(x):
+        root = jnp.sqrt(jnp.where(x > 0, x, 1.0))
+        return jnp.where(x > 0, root, 0.0) + x**2 + x**3.0 + jnp.abs(x)
+
+    with jax.debug_nans(True):
+        _, terms = eqx_taylor.jet(fun, (0.0,), ([1.0, 0.0, 0.0],))
+    assert [float(term) for term in terms] == [0, 2, 6]
+
+
+def test_32_bits():
+    with jax.enable_x64(False):
+        _, terms = eqx_taylor.jet(lambda x: x**12, (0.0,), ([1.0] + [0.0] * 11,))
+        solution = eqx_taylor.ode_jet(lambda t, y, args: y, 0, 1.0, order=12)
+    assert all(term.dtype == jnp.float32 for term in terms)
+    assert terms[-1] == np.float32(math.factorial(12))
+    assert solution.dtype == jnp.float32
+    np.testing.assert_allclose(1 / solution[-1], math.factorial(12), rtol=1e-6)
+
+
+# -- long programs and high orders: requests do not recurse through all of them
+
+
+@pytest.mark.parametrize("activation", [jnp.sin, jax.nn.softplus, jnp.linalg.norm])
+def test_long_programs(activation):
+    def fun(x):
+        for _ in range(400):
+            x = x * activation(x) + 1.0
+        return x
+
+    x = jnp.asarray(X)
+    jax.eval_shape(lambda x: _jet(fun, [x], [[x, x]]), x)
+    jax.eval_shape(
+        lambda x: eqx_taylor.ode_jet(lambda t, y, args: fun(y), 0.0, x, order=3), x
+    )
+
+
+def test_high_orders():
+    def fun(x):
+        return jax.nn.softplus(x) * jnp.tanh(x)
+
+    x = jnp.asarray(X)
+    jax.eval_shape(lambda x: _jet(fun, [x], [[x] + [None] * 149]), x)
+    jax.eval_shape(
+        lambda x: eqx_taylor.ode_jet(lambda t, y, args: fun(y), 0.0, x, order=150), x
+    )
 
 
 # -- effects

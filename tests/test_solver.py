@@ -130,6 +130,33 @@ def test_high_orders_take_few_steps():
     assert solution.stats["num_steps"] < 40
 
 
+def test_pleiades():
+    """Seven stars, some of which pass each other closely (Hairer, Norsett, Wanner,
+    "Solving Ordinary Differential Equations I", II.10; final values from the Test Set
+    for IVP Solvers, Mazzia and Magherini)."""
+    masses = np.arange(1.0, 8.0)
+
+    def field(t, y, args):
+        position, velocity = y
+        d = position[:, None, :] - position[:, :, None]
+        distance2 = jnp.sum(d**2, 0) + np.eye(7)
+        return velocity, jnp.sum(masses * d * distance2**-1.5, 2)
+
+    # fmt: off
+    position = [[3.0, 3, -1, -3, 2, -2, 2], [3.0, -3, 2, 0, 0, -4, 4]]
+    velocity = [[0.0, 0, 0, 0, 0, 1.75, -1.5], [0.0, 0, 0, -1.25, 1, 0, 0]]
+    expected = [
+        [0.3706139143970502, 3.237284092057233, -3.222559032418324, 0.6597091455775310,
+         0.3425581707156584, 1.562172101400631, -0.7003092922212495],
+        [-3.943437585517392, -3.271380973972550, 5.225081843456543, -2.590612434977470,
+         1.198213693392275, -0.2429682344935824, 1.091449240428980],
+    ]
+    # fmt: on
+    y0 = jnp.array(position), jnp.array(velocity)
+    solution = jax.jit(lambda: _solve(field, y0=y0, order=15))()
+    np.testing.assert_allclose(solution.ys[0][0], expected, rtol=1e-8)
+
+
 def test_kink_is_noticed():
     """The field has a jump in its slope in the middle of what would be one step."""
 
