@@ -18,7 +18,7 @@ _SolverState: TypeAlias = None
 
 # The rounding errors of the defect, with room to spare, in units of the last place of
 # the step's increment.
-_NOISE = 16
+_NOISE = 4
 
 
 class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
