@@ -540,7 +540,9 @@ def test_no_spurious_nans():
 
     with jax.debug_nans(True):
         _, terms = eqx_taylor.jet(fun, (0.0,), ([1.0, 0.0, 0.0],))
-    assert [float(term) for term in terms] == [0, 2, 6]
+    # The slope of `abs` at 0 differs between versions of JAX.
+    slope = float(jax.grad(jnp.abs)(0.0))
+    assert [float(term) for term in terms] == [slope, 2, 6]
 
 
 def test_32_bits():
@@ -556,28 +558,24 @@ def test_32_bits():
 # -- long programs and high orders: requests do not recurse through all of them
 
 
-@pytest.mark.parametrize("activation", [jnp.sin, jax.nn.softplus, jnp.linalg.norm])
-def test_long_programs(activation):
+def test_long_programs():
     def fun(x):
-        for _ in range(400):
-            x = x * activation(x) + 1.0
+        for n in range(250):
+            x = x * x + 1.0 if n % 10 else jnp.sin(x)
         return x
 
     x = jnp.asarray(X)
     jax.eval_shape(lambda x: _jet(fun, [x], [[x, x]]), x)
     jax.eval_shape(
-        lambda x: eqx_taylor.ode_jet(lambda t, y, args: fun(y), 0.0, x, order=3), x
+        lambda x: eqx_taylor.ode_jet(lambda t, y, args: fun(y), 0.0, x, order=2), x
     )
 
 
 def test_high_orders():
-    def fun(x):
-        return jax.nn.softplus(x) * jnp.tanh(x)
-
     x = jnp.asarray(X)
-    jax.eval_shape(lambda x: _jet(fun, [x], [[x] + [None] * 149]), x)
+    jax.eval_shape(lambda x: _jet(jax.nn.softplus, [x], [[x] + [None] * 79]), x)
     jax.eval_shape(
-        lambda x: eqx_taylor.ode_jet(lambda t, y, args: fun(y), 0.0, x, order=150), x
+        lambda x: eqx_taylor.ode_jet(lambda t, y, _: jax.nn.softplus(y), 0.0, x, order=80), x
     )
 
 

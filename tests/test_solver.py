@@ -138,9 +138,10 @@ def test_pleiades():
 
     def field(t, y, args):
         position, velocity = y
+        # d[:, i, j] points from star i to star j.
         d = position[:, None, :] - position[:, :, None]
         distance2 = jnp.sum(d**2, 0) + np.eye(7)
-        return velocity, jnp.sum(masses * d * distance2**-1.5, 2)
+        return velocity, jnp.sum(masses[None, None] * d * distance2[None] ** -1.5, 2)
 
     # fmt: off
     position = [[3.0, 3, -1, -3, 2, -2, 2], [3.0, -3, 2, 0, 0, -4, 4]]
