@@ -26,7 +26,8 @@ def _params_key(eqn: Any) -> Hashable:
 def _value_key(value: Any) -> Hashable:
     if is_jaxpr(value):
         return jaxpr_key(close(value))
-    if type(value).__name__ == "Flatten":
+    kind = type(value)
+    if kind.__name__ == "Flatten" and kind.__module__.startswith("equinox."):
         # Equinox's primitives carry one, made anew for every call, to restore PyTrees
         # with; what is in it follows from the other parameters.
         return "Flatten"

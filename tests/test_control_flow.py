@@ -575,7 +575,10 @@ def test_high_orders():
     x = jnp.asarray(X)
     jax.eval_shape(lambda x: _jet(jax.nn.softplus, [x], [[x] + [None] * 79]), x)
     jax.eval_shape(
-        lambda x: eqx_taylor.ode_jet(lambda t, y, _: jax.nn.softplus(y), 0.0, x, order=80), x
+        lambda x: eqx_taylor.ode_jet(
+            lambda t, y, _: jax.nn.softplus(y), 0.0, x, order=80
+        ),
+        x,
     )
 
 

@@ -198,5 +198,12 @@ def _abs(walk: Walk, eqn, inputs) -> list[Series]:
     return piecewise_linear_rule(walk, eqn, inputs)
 
 
-for _name in ("ceil", "floor", "round", "sign", "stop_gradient"):
+for _name in ("ceil", "floor", "round", "stop_gradient"):
     RULES[_name] = constant_rule
+
+
+@register("sign")
+def _sign(walk: Walk, eqn, inputs) -> list[Series]:
+    if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
+        return RULES[OTHERWISE](walk, eqn, inputs)
+    return constant_rule(walk, eqn, inputs)
