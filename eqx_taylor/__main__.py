@@ -245,11 +245,11 @@ def _safety(order: int) -> float:
     """The safety factor of a `PIDController(pcoeff=0.3, icoeff=0.3)` for an order.
 
     Such a controller settles where `error / tolerance = safety^((order + 1) / icoeff)`.
-    A hundredth is small enough to have few steps rejected. A factor that is right for
+    1 in 200 is small enough to have few steps rejected. A factor that is right for
     order 8 would at order 20 ask for 1e-7, and so for an error below rounding, where
     steps shrink without end.
     """
-    return max(0.8, 0.01 ** (0.3 / (order + 1)))
+    return max(0.8, 0.005 ** (0.3 / (order + 1)))
 
 
 def _methods(order: int, rtol: float) -> list[_Method]:
