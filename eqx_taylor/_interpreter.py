@@ -25,8 +25,17 @@ from ._jax import (
     live_equations,
     materialise,
 )
-from ._memo import equation_key, literal_key
-from ._series import analytic_support, constant, mask, Series, Support, Term, unknown
+from ._memo import constant_key, equation_key
+from ._series import (
+    analytic_support,
+    constant,
+    mask,
+    Series,
+    Support,
+    Tentative,
+    Term,
+    unknown,
+)
 
 
 Jaxpr = Any
@@ -80,6 +89,9 @@ class History:
 
         return cached_compute
 
+    def forget(self, key: str, k: int) -> None:
+        self.fresh.pop(f"{self.prefix}{key}:{k}", None)
+
     def inner(self, key: str) -> dict[str, Any]:
         """What was filed below `key`, by a loop inside this loop's body."""
         start = f"{self.prefix}{key}/"
@@ -89,6 +101,11 @@ class History:
     def file(self, key: str, entries: dict[str, Any]) -> None:
         for name, value in entries.items():
             self.fresh[f"{self.prefix}{key}/{name}"] = value
+
+
+def order_of_entry(name: str) -> int:
+    """The order of the coefficient that a history holds under this name."""
+    return int(name.rpartition(":")[2])
 
 
 class Walk:
@@ -114,8 +131,8 @@ class Walk:
         self.abstract = abstract
         # Whether prints and callbacks happen: once, not again at each order.
         self.effects = effects and not abstract
-        # Whether it is asked if a primitive is piecewise linear; not asked within.
-        self.probing = False
+        # Functions (`params_key`) that are taken for linear, to see if they can be.
+        self.supposed_linear: frozenset[Hashable] = frozenset()
         self.tape: list[Series] = []
         # What was found out about the jaxprs within, for all the walks that read them.
         self.facts: dict[Hashable, tuple[Any, Any]] = {}
@@ -128,7 +145,7 @@ class Walk:
         """A walk of a program that defines a series of this walk: nothing is known
         before it is asked for, but what is met here is shared with it."""
         walk = Walk(self.order, history=self.history, eager=False, effects=False)
-        walk.abstract, walk.probing = self.abstract, self.probing
+        walk.abstract, walk.supposed_linear = self.abstract, self.supposed_linear
         walk.facts, walk._memo = self.facts, self._memo
         walk._here = f"{key}'"
         return walk
@@ -152,11 +169,11 @@ class Walk:
             variables = jaxpr.jaxpr.invars
             inputs = [unknown(var.aval, s) for var, s in zip(variables, supports)]
             walk = Walk(self.order, abstract=True)
-            walk.facts, walk.probing = self.facts, self.probing
+            walk.facts, walk.supposed_linear = self.facts, self.supposed_linear
             outputs = walk.interpret(jaxpr, inputs)
             return [series.support & mask(self.order) for series in outputs]
 
-        key = ("supports", tuple(supports), self.order, self.probing)
+        key = ("supports", tuple(supports), self.order, self.supposed_linear)
         return self.fact(key, jaxpr.jaxpr, find_out)
 
     def fact(self, key: Hashable, about: Any, find_out: Callable[[], Any]) -> Any:
@@ -173,12 +190,12 @@ class Walk:
         inner = jaxpr.jaxpr
         env: dict[Any, Series] = {}
         for var, value in zip(inner.constvars, jaxpr.consts):
-            env[var] = self._shared_constant(id(value), var.aval, value)
+            env[var] = self._shared_constant(var.aval, value)
         env.update(zip(inner.invars, inputs))
 
         def read(atom) -> Series:
             if is_literal(atom):
-                return self._shared_constant(literal_key(atom), atom.aval, atom.val)
+                return self._shared_constant(atom.aval, atom.val)
             return env[atom]
 
         prefix = self._here
@@ -207,6 +224,8 @@ class Walk:
                 self._memo[key] = (found, (eqn, inputs))
             elif self.effects and len(found) == 0:
                 bind(eqn, primal_values(inputs))
+            for series in found:
+                series.depend_on(inputs)
         self.tape.extend(found)
         if not self.abstract:
             # Coefficient 0 of everything can be had by now. It is computed in any case:
@@ -236,7 +255,8 @@ class Walk:
         n = self._counts[self._here] = self._counts.get(self._here, 0) + 1
         return f"{self._here}{n}"
 
-    def _shared_constant(self, key: Hashable, aval: Any, value: Any) -> Series:
+    def _shared_constant(self, aval: Any, value: Any) -> Series:
+        key = constant_key(aval, value)
         if key not in self._memo:
             self._memo[key] = ([constant(aval, value)], value)
         return self._memo[key][0][0]
@@ -248,6 +268,15 @@ class Walk:
         so that no request recurses through the whole program."""
         for series in self.tape:
             series[k]
+
+    def retract(self, tentative: Tentative, k: int) -> None:
+        """Takes back coefficient `k` of what depends on these series, and of them."""
+        for series in tentative.dependents:
+            lowest = tentative.lowest(series, k)
+            series.retract(lowest)
+            if self.history is not None:
+                for j in range(lowest, k + 1):
+                    self.history.forget(series.key, j)
 
     # -- what rules ask for
 
@@ -299,17 +328,22 @@ def joint(
     types: Sequence[tuple[Any, Support]], compute: Callable[[int], Sequence[Term]]
 ) -> list[Series]:
     """Series whose coefficients are computed together: `compute(k)` for all of them."""
-    results: dict[int, Sequence[Term]] = {}
+    results: dict[int, list[Any]] = {}
 
     def compute_one(k, i):
-        if k not in results:
-            results[k] = compute(k)
-        return results[k][i]
+        # Asked for again: the coefficient was taken back, and so were the others.
+        if k not in results or results[k][i] is _TAKEN:
+            results[k] = list(compute(k))
+        term, results[k][i] = results[k][i], _TAKEN
+        return term
 
     return [
         Series(aval, support, lambda k, i=i: compute_one(k, i))
         for i, (aval, support) in enumerate(types)
     ]
+
+
+_TAKEN = object()
 
 
 def primal_values(inputs: Sequence[Series]) -> list[Any]:

@@ -3,34 +3,41 @@
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import jax
+import jax.tree_util as jtu
 import numpy as np
 
-from ._jax import close, custom_jvp_rule, is_jaxpr, is_literal
+from ._jax import custom_jvp_rule, is_jaxpr, is_literal
 
 
 def equation_key(eqn: Any, inputs: Sequence[Any]) -> Hashable:
     """Of an equation on these very input objects. It is made of the ids of some that
     the equation and the inputs hold: keep these as long as the key."""
-    return (eqn.primitive, _params_key(eqn), tuple(map(id, inputs)))
+    return (eqn.primitive, params_key(eqn), tuple(map(id, inputs)))
 
 
-def _params_key(eqn: Any) -> Hashable:
+def params_key(eqn: Any) -> Hashable:
+    """What an equation does, whatever its inputs."""
     if eqn.primitive.name == "custom_jvp_call":
         # Traced anew at every call, so that only its content can be compared.
         rule = tuple(map(_value_key, custom_jvp_rule(eqn)))
-        return (rule, jaxpr_key(close(eqn.params["call_jaxpr"])))
+        return (rule, jaxpr_key(eqn.params["call_jaxpr"]))
     items = sorted(eqn.params.items())
     return tuple((name, _value_key(value)) for name, value in items)
 
 
 def _value_key(value: Any) -> Hashable:
     if is_jaxpr(value):
-        return jaxpr_key(close(value))
+        return jaxpr_key(value)
     kind = type(value)
     if kind.__name__ == "Flatten" and kind.__module__.startswith("equinox."):
         # Equinox's primitives carry one, made anew for every call, to restore PyTrees
         # with; what is in it follows from the other parameters.
         return "Flatten"
+    leaves, treedef = jtu.tree_flatten(value)
+    if not jtu.treedef_is_leaf(treedef):
+        # A closure that was converted to a PyTree, say, with jaxprs as leaves.
+        value = (treedef, *map(_value_key, leaves))
     try:
         hash(value)
     except TypeError:
@@ -39,10 +46,16 @@ def _value_key(value: Any) -> Hashable:
     return (type(value), value)
 
 
-def literal_key(atom: Any) -> Hashable:
-    value = np.asarray(atom.val)
+def constant_key(aval: Any, value: Any) -> Hashable:
+    """By content for numbers and small arrays, which functions that are traced anew
+    make anew; by identity for others."""
+    is_number = isinstance(getattr(aval, "dtype", None), np.dtype)  # And no PRNG key.
+    if isinstance(value, jax.core.Tracer) or not is_number or aval.size > 16:
+        return ("id", id(value))
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return ("id", id(value))
     # By bytes: -0.0 and 0.0 differ, and a NaN is itself.
-    return ("literal", str(atom.aval), value.tobytes())
+    return ("constant", str(aval), np.asarray(value).tobytes())
 
 
 def jaxpr_key(jaxpr: Any) -> Hashable:
@@ -51,15 +64,17 @@ def jaxpr_key(jaxpr: Any) -> Hashable:
 
     def number(atom) -> Hashable:
         if is_literal(atom):
-            return literal_key(atom)
+            return constant_key(atom.aval, atom.val)
         return numbers.setdefault(atom, len(numbers))
 
-    inner = jaxpr.jaxpr
+    inner = getattr(jaxpr, "jaxpr", jaxpr)  # It may be open.
+    consts = getattr(jaxpr, "consts", ())
     head = [(number(var), str(var.aval)) for var in [*inner.constvars, *inner.invars]]
     body = []
     for eqn in inner.eqns:
         ins = tuple(number(atom) for atom in eqn.invars)
         outs = tuple((number(var), str(var.aval)) for var in eqn.outvars)
-        body.append((eqn.primitive, _params_key(eqn), ins, outs))
+        body.append((eqn.primitive, params_key(eqn), ins, outs))
     tail = tuple(number(atom) for atom in inner.outvars)
-    return (tuple(head), tuple(map(id, jaxpr.consts)), tuple(body), tail)
+    held = tuple(constant_key(v.aval, c) for v, c in zip(inner.constvars, consts))
+    return (tuple(head), held, tuple(body), tail)

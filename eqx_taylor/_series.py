@@ -64,6 +64,7 @@ class Series:
         "closed",
         "filed",
         "key",
+        "tentative",
         "_compute",
         "_terms",
         "_derivative",
@@ -86,6 +87,8 @@ class Series:
         # What comes from outside the walk is not filed.
         self.filed = filed
         self.key = ""
+        # The series under construction that it depends on, and how many orders ahead.
+        self.tentative: dict[Tentative, int] = {}
         self._compute = compute
         self._terms: list[Term] = list(terms)
         self._derivative: Series | None = None
@@ -104,6 +107,27 @@ class Series:
     def append(self, term: Term) -> None:
         """Makes the next coefficient known."""
         self._terms.append(term)
+
+    def retract(self, k: int) -> None:
+        """Forgets coefficient `k` and those above it."""
+        del self._terms[k:]
+
+    def settle(self, k: int, term: Term) -> None:
+        """Makes coefficient `k` known, unless it is."""
+        if k > 0:
+            self[k - 1]
+        if len(self._terms) == k:
+            self._terms.append(term)
+
+    def depend_on(self, inputs: "Sequence[Series]", ahead: int = 0) -> None:
+        """Has it be taken back together with those it is computed from: coefficient
+        `k` of it with coefficient `k + ahead` of them."""
+        for series in inputs:
+            for tentative, n in series.tentative.items():
+                known = self.tentative.get(tentative, -1)
+                self.tentative[tentative] = max(known, n + ahead)
+                if known < 0:
+                    tentative.dependents.append(self)
 
     def dense(self, k: int) -> Any:
         """Coefficient `k` as an array, zero or not."""
@@ -125,7 +149,22 @@ class Series:
             self._derivative = Series(
                 self.aval, self.support >> 1, compute, closed=self.closed, filed=True
             )
+            self._derivative.depend_on([self], ahead=1)
         return self._derivative
+
+
+class Tentative:
+    """Series under construction, and all that depends on them. Their next coefficient
+    can be supposed, to see what follows from it, and be taken back."""
+
+    def __init__(self, series: Sequence[Series]):
+        self.dependents = list(series)
+        for one in series:
+            one.tentative[self] = 0
+
+    def lowest(self, series: Series, k: int) -> int:
+        """The first coefficient of a dependent that coefficient `k` enters."""
+        return max(k - series.tentative[self], 0)
 
 
 def constant(aval: Aval, value: Any) -> Series:

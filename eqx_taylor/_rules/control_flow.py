@@ -22,6 +22,7 @@ from jax import lax
 from .._interpreter import (
     History,
     joint,
+    order_of_entry,
     primal_values,
     register,
     Walk,
@@ -60,9 +61,13 @@ class _Kept:
         self.walk = walk
         self.entries: dict[str, Any] = {}
 
-    def load(self, key: str) -> dict[str, Any]:
+    def load(self, key: str, k: int) -> dict[str, Any]:
+        """Those of orders below `k`: there may be others, that were taken back."""
         history = self.walk.history
-        return self.entries if history is None else history.inner(key)
+        entries = self.entries if history is None else history.inner(key)
+        return {
+            name: entry for name, entry in entries.items() if order_of_entry(name) < k
+        }
 
     def save(self, key: str, fresh: dict[str, Any]) -> None:
         if self.walk.history is None:
@@ -141,7 +146,7 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
         first = [init[i].dense(k) for i in moving]
         key = outs[0].key
         final, (ys, fresh) = loop(
-            body, first, (pack(xs, x_supports, k), kept.load(key))
+            body, first, (pack(xs, x_supports, k), kept.load(key, k))
         )
         kept.save(key, fresh)
         terms = dict(zip(returned, [*final, *ys]))
@@ -246,7 +251,7 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
             return [outs[i].dense(k) for i in returned], history.fresh
 
         key = outs[0].key
-        args = (pack(operands, in_supports, k), kept.load(key))
+        args = (pack(operands, in_supports, k), kept.load(key, k))
         # Traced once, to be evaluated in the switch: branches may have branches.
         traced = [
             jax.make_jaxpr(ft.partial(run, number), return_shape=True)(*args)

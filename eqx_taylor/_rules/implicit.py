@@ -1,0 +1,217 @@
+"""Linear systems with a matrix that moves, given as a function: `A(t) x(t) = b(t)`.
+
+    A_0 x_k = b_k - Σ_{j=1..k} A_j x_{k-j}
+
+One factorisation serves all orders. The sum is coefficient `k` of `A x` for `x_k = 0`:
+the product is read with a tentative zero for `x_k`, and what depends on it is taken
+back when `x_k` is known.
+"""
+
+import functools as ft
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox.internal as eqxi
+import jax
+import jax.tree_util as jtu
+
+from .._interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
+from .._jax import bind, close, evaluate, is_jaxpr, Jaxpr, trace
+from .._series import CONSTANT, Series, sub, Tentative, Term, zeros
+from ._define import joined_support
+
+
+def _solved(
+    walk: Walk,
+    eqn,
+    inputs: Sequence[Series],
+    b: Sequence[Series],
+    product: Jaxpr,
+    inverse: Callable[[list[Any], list[Any]], list[Any]],
+    is_fixed: bool,
+) -> list[Series]:
+    """The outputs of `eqn`, the first of which solve `A x = b`.
+
+    `product` is the jaxpr of `(operands, x) -> A x`, and `inverse(operands, r)` is
+    `A⁻¹ r`; the operands are those of `eqn`. `is_fixed` says that `A` does not move.
+    """
+    x_avals = [var.aval for var in eqn.outvars[: len(b)]]
+    if is_fixed:
+        support = joined_support(b) | CONSTANT
+    else:
+        support = walk.analytic_support(inputs)
+    x = [
+        Series(aval, support, lambda k, i=i: outs[i][k], closed=False, filed=True)
+        for i, aval in enumerate(x_avals)
+    ]
+    tentative = Tentative(x)
+    # Loops and branches must run again, as they keep what they met inside.
+    is_plain = not any(
+        is_jaxpr(leaf)
+        for inner_eqn in product.eqns
+        for leaf in jtu.tree_leaves(inner_eqn.params)
+    )
+
+    @ft.cache
+    def reading():
+        inner = walk.inside(outs[0].key)
+        return inner, inner.interpret(product, [*inputs, *x])
+
+    def residual(k):
+        """Coefficient `k` of `b - A x` for `x_k = 0`."""
+        if is_fixed:
+            return [series[k] for series in b]
+        inner, products = reading()
+        # It may not be the first time that this coefficient is asked for.
+        inner.retract(tentative, k)
+        for series in x:
+            series.settle(k, None)
+        inner.advance(k)
+        terms = [sub(series[k], ax[k]) for series, ax in zip(b, products)]
+        inner.retract(tentative, k)
+        if is_plain:
+            for series, ax in zip(b, products):
+                ax.settle(k, series[k])  # What it will be; not to be computed anew.
+        return terms
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))
+        terms: list[Term] = [None] * len(eqn.outvars)
+        right = residual(k)
+        if any(term is not None for term in right):
+            right = [
+                zeros(series.aval) if term is None else term
+                for series, term in zip(b, right)
+            ]
+            terms[: len(b)] = inverse(primal_values(inputs), right)
+        return terms
+
+    types = [(aval, support) for aval in x_avals]
+    # What else it returns, such as the number of an iteration's steps, does not move.
+    types += [(var.aval, CONSTANT) for var in eqn.outvars[len(b) :]]
+    outs = joint(types, compute)
+    return outs
+
+
+@register("custom_linear_solve")
+def _custom_linear_solve(walk: Walk, eqn, inputs) -> list[Series]:
+    matvec = close(eqn.params["jaxprs"].matvec)
+    lengths = eqn.params["const_lengths"]
+    consts, b = inputs[: lengths.matvec], inputs[sum(lengths) :]
+
+    def product(*args):
+        return evaluate(matvec, [*args[: len(consts)], *args[len(inputs) :]])
+
+    def inverse(operands, r):
+        return bind(eqn, [*operands[: -len(r)], *r])[: len(r)]
+
+    x_avals = [var.aval for var in eqn.outvars[: len(b)]]
+    jaxpr = walk.fact(
+        "product", eqn, lambda: trace(product, *[s.aval for s in inputs], *x_avals)
+    )
+    is_fixed = all(series.is_constant for series in consts)
+    return _solved(walk, eqn, inputs, b, jaxpr, inverse, is_fixed)
+
+
+# -- Lineax
+
+
+@register("linear_solve")
+def _lineax(walk: Walk, eqn, inputs) -> list[Series]:
+    avals = [series.aval for series in inputs]
+    system = walk.fact("system", eqn, lambda: _lineax_system(eqn, avals))
+    is_fixed = all(
+        series.is_constant for i, series in enumerate(inputs) if i not in system.b
+    )
+    if not (system.is_regular or is_fixed):
+        # A pseudoinverse, whose derivative has more terms than `A x = b` says.
+        return RULES[OTHERWISE](walk, eqn, inputs)
+    b = walk.interpret(system.rhs, inputs)
+    return _solved(walk, eqn, inputs, b, system.product, system.inverse, is_fixed)
+
+
+# A primitive of Equinox's, under `vmap`.
+@register("vprim")
+def _vmapped(walk: Walk, eqn, inputs) -> list[Series]:
+    primitive, _ = _innermost(eqn)
+    rule = _lineax if primitive.name == "linear_solve" else RULES[OTHERWISE]
+    return rule(walk, eqn, inputs)
+
+
+def _innermost(eqn) -> tuple[Any, dict[str, Any]]:
+    primitive, params = eqn.primitive, eqn.params
+    while primitive.name == "vprim":
+        primitive, params = params["prim"], dict(params["params"])
+    return primitive, params
+
+
+class _System(NamedTuple):
+    # Which of the operands are `b`.
+    b: list[int]
+    # Jaxprs of the operands: `b`, and with `x` after them: `A x`; batched alike.
+    rhs: Jaxpr
+    product: Jaxpr
+    # `A⁻¹ r`
+    inverse: Callable[[list[Any], list[Any]], list[Any]]
+    # Whether `A` is square and of full rank.
+    is_regular: bool
+
+
+def _lineax_system(eqn, avals: Sequence[Any]) -> _System:
+    """What Lineax's equation says, in terms of its flat operands."""
+    primitive, params = _innermost(eqn)
+
+    def within_vmaps(fun, operands, others):
+        """`fun(operands, others)` within the `vmap`s that the equation is under, where
+        the others are batched along their first axes, as the solution is."""
+
+        def call(primitive, params, operands, others):
+            if primitive.name != "vprim":
+                return fun(operands, others)
+            return jax.vmap(
+                ft.partial(call, params["prim"], dict(params["params"])),
+                in_axes=(list(params["__batch_axes"]), 0),
+                axis_size=params["__axis_size"],
+                axis_name=params["__axis_name"],
+            )(list(operands), list(others))
+
+        return call(eqn.primitive, eqn.params, operands, others)
+
+    def with_trees(fun, operands):
+        """Equinox's way to give a primitive PyTrees."""
+        flatten = {**params, "flatten": jtu.tree_leaves}
+        return eqxi.filter_primitive_def(fun)(*operands, **flatten)
+
+    b = with_trees(lambda operator, state, vector, *_: vector, range(len(avals)))
+    regular: list[bool] = []
+
+    def matvec(operands, x):
+        def mv(operator, state, vector, options, solver, throw):
+            is_square = operator.in_size() == operator.out_size()
+            regular.append(is_square and solver.assume_full_rank())
+            structure = jtu.tree_structure(operator.in_structure())
+            return operator.mv(jtu.tree_unflatten(structure, x))
+
+        return with_trees(mv, operands)
+
+    def solve(operands, r):
+        operands = list(operands)
+        for i, r_i in zip(b, r):
+            operands[i] = r_i
+        return primitive.bind(*operands, **params)[: len(r)]
+
+    def select(operands, _):
+        return [operands[i] for i in b]
+
+    def product(*args):
+        return within_vmaps(matvec, args[: len(avals)], args[len(avals) :])
+
+    x_avals = [var.aval for var in eqn.outvars[: len(b)]]
+    return _System(
+        b,
+        trace(lambda *operands: within_vmaps(select, operands, []), *avals),
+        trace(product, *avals, *x_avals),
+        ft.partial(within_vmaps, solve),
+        regular[-1],
+    )
