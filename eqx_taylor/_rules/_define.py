@@ -6,7 +6,15 @@ from typing import Any
 
 import jax
 
-from .._interpreter import FUSED, joint, OTHERWISE, primal_values, RULES, Walk
+from .._interpreter import (
+    FUSED,
+    joint,
+    OTHERWISE,
+    primal_values,
+    Rule,
+    RULES,
+    Walk,
+)
 from .._jax import bind, is_differentiable, trace
 from .._series import (
     CONSTANT,
@@ -48,26 +56,39 @@ def _linear_rule(walk: Walk, eqn, inputs, *, operands) -> list[Series]:
     return _outputs(eqn, joined_support(inputs), compute)
 
 
-def define_bilinear(*names: str, symmetric: bool = False) -> None:
-    """A product of two operands: `y_k = Σ_j a_j b_{k-j}`. `symmetric` says that the
-    operands commute and are multiplied element by element."""
+def define_bilinear(
+    *names: str, operands: tuple[int, int] = (0, 1), symmetric: bool = False
+) -> None:
+    """A product of two operands, the others fixed: `y_k = Σ_j a_j b_{k-j}`. `symmetric`
+    says that the operands commute and are multiplied element by element."""
     for name in names:
-        RULES[name] = ft.partial(_bilinear_rule, symmetric=symmetric)
+        RULES[name] = ft.partial(_bilinear_rule, operands=operands, symmetric=symmetric)
 
 
-def _bilinear_rule(walk: Walk, eqn, inputs, *, symmetric) -> list[Series]:
-    a, b = inputs
+def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Series]:
+    a, b = (inputs[i] for i in operands)
+    if any(not s.is_constant for i, s in enumerate(inputs) if i not in operands):
+        return RULES[OTHERWISE](walk, eqn, inputs)
 
     def product(x, y):
-        return bind(eqn, [x, y])[0]
+        args = primal_values(inputs)
+        for i, value in zip(operands, (x, y)):
+            args[i] = value
+        return bind(eqn, args)[0]
 
     def compute(k):
-        if symmetric and a is b and k > 0:
-            return convolve_square(a, k)
-        return convolve(product, a, b, k)
+        if k == 0:
+            return bind(eqn, primal_values(inputs))
+        if symmetric and a is b:
+            term = convolve_square(a, k)
+        else:
+            term = convolve(product, a, b, k)
+        return [term, *[None] * (len(eqn.outvars) - 1)]
 
+    # What else it may return is the pattern of a sparse product.
     support = product_support(a.support, b.support, walk.order)
-    return [Series(eqn.outvars[0].aval, support, compute)]
+    supports = [support, *[CONSTANT] * (len(eqn.outvars) - 1)]
+    return joint([(v.aval, s) for v, s in zip(eqn.outvars, supports)], compute)
 
 
 def define_piecewise_linear(*names: str) -> None:
@@ -136,6 +157,11 @@ def define_derivative(name: str, fun: Callable[..., Any]) -> None:
     is better, in speed or accuracy, than JAX's own JVP rule, which the primitives that
     have no entry are defined by (`derived.py`).
     """
+    RULES[name] = derivative_rule(fun)
+
+
+def derivative_rule(fun: Callable[..., Any]) -> Rule:
+    """The rule of a function with this derivative."""
 
     def rule(walk: Walk, eqn, inputs) -> list[Series]:
         def slope(inner: Walk) -> list[Series]:
@@ -145,7 +171,7 @@ def define_derivative(name: str, fun: Callable[..., Any]) -> None:
         outs = integrals(walk, eqn, inputs, slope)
         return outs
 
-    RULES[name] = rule
+    return rule
 
 
 def integrals(

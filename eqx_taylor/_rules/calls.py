@@ -8,20 +8,32 @@ from .._series import mask, orders, Series
 from ._pack import pack, unpack
 
 
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "composite")
-INLINED.update([*_CALLS, "custom_vjp_call"])
+# Under which parameter each keeps the function itself. A `custom_vjp` has no forward
+# rule in JAX: the function is what is differentiated. The batching rule of a
+# `custom_vmap` does not survive a jet.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "call": "call_jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "jaxpr_call": "call_jaxpr",
+    "eval_jaxpr": "jaxpr",
+    "composite": "jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vmap_call": "call",
+    "remat_opt": "fwd_jaxpr",
+    "xla_metadata_call": "jaxpr",
+}
+INLINED.update(_CALLS)
 
 
 @register(*_CALLS)
 def _inline(walk: Walk, eqn, inputs) -> list[Series]:
-    jaxpr = eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
+    name = _CALLS[eqn.primitive.name]
+    # JAX has renamed some.
+    jaxpr = eqn.params[name if name in eqn.params else "call_jaxpr"]
     return walk.interpret(close(jaxpr), inputs)
-
-
-# It has no forward rule in JAX: the function itself is what is differentiated.
-@register("custom_vjp_call")
-def _custom_vjp(walk: Walk, eqn, inputs) -> list[Series]:
-    return walk.interpret(close(eqn.params["call_jaxpr"]), inputs)
 
 
 @register("checkpoint", "remat", "remat2")

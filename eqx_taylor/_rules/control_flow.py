@@ -181,12 +181,14 @@ def _while(walk: Walk, eqn, inputs) -> list[Series]:
         return walk.output_supports(body_jaxpr, [*_supports(consts), *carry])
 
     supports, _ = _loop_supports(one_turn, _supports(init))
+    # Under `vmap` the predicate has axes, and the loop goes on as long as any does.
+    is_batched = len(cond_jaxpr.out_avals[0].shape) > 0
 
     def up_to(stop, effects):
         outer = copies(consts, stop)
         cond_outer = primal_values(cond_consts)
 
-        def cond(arrays):
+        def predicate(arrays):
             carry = unpack(avals, supports, stop, arrays)
             return evaluate(cond_jaxpr, [*cond_outer, *primal_values(carry)])[0]
 
@@ -194,7 +196,11 @@ def _while(walk: Walk, eqn, inputs) -> list[Series]:
             carry = unpack(avals, supports, stop, arrays)
             here = walk.within(stop, effects=effects)
             outs = here.interpret(body_jaxpr, [*outer, *carry])
-            return pack(outs, supports, stop)
+            new = pack(outs, supports, stop)
+            return _where(predicate(arrays), new, arrays) if is_batched else new
+
+        def cond(arrays):
+            return jnp.any(predicate(arrays))
 
         final = lax.while_loop(cond, body, pack(init, supports, stop))
         return unpack(avals, supports, stop, final)
@@ -207,6 +213,14 @@ def _while(walk: Walk, eqn, inputs) -> list[Series]:
         lambda: up_to(walk.stop, True),
         lambda k: [series[k] for series in up_to(k, k == 0)],
     )
+
+
+def _where(predicate, new: list[Any], old: list[Any]) -> list[Any]:
+    """With a predicate whose axes are the first ones of all arrays."""
+    return [
+        jnp.where(lax.expand_dims(predicate, range(predicate.ndim, x.ndim)), x, y)
+        for x, y in zip(new, old)
+    ]
 
 
 # -- cond, switch

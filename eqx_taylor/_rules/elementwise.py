@@ -14,8 +14,9 @@ from .._interpreter import (
     RULES,
     Walk,
 )
-from .._jax import bind, is_literal
-from .._series import add, convolve, convolve_square, scale, Series, sub
+from .._jax import bind
+from .._series import convolve, convolve_square, scale, Series, sub
+from ._compose import power_of_two
 from ._define import (
     define_derivative,
     define_piecewise_linear,
@@ -23,7 +24,6 @@ from ._define import (
     piecewise_linear_rule,
     rewritten,
 )
-from .products import repeated_product
 
 
 # -- y' = g(x, y) x'
@@ -36,27 +36,68 @@ define_derivative("log1p", lambda y, x, dx: dx / (1 + x))
 
 define_derivative("sin", lambda y, x, dx: dx * lax.cos(x))
 define_derivative("cos", lambda y, x, dx: -dx * lax.sin(x))
-define_derivative("tan", lambda y, x, dx: dx * (1 + y * y))
 define_derivative("sinh", lambda y, x, dx: dx * lax.cosh(x))
 define_derivative("cosh", lambda y, x, dx: dx * lax.sinh(x))
 
-define_derivative("asin", lambda y, x, dx: dx / lax.sqrt((1 - x) * (1 + x)))
-define_derivative("acos", lambda y, x, dx: -dx / lax.sqrt((1 - x) * (1 + x)))
-define_derivative("atan", lambda y, x, dx: dx / (1 + x * x))
-define_derivative("asinh", lambda y, x, dx: dx / lax.sqrt(1 + x * x))
-define_derivative("acosh", lambda y, x, dx: dx / (lax.sqrt(x - 1) * lax.sqrt(x + 1)))
-define_derivative("atanh", lambda y, x, dx: dx / ((1 - x) * (1 + x)))
-define_derivative(
-    "atan2", lambda angle, y, x, dy, dx: (x * dy - y * dx) / (x * x + y * y)
-)
-
-_TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
-define_derivative("erf", lambda y, x, dx: _TWO_OVER_SQRT_PI * dx * lax.exp(-x * x))
-define_derivative("erfc", lambda y, x, dx: -_TWO_OVER_SQRT_PI * dx * lax.exp(-x * x))
-define_derivative("erf_inv", lambda y, x, dx: dx * lax.exp(y * y) / _TWO_OVER_SQRT_PI)
-
 # The missing constant would be seen by coefficient 0 only, which is the primitive's.
 define_rewrite("expm1", lambda x, **_: lax.exp(x))
+
+
+# -- inverse functions: y' = x' / r
+
+# In factors, which do not cancel near the singularities. Squares of large numbers
+# overflow: then there is a power of two s, s x near 1, with each of them.
+
+
+def _asin_slope(y, x, dx):
+    if jnp.iscomplexobj(x):
+        return dx / (lax.sqrt(1 - x) * lax.sqrt(1 + x))
+    return dx / lax.sqrt((1 - x) * (1 + x))
+
+
+def _atan_slope(y, x, dx):
+    s = _reciprocal(x, jnp.ones_like(x))
+    if jnp.iscomplexobj(x):
+        return s * (s * dx) / ((s - 1j * (s * x)) * (s + 1j * (s * x)))
+    return s * (s * dx) / (s * s + lax.square(s * x))
+
+
+def _asinh_slope(y, x, dx):
+    if jnp.iscomplexobj(x):
+        return dx / (lax.sqrt(1 - 1j * x) * lax.sqrt(1 + 1j * x))
+    s = _reciprocal(x, jnp.ones_like(x))
+    return s * dx / lax.sqrt(s * s + lax.square(s * x))
+
+
+def _atanh_slope(y, x, dx):
+    if jnp.iscomplexobj(x):
+        s = _reciprocal(x, jnp.ones_like(x))
+        return s * (s * dx) / ((s - s * x) * (s + s * x))
+    return dx / ((1 - x) * (1 + x))
+
+
+def _atan2_slope(angle, y, x, dy, dx):
+    s = _reciprocal(x, y)
+    y, x = s * y, s * x
+    return s * (x * dy - y * dx) / (x * x + y * y)
+
+
+def _reciprocal(*values):
+    """A power of two near the reciprocal of the largest of these, as a constant."""
+    sizes = []
+    for x in map(lax.stop_gradient, values):
+        parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+        sizes.extend(map(lax.abs, parts))
+    return power_of_two(1 / ft.reduce(lax.max, sizes)).astype(values[0].dtype)
+
+
+define_derivative("asin", _asin_slope)
+define_derivative("acos", lambda y, x, dx: -_asin_slope(y, x, dx))
+define_derivative("atan", _atan_slope)
+define_derivative("atan2", _atan2_slope)
+define_derivative("asinh", _asinh_slope)
+define_derivative("acosh", lambda y, x, dx: dx / (lax.sqrt(x - 1) * lax.sqrt(x + 1)))
+define_derivative("atanh", _atanh_slope)
 
 
 # -- sigmoids: y' = e x', where e is a quadratic polynomial in y
@@ -69,12 +110,28 @@ define_rewrite("expm1", lambda x, **_: lax.exp(x))
 @register("tanh")
 def _tanh(walk: Walk, eqn, inputs) -> list[Series]:
     def first_slope(x, y):
-        if jnp.iscomplexobj(x):
-            return 1 - y * y
-        q = lax.exp(-2 * lax.abs(x))
-        return 4 * q / ((1 + q) * (1 + q))
+        q = lax.exp(-2 * lax.abs(x.real))
+        if not jnp.iscomplexobj(x):
+            return 4 * q / ((1 + q) * (1 + q))
+        # Near the poles, where q is -1, it is the other formula that does not cancel.
+        q = lax.exp(-2 * jnp.where(x.real < 0, -x, x))
+        near = lax.abs(x.real) < 1
+        q = jnp.where(near, 0, q)
+        return jnp.where(near, 1 - y * y, 4 * q / ((1 + q) * (1 + q)))
 
     return _sigmoid(walk, eqn, inputs, first_slope, lambda y: -2 * y)
+
+
+# y' = (1 + y²) x'
+define_derivative("tan", lambda y, x, dx: dx * (1 + y * y))
+_tan_of_reals = RULES["tan"]
+
+
+@register("tan")
+def _tan(walk: Walk, eqn, inputs) -> list[Series]:
+    if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
+        return [rewritten(walk, eqn, inputs, lambda x, **_: -1j * lax.tanh(1j * x))]
+    return _tan_of_reals(walk, eqn, inputs)
 
 
 @register("logistic")
@@ -103,87 +160,8 @@ def _sigmoid(walk: Walk, eqn, inputs, first_slope, linear_factor) -> list[Series
 
     y = Series(aval, support, compute_y)
     e = walk.file(Series(aval, support, compute_e), x.closed)
+    e.depend_on([x])
     return [y]
-
-
-# -- powers
-
-
-# y² = x  =>  y_k = (x_k - Σ_{j=1..k-1} y_j y_{k-j}) / (2 y_0)
-@register("sqrt")
-def _sqrt(walk: Walk, eqn, inputs) -> list[Series]:
-    [x] = inputs
-
-    def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
-        rest = sub(x[k], convolve_square(y, k, first=1))
-        return None if rest is None else lax.div(rest, 2 * y[0])
-
-    y = Series(eqn.outvars[0].aval, walk.analytic_support(inputs), compute)
-    return [y]
-
-
-@register("rsqrt")
-def _rsqrt(walk: Walk, eqn, inputs) -> list[Series]:
-    return [_power(walk, eqn, inputs, -1 / 2)]
-
-
-@register("cbrt")
-def _cbrt(walk: Walk, eqn, inputs) -> list[Series]:
-    return [_power(walk, eqn, inputs, 1 / 3)]
-
-
-@register("pow")
-def _pow(walk: Walk, eqn, inputs) -> list[Series]:
-    base, exponent = inputs
-    if base.is_constant:
-        # y' = y log(x) v', and 0 at x = 0.
-        return RULES[OTHERWISE](walk, eqn, inputs)
-    if not exponent.is_constant:
-        return [rewritten(walk, eqn, inputs, lambda x, v: lax.exp(v * lax.log(x)))]
-    if not is_literal(eqn.invars[1]):
-        # An exponent known only at run time, perhaps 2: JAX's own rule lowers it by one
-        # with each derivative, and is right where the base is zero.
-        return RULES[OTHERWISE](walk, eqn, inputs)
-    value = complex(eqn.invars[1].val)
-    if value.imag != 0:
-        return RULES[OTHERWISE](walk, eqn, inputs)
-    value = value.real
-    if value.is_integer() and 0 <= value <= _LARGEST_PRODUCT:
-        return [
-            rewritten(walk, eqn, inputs, lambda x, _: repeated_product(x, int(value)))
-        ]
-    return [_power(walk, eqn, inputs, value)]
-
-
-_LARGEST_PRODUCT = 2**16
-
-
-# x y' = r x' y  =>  y_k = Σ_{j=1..k} (r j - (k - j)) x_j y_{k-j} / (k x_0)
-def _power(walk: Walk, eqn, inputs, exponent: float) -> Series:
-    x = inputs[0]
-
-    @ft.cache
-    def nonzero():
-        return jnp.where(x[0] == 0, 1, x[0])
-
-    def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
-        total = None
-        for j in range(1, k + 1):
-            weight = (exponent * j - (k - j)) / k
-            if weight != 0 and x[j] is not None and y[k - j] is not None:
-                total = add(total, lax.mul(scale(x[j], weight), y[k - j]))
-        if total is None:
-            return None
-        # At x_0 = 0 the first derivatives are zero, as the sum is; then they are not
-        # finite.
-        return lax.div(total, nonzero() if k < exponent else x[0])
-
-    y = Series(eqn.outvars[0].aval, walk.analytic_support(inputs), compute)
-    return y
 
 
 # -- kinks and steps

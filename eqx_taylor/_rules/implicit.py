@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import equinox.internal as eqxi
 import jax
 import jax.tree_util as jtu
+from jax.experimental import sparse
 
 from .._interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
 from .._jax import bind, close, evaluate, is_jaxpr, Jaxpr, trace
@@ -112,6 +113,23 @@ def _custom_linear_solve(walk: Walk, eqn, inputs) -> list[Series]:
     )
     is_fixed = all(series.is_constant for series in consts)
     return _solved(walk, eqn, inputs, b, jaxpr, inverse, is_fixed)
+
+
+@register("spsolve")
+def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
+    data, indices, pointers, b = inputs
+    size = b.aval.shape[0]
+
+    def product(data, indices, pointers, b, x):
+        matrix = sparse.BCSR((data, indices, pointers), shape=(size, size))
+        return [matrix @ x]
+
+    def inverse(operands, r):
+        return bind(eqn, [*operands[:-1], *r])
+
+    avals = [series.aval for series in [*inputs, b]]
+    jaxpr = walk.fact("product", eqn, lambda: trace(product, *avals))
+    return _solved(walk, eqn, inputs, [b], jaxpr, inverse, data.is_constant)
 
 
 # -- Lineax

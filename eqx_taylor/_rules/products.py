@@ -6,11 +6,12 @@ from jax import lax
 from .._interpreter import primal_values, register, Walk
 from .._jax import bind
 from .._series import convolve, Series, sub
-from ._define import define_bilinear, define_rewrite, rewritten
+from ._define import define_bilinear, define_rewrite
 
 
 define_bilinear("mul", symmetric=True)
-define_bilinear("dot_general", "conv_general_dilated")
+# The third operand of `ragged_dot_general` is the sizes of the groups.
+define_bilinear("dot_general", "conv_general_dilated", "ragged_dot_general")
 define_rewrite("square", lambda x: x * x)
 define_rewrite("one_minus_square", lambda x: 1 - x * x)
 
@@ -44,11 +45,3 @@ def repeated_product(x, n: int):
         if n:
             x = x * x
     return jnp.ones_like(x) if power is None else power
-
-
-@register("integer_pow")
-def _integer_pow(walk: Walk, eqn, inputs) -> list[Series]:
-    y = eqn.params["y"]
-    if y >= 0:
-        return [rewritten(walk, eqn, inputs, lambda x: repeated_product(x, y))]
-    return [rewritten(walk, eqn, inputs, lambda x: 1 / repeated_product(x, -y))]

@@ -11,11 +11,14 @@ from ._define import define_linear, joined_support
 define_linear(
     # values
     "neg", "convert_element_type", "reduce_precision", "real", "imag", "complex",
-    "conj", "copy", "copy_p", "name", "optimization_barrier",
+    "conj", "copy", "copy_p", "name", "nondifferentiable_backward",
+    "optimization_barrier",
     # placement
-    "device_put", "layout_constraint", "mesh_cast", "pcast", "pvary",
-    "reduced_vary_cast", "relayout", "reshard", "sharding_constraint",
-    "vary_unreduced_cast", "with_memory_space_constraint",
+    "device_put", "global_array_to_host_local_array",
+    "host_local_array_to_global_array", "layout_constraint", "mesh_cast", "pcast",
+    "preduced", "pvary", "reduced_vary_cast", "reduced_vary_cast_p", "relayout",
+    "reshard", "sharding_constraint", "stage", "vary_unreduced_cast",
+    "vary_unreduced_cast_p", "with_memory_space_constraint",
     # shapes
     "broadcast_in_dim", "concatenate", "expand_dims", "pad", "reshape", "rev", "slice",
     "split", "squeeze", "stack", "tile", "transpose", "unstack",
@@ -28,7 +31,8 @@ define_linear(
     "fft",
     # between devices
     "all_gather", "all_gather_invariant", "all_gather_reduced", "all_to_all",
-    "pbroadcast", "ppermute", "psum", "psum2", "psum_invariant", "psum_scatter",
+    "pbroadcast", "pbroadcast_dynamic", "ppermute", "psum", "psum2",
+    "psum_invariant", "psum_scatter",
     "reduce_scatter", "unreduced_psum", "unreduced_reduce_scatter",
     fused=False,
 )  # fmt: skip
@@ -37,7 +41,10 @@ define_linear(
 define_linear("dynamic_slice", "gather", operands=slice(0, 1))
 define_linear("dynamic_update_slice", operands=slice(0, 2))
 define_linear("scatter-add", "scatter-sub", operands=slice(0, 3, 2), fused=False)
-define_linear("select_n", operands=slice(1, None))
+define_linear("select_n", "select_if_vmap", operands=slice(1, None))
+define_linear("maybe_set", operands=slice(1, 3), fused=False)
+define_linear("ragged_all_to_all", operands=slice(0, 2), fused=False)
+define_linear("tie", operands=slice(1, 2))
 
 
 FUSED.update(["add", "add_any", "sub"])

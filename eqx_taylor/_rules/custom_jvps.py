@@ -1,0 +1,172 @@
+"""Functions whose derivative JAX itself defines by `custom_jvp`, and which that
+definition does not serve at higher orders: where it saturates, they cancel."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.special as jss
+from jax import lax
+
+from .._interpreter import register, Rule, RULES, Walk
+from .._jax import custom_jvp_rule, trace
+from .._series import Series
+from . import derived as derived
+from ._compose import composed, power_of_two
+from ._define import derivative_rule, rewritten
+from .special import at_least_single, gaussian
+
+
+# By the function that was given to `defjvp`.
+CUSTOM_JVP_RULES: dict[Any, Rule] = {}
+
+_otherwise = RULES["custom_jvp_call"]
+
+
+@register("custom_jvp_call")
+def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
+    rule = CUSTOM_JVP_RULES.get(custom_jvp_rule(eqn)[0], _otherwise)
+    return rule(walk, eqn, inputs)
+
+
+def register_custom_jvp(fun: Callable[..., Any], operands: int = 1) -> Callable:
+    """Registers a rule for a function that has a `custom_jvp`."""
+
+    def decorator(rule: Rule) -> Rule:
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        jaxpr = trace(lambda *args: [fun(*args)], *[number] * operands)
+        for eqn in jaxpr.jaxpr.eqns:
+            if eqn.primitive.name == "custom_jvp_call":
+                CUSTOM_JVP_RULES[custom_jvp_rule(eqn)[0]] = rule
+        return rule
+
+    return decorator
+
+
+# -- y = log(e^a + e^b)  =>  y' = σ(a - b) a' + σ(b - a) b'
+
+
+def _define_logaddexp(fun, base: float):
+    def weight(a, b):
+        # Infinities of one sign are equal.
+        equal = (a == b) & ~lax.is_finite(a.real)
+        return lax.logistic(jnp.where(equal, 0, math.log(base) * (a - b)))
+
+    def both(y, a, b, da, db):
+        return weight(a, b) * da + weight(b, a) * db
+
+    rule = derivative_rule(both)
+    of_a = derivative_rule(lambda y, a, b, da, db: weight(a, b) * da)
+    of_b = derivative_rule(lambda y, a, b, da, db: weight(b, a) * db)
+
+    @register_custom_jvp(fun, operands=2)
+    def logaddexp(walk: Walk, eqn, inputs) -> list[Series]:
+        a, b = inputs
+        chosen = of_a if b.is_constant else of_b if a.is_constant else rule
+        return chosen(walk, eqn, inputs)
+
+
+_define_logaddexp(jnp.logaddexp, math.e)
+_define_logaddexp(jnp.logaddexp2, 2.0)
+
+
+# -- y = log(1 - e^(-x))  =>  y' = q x', q = 1 / (e^x - 1), q' = -q (1 + q) x'
+
+
+@jax.custom_jvp
+def _log1mexp_slope(x):
+    return 1 / lax.expm1(x)
+
+
+@_log1mexp_slope.defjvp
+def _log1mexp_slope_jvp(primals, tangents):
+    [x], [dx] = primals, tangents
+    q = _log1mexp_slope(x)
+    step = dx * q
+    return q, -(step + step * q)
+
+
+register_custom_jvp(jax.nn.log1mexp)(
+    derivative_rule(lambda y, x, dx: dx * _log1mexp_slope(x))
+)
+
+
+# -- x log(y), x log(1 + y)
+
+
+@register_custom_jvp(jss.xlogy, operands=2)
+def _xlogy(walk: Walk, eqn, inputs) -> list[Series]:
+    return [rewritten(walk, eqn, inputs, lambda x, y, **_: x * lax.log(y))]
+
+
+@register_custom_jvp(jss.xlog1py, operands=2)
+def _xlog1py(walk: Walk, eqn, inputs) -> list[Series]:
+    return [rewritten(walk, eqn, inputs, lambda x, y, **_: x * lax.log1p(y))]
+
+
+# -- the logarithm of the normal distribution function
+
+# With X = -x, and Mills' ratio (DLMF 7.8.1)
+#
+#   Φ(x) = e^(-x²/2) / √2π M_0,       M_n = ∫_0^∞ s^n e^(-X s - s²/2) ds
+#   M_0(X - h) = Σ_n h^n M_n / n!
+#
+# where for X > 0 the M_n are the solution of M_{n+1} = n M_{n-1} - X M_n that grows
+# least: M_n / M_{n-1} = n / (X + M_{n+1} / M_n), downwards. For other X the series is
+# that of Φ itself. The logarithm of either is a recurrence.
+
+
+@register_custom_jvp(jss.log_ndtr)
+def _log_ndtr(walk: Walk, eqn, inputs) -> list[Series]:
+    def outer(x, u, n):
+        x, u, n = at_least_single(x, u, n)
+        far = x < -1.5
+        mills = jnp.cumprod(
+            _mills_ratios(jnp.where(far, -x, 1.5)[0], len(n)) * u / n, 0
+        )
+        phi = _normal_terms(jnp.where(far, 0, x)[0], u[0], len(n))
+        logarithm = _logarithm(jnp.where(far, mills, phi))
+        square = jnp.where(n == 1, -x * u, jnp.where(n == 2, -u * u / 2, 0))
+        return logarithm + jnp.where(far, square, 0)
+
+    def unit(x):
+        return power_of_two(lax.max(lax.abs(x), jnp.ones_like(x)))
+
+    [x] = inputs
+    return composed(walk, eqn, inputs, x, unit, outer)
+
+
+def _mills_ratios(x, number: int):
+    """`M_n / M_{n-1}` for n = 1, ..., `number`."""
+    first = number + 200
+    start = lax.stop_gradient(2 * first / (x + lax.sqrt(x * x + 4 * first)))
+
+    def step(ratio, n):
+        ratio = n / (x + ratio)
+        return ratio, ratio
+
+    numbers = 1 + jnp.arange(first, dtype=x.dtype)
+    return lax.scan(step, start, numbers, reverse=True)[1][:number]
+
+
+def _normal_terms(x, u, number: int):
+    """Coefficients 1 to `number` of `Φ(x + u h) / Φ(x)`: (n + 1) n c_{n+1} = -u n x c_n
+    - u² (n - 1) c_{n-1}."""
+    value = 0.5 * lax.erfc(-x * math.sqrt(0.5))
+    density = gaussian(x * math.sqrt(0.5)) / math.sqrt(2 * math.pi)
+    terms = [jnp.zeros_like(x), u * density / value]
+    for n in range(1, number):
+        rest = x * (n * terms[n]) + u * ((n - 1) * terms[n - 1])
+        terms.append(-u * rest / (n * (n + 1)))
+    return jnp.stack(terms[1:])
+
+
+def _logarithm(terms):
+    """Coefficients of the logarithm of a series that begins with 1."""
+    logs = []
+    for n, term in enumerate(terms, 1):
+        rest = [(j / n) * log * terms[n - j - 1] for j, log in enumerate(logs, 1)]
+        logs.append(term - sum(rest))
+    return jnp.stack(logs)

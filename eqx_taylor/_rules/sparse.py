@@ -1,0 +1,23 @@
+"""`jax.experimental.sparse`: the numbers of a matrix move, its pattern does not."""
+
+from ._define import define_bilinear, define_linear, define_piecewise_linear
+
+
+define_linear(
+    "bcoo_sort_indices", "bcoo_sum_duplicates", "bcoo_todense", "bcoo_transpose",
+    "bcsr_todense", "coo_todense", "csr_todense", "todense",
+    operands=slice(0, 1), fused=False,
+)  # fmt: skip
+define_linear("bcoo_extract", "bcsr_extract", operands=slice(-1, None), fused=False)
+
+define_bilinear("bcoo_dot_general_sampled")
+define_bilinear("bcoo_dot_general", "bcoo_spdot_general", operands=(0, 2))
+define_bilinear(
+    "bcsr_dot_general", "coo_matmat", "coo_matvec", "csr_matmat", "csr_matvec",
+    operands=(0, 3),
+)  # fmt: skip
+
+# Which entries are not zero is read off the first coefficient.
+define_piecewise_linear(
+    "bcoo_fromdense", "bcsr_fromdense", "coo_fromdense", "csr_fromdense"
+)

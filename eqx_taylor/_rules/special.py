@@ -1,0 +1,349 @@
+"""Error functions, gamma functions and Bessel functions."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._interpreter import OTHERWISE, register, RULES, Walk
+from .._series import Series
+from ._compose import composed, power_of_two
+from ._define import define_derivative
+
+
+# Functions that slopes are made of. They are computed by what is inside only for
+# coefficient 0; the others follow from the derivative that is given to `defjvps`,
+# which is a recurrence as they call themselves.
+
+
+@jax.custom_jvp
+def gaussian(x):
+    """`exp(-x²)`, which `exp(-x * x)` has wrong by as many roundings as x² is large."""
+    info = jnp.finfo(x.dtype)
+    # So few digits that the square is exact.
+    high = lax.reduce_precision(x, info.nexp, info.nmant // 2 - 1)
+    rest = (x - high) * (x + high)
+    # What is larger has an exponential of zero, and perhaps no square.
+    rest = jnp.where(lax.abs(x) < 1e3, rest, 0)
+    # Not a product of exponentials, which XLA takes for the exponential of a sum.
+    near = lax.exp(-high * high)
+    return near + near * lax.expm1(-rest)
+
+
+# g' = -2 x x' g
+gaussian.defjvps(lambda dx, g, x: -2 * (x * (dx * gaussian(x))))
+
+
+# -- error functions
+
+_TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
+
+define_derivative("erf", lambda y, x, dx: _TWO_OVER_SQRT_PI * (dx * gaussian(x)))
+define_derivative("erfc", lambda y, x, dx: -_TWO_OVER_SQRT_PI * (dx * gaussian(x)))
+
+
+@jax.custom_jvp
+def erf_inv_slope(x):
+    """`exp(y²) √π / 2`, with a step of Newton's method: y has roundings, which the
+    exponential amplifies."""
+    y = lax.erf_inv(x)
+    size, far = lax.abs(y), lax.abs(x) > 0.5
+    slope = 1 / (_TWO_OVER_SQRT_PI * gaussian(y))
+    distance = lax.abs(x)
+    excess = jnp.where(far, (1 - distance) - lax.erfc(size), lax.erf(size) - distance)
+    refined = slope * (1 - 2 * size * (excess * slope))
+    return jnp.where(lax.abs(x) < 1, refined, slope)
+
+
+# s' = 2 y y' s, y' = s x'
+erf_inv_slope.defjvps(
+    lambda dx, s, x: 2 * (lax.erf_inv(x) * erf_inv_slope(x)) * (dx * erf_inv_slope(x))
+)
+define_derivative("erf_inv", lambda y, x, dx: dx * erf_inv_slope(x))
+
+
+# -- incomplete gamma functions, in x
+
+
+# With g = x^(a-1) e^(-x) / Γ(a), the slope (DLMF 8.8.13), in units u of x:
+#
+#   g_n = Σ_j x^(a-1-j) e^(-x) / Γ(a-j) u^j / j! (-u)^(n-j) / (n-j)!
+#   n x g_n = (a - 1 - x - (n - 1)) u g_{n-1} - u² g_{n-2}
+#
+# The sum holds at x = 0, and where a is an integer near it. Around the maximum of g,
+# x = a - 1, it cancels for large a, and there the recurrence does not.
+@register("igamma", "igammac")
+def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
+    a, x = inputs
+    if not a.is_constant:
+        return RULES[OTHERWISE](walk, eqn, inputs)
+    sign = 1 if eqn.primitive.name == "igamma" else -1
+
+    def first_operand():
+        return jnp.broadcast_to(a[0], eqn.outvars[0].aval.shape)
+
+    def unit(x):
+        entire = first_operand() == lax.round(first_operand())
+        smallest = jnp.where(entire | (x <= 0), 1, 0).astype(x.dtype)
+        return power_of_two(lax.max(x, smallest))
+
+    def outer(x, u, n):
+        a, x, u, n = at_least_single(first_operand()[None], x, u, n)
+        number = len(n)
+        factorial = jnp.cumprod(jnp.concatenate([jnp.ones_like(n[:1]), n[:-1]]), axis=0)
+        j = n - 1
+        powers = _gamma_density(a - j, x) * u**j / factorial
+        decay = (-u) ** j / factorial
+        sums = jnp.stack(
+            [jnp.sum(powers[: k + 1] * decay[k::-1], axis=0) for k in range(number)]
+        )
+        terms = [jnp.zeros_like(x[0]), powers[0]]
+        ratio, nonzero = u[0], jnp.where(x[0] == 0, 1, x[0])
+        for k in range(1, number):
+            rest = (a[0] - k - x[0]) * terms[-1] - ratio * terms[-2]
+            terms.append((ratio / nonzero) * rest / k)
+        slopes = jnp.where((x < 4) | (a < 5), sums, jnp.stack(terms[1:]))
+        return sign * u * slopes / n
+
+    return composed(walk, eqn, inputs, x, unit, outer)
+
+
+def _gamma_density(a, x):
+    """`x^(a-1) e^(-x) / Γ(a)`, also for negative a."""
+    small = a < 10
+    b = jnp.where(small, a, 1)
+    # 1 / Γ(b), which alternates in sign for b < 0, and is zero at the poles.
+    sign = jnp.where((b < 0) & (jnp.floor(b) % 2 != 0), -1, 1)
+    pole = (b <= 0) & (b == jnp.floor(b))
+    reciprocal = sign * lax.exp(-lax.lgamma(jnp.where(pole, 1, b)))
+    near = jnp.where(pole, 0, reciprocal * x ** (b - 1))
+    decay = lax.exp(-x)
+    near = jnp.where(decay == 0, 0, near * decay)
+    # For large a these would cancel: with x = a (1 + m), this is
+    # exp(a (log(1 + m) - m) - (Stirling's correction)) √(a / 2π) / x.
+    b = jnp.where(small, 10, a)
+    m = (x - b) / b
+    nonzero = jnp.where(x == 0, 1, x)
+    close = _log1p_less(jnp.where(lax.abs(m) < 0.5, m, 0))
+    exponent = b * jnp.where(lax.abs(m) < 0.5, close, lax.log(nonzero / b) - m)
+    far = lax.exp(exponent - _stirling(b)) * lax.sqrt(b / (2 * math.pi)) / nonzero
+    return jnp.where(small, near, jnp.where(x == 0, 0, far))
+
+
+# -- incomplete beta function, in x
+
+
+# The slope is x^(a-1) (1 - x)^(b-1) / B(a, b) (DLMF 8.17.1).
+def _betainc_slope(y, a, b, x, da, db, dx):
+    a, b, x = at_least_single(a, b, x)
+    log_beta = lax.lgamma(a) + lax.lgamma(b) - lax.lgamma(a + b)
+    powers = lax.pow(x, a - 1) * lax.pow(1 - x, b - 1)
+    # Where powers may underflow. A logarithm is less accurate, and not finite at 0.
+    logarithm = (a - 1) * lax.log(x) + (b - 1) * lax.log1p(-x)
+    large = a + b > _LARGEST_POWERS
+    density = jnp.where(
+        large, lax.exp(logarithm - log_beta), powers * lax.exp(-log_beta)
+    )
+    return dx * density.astype(dx.dtype)
+
+
+_LARGEST_POWERS = 100
+
+define_derivative("regularized_incomplete_beta", _betainc_slope)
+_in_last_operand = RULES["regularized_incomplete_beta"]
+
+
+@register("regularized_incomplete_beta")
+def _betainc(walk: Walk, eqn, inputs) -> list[Series]:
+    fixed = all(series.is_constant for series in inputs[:-1])
+    return (_in_last_operand if fixed else RULES[OTHERWISE])(walk, eqn, inputs)
+
+
+def at_least_single(*arrays):
+    """In float32 at least: half precision has neither the range nor the digits."""
+    dtype = jnp.float64 if arrays[0].dtype == jnp.float64 else jnp.float32
+    return [x.astype(dtype) for x in arrays]
+
+
+def _log1p_less(m):
+    """`log(1 + m) - m`, |m| < 1/2: with r = m / (2 + m), (log(1 + m) = 2 artanh r)
+    = r (2 r² (1/3 + r²/5 + ...) - m)."""
+    r = m / (2 + m)
+    square = r * r
+    total = jnp.zeros_like(m)
+    for k in range(16, 0, -1):
+        total = square * (total + 1 / (2 * k + 1))
+    return r * (2 * total - m)
+
+
+def _stirling(a):
+    """`log Γ(a) - (a - 1/2) log a + a - log(2π) / 2`, a >= 10 (DLMF 5.11.1)."""
+    total = jnp.zeros_like(a)
+    for k in range(9, 0, -1):
+        total = total / (a * a) + _BERNOULLI[k - 1] / (2 * k * (2 * k - 1))
+    return total / a
+
+
+# B_2, B_4, ... , B_24
+_BERNOULLI = [
+    *(1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510),
+    *(43867 / 798, -174611 / 330, 854513 / 138, -236364091 / 2730),
+]
+
+
+# -- gamma functions
+
+# Taylor coefficients of log Γ(x + h) and its derivatives are values of the Hurwitz zeta
+# function (DLMF 5.15.1, 25.11.12):
+#
+#   lgamma       ψ(x), then (-1)^n ζ(n, x) / n
+#   polygamma m  (-1)^(m+n+1) Γ(m+n+1) / n! ζ(m+n+1, x)
+#   zeta(s, x)   (-1)^n (s)_n / n! ζ(s+n, x)
+#
+# all times u^n, with u near x: u^s ζ(s, x) neither overflows nor vanishes.
+
+
+@register("lgamma")
+def _lgamma(walk: Walk, eqn, inputs) -> list[Series]:
+    def outer(x, u, n):
+        first = u * lax.digamma(x)
+        first, u, n, x = at_least_single(first, u, n, x)
+        others = _sign(n) * _scaled_zeta(jnp.where(n == 1, 2, n), x, u) / n
+        return jnp.where(n == 1, first, others)
+
+    [x] = inputs
+    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+
+
+@register("digamma")
+def _digamma(walk: Walk, eqn, inputs) -> list[Series]:
+    def outer(x, u, n):
+        x, u, n = at_least_single(x, u, n)
+        return -_sign(n) * (_scaled_zeta(n + 1, x, u) / u)
+
+    [x] = inputs
+    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+
+
+@register("polygamma")
+def _polygamma(walk: Walk, eqn, inputs) -> list[Series]:
+    m, x = inputs
+    if not m.is_constant:
+        return RULES[OTHERWISE](walk, eqn, inputs)
+
+    def outer(x, u, n):
+        m = jnp.broadcast_to(inputs[0][0], x.shape)
+        m, x, u, n = at_least_single(m, x, u, n)
+        # Γ(m+n+1) / n!
+        factor = lax.exp(lax.lgamma(m + 1)) * jnp.cumprod((m + n) / n, axis=0)
+        zeta = _scaled_zeta(m + n + 1, x, u) * (1 / u) * (1 / u) ** m
+        return -_sign(m + n) * factor * zeta
+
+    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+
+
+@register("zeta")
+def _zeta(walk: Walk, eqn, inputs) -> list[Series]:
+    s, x = inputs
+    if not s.is_constant:
+        return RULES[OTHERWISE](walk, eqn, inputs)
+
+    def outer(x, u, n):
+        s = jnp.broadcast_to(inputs[0][0], x.shape)
+        s, x, u, n = at_least_single(s, x, u, n)
+        factor = jnp.cumprod(-(s + n - 1) / n, axis=0)
+        return factor * (_hurwitz(s + n, x, u) * (1 / u) * (1 / u) ** (s - 1))
+
+    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+
+
+def _sign(n):
+    return jnp.where(n % 2 == 0, 1, -1).astype(n.dtype)
+
+
+def _distance_to_pole(x):
+    distance = jnp.where(x > 0, x, lax.abs(x - lax.round(x)))
+    return power_of_two(jnp.where((distance == 0) | jnp.isinf(x), 1, distance))
+
+
+def _scaled_zeta(s, x, u):
+    """`u^s Σ_{i>=0} (x + i)^-s` for integers s >= 2, x of any sign.
+
+    For x < 0 the sum over all integers, which is one around the nearest pole at a
+    distance d, less those on the other side (DLMF 5.15.6).
+    """
+    negative = x < 0
+    d = jnp.where(negative, x - lax.round(x), 0.25)
+    nearby = jnp.where(negative, u, 0.25)
+    points = jnp.stack([jnp.where(negative, 1 - x, x), 1 + d, 1 - d])
+    units = jnp.stack([u, nearby, nearby])
+    here, above, below = _hurwitz(s[None], points, units)
+    around = (nearby / d) ** s + above + _sign(s) * below
+    return jnp.where(negative, around - _sign(s) * here, here)
+
+
+def _hurwitz(s, x, u):
+    """`u^s Σ_{i>=0} (x + i)^-s`, x > 0, by Euler and Maclaurin's formula (DLMF
+    25.11.28) from x + 10 on."""
+    total = sum((u / (x + i)) ** s for i in range(10))
+    w = x + 10
+    series, term = w / (s - 1) + 1 / 2, s / w
+    for j, bernoulli in enumerate(_BERNOULLI, 1):
+        series = series + bernoulli / math.factorial(2 * j) * term
+        term = term * ((s + (2 * j - 1)) / w) * ((s + 2 * j) / w)
+    return total + (u / w) ** s * series
+
+
+# -- Bessel functions
+
+# For x > 0 (DLMF 10.32.2, with v = 1 - cos θ)
+#
+#   i0e(x + h) = Σ_n (-h)^n / n! M_n,             M_n = (1/π) ∫ v^n e^(-x v) dθ
+#   i1e(x + h) = Σ_n (-h)^n / n! (M_n - M_{n+1})
+#
+# so that i0e' = i1e - i0e, which cancels for large x, is not needed. The moments obey
+# x M_{n+2} = (n + 1 + 2 x) M_{n+1} - (2 n + 1) M_n, of which they are the solution that
+# grows least: found by their ratios downwards, as a continued fraction.
+
+
+@register("bessel_i0e", "bessel_i1e")
+def _bessel(walk: Walk, eqn, inputs) -> list[Series]:
+    parity = int(eqn.primitive.name == "bessel_i1e")
+    order = walk.order
+
+    def outer(x, u, n):
+        x, u, n = at_least_single(x, u, n)
+        # M_{n+1} / M_n from n = 0 on.
+        ratios = _moment_ratios(lax.abs(x[0]), order + 1)
+        moments = lax.bessel_i0e(x) * jnp.cumprod(ratios[:-1] * u / n, axis=0)
+        sign = lax.sign(x)
+        if parity:
+            moments = moments * (1 - ratios[1:]) * sign
+        moments = moments * jnp.where(n % 2 == 0, 1, -sign)
+        # At zero |x| is taken to have no slope, and what is left are I_0 and I_1.
+        k = (n - parity) / 2
+        log_factorials = lax.lgamma(k + 1) + lax.lgamma(k + 1 + parity)
+        at_zero = 0.5**n * lax.exp(-log_factorials)
+        at_zero = jnp.where(n % 2 == parity, at_zero, 0) * u**n
+        return jnp.where(x == 0, at_zero, moments)
+
+    def unit(x):
+        return power_of_two(lax.max(lax.abs(x), jnp.ones_like(x)))
+
+    [x] = inputs
+    return composed(walk, eqn, inputs, x, unit, outer)
+
+
+def _moment_ratios(x, number: int):
+    """`M_{n+1} / M_n` for n = 0, ..., `number - 1`."""
+    first = number + 80
+    start = jnp.where(x < first / 2, 2, (first + 0.5) / lax.max(x, jnp.ones_like(x)))
+
+    def step(ratio, n):
+        ratio = (2 * n + 1) / (n + 1 + x * (2 - ratio))
+        return ratio, ratio
+
+    numbers = jnp.arange(first, dtype=x.dtype)
+    _, ratios = lax.scan(step, lax.stop_gradient(start), numbers, reverse=True)
+    return ratios[:number]

@@ -1,0 +1,131 @@
+"""Every elementwise function to the last digits, over its whole domain.
+
+Coefficients 0 to 20 are compared with ball arithmetic of as many bits as it takes. For
+a straight line `x(t) = x_0 + s t`, where `s` is a power of two near the distance to the
+next singularity (or the scale on which the function changes), let `f_n` be the true
+coefficients and
+
+    F_n = max(|f_n|, sqrt(|f_{n-1} f_{n+1}|)),
+
+which is the size of coefficient `n` where it is not zero by chance. An error of `50 (K
++ 1)` roundings of `F_n` is allowed, `K = 20`. On a curve `x(t) = x_0 + h(t)` the terms
+that make up coefficient `k` are as large as `Σ_n F_n [|h|^n]_k`, and so is the scale.
+A function that is by definition a sum of larger terms, such as `x^a e^(-x)` far beyond
+its maximum, is measured by these.
+"""
+
+import functools as ft
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from accuracy_cases import Case, COMPLEX_CASES, REAL_CASES
+from balls import ball_series, exact_terms, size, smooth_sizes, to_ball
+from flint import arb, arb_series, ctx
+
+import eqx_taylor
+
+
+ORDER = 20
+# On a curve every order brings new terms; these show it as well as twenty would.
+CURVED_ORDER = 8
+
+
+def allowed_ulps(order):
+    return 50 * (order + 1)
+
+
+def power_of_two(x):
+    return 2.0 ** np.floor(np.log2(x)) if x > 1e-308 else 2.0**-1022
+
+
+def steps(case, points, real, curved, order):
+    """Coefficients 1 to `order` of the curves through the points."""
+    units = np.array([power_of_two(case.unit(x.item())) for x in points])
+    h = np.zeros((order, len(points)))
+    h[0] = 1
+    if curved:
+        rng = np.random.default_rng(0)
+        h = rng.uniform(0.5, 1, h.shape) * rng.choice([-1, 1], h.shape)
+    return units, h.astype(real) * units.astype(real)
+
+
+def jet_of(case, curved, points, h):
+    """All coefficients, of all points at once."""
+    moving = list(h) if curved else [h[0]] + [None] * (len(h) - 1)
+    value, terms = eqx_taylor.filter_jet(
+        case.fun, (points,), (moving,), factorial_scaled=False
+    )
+    return jnp.stack([value, *terms])
+
+
+def exact_and_sizes(case, x, unit, h, curved):
+    """The true coefficients, and how large the terms are that they are made of."""
+    order = len(h)
+    line = exact_terms(case.exact, [x, float(unit)], order + 1)
+    sizes = smooth_sizes(line)
+    if case.sizes is not None:
+        own = case.sizes(ball_series([x, float(unit)]))
+        sizes = [max(known, own[k].mid()) for k, known in enumerate(sizes)]
+    if not curved:
+        return line[: order + 1], sizes
+    ctx.cap = order + 1
+    path = arb_series([0, *[arb(abs(v)) for v in h]]) / arb(unit)
+    total, power = arb_series([0]), arb_series([1])
+    for size_n in sizes:
+        total += power * size_n
+        power *= path
+    exact = exact_terms(case.exact, [x, *h], order)
+    return exact, [total[k] for k in range(order + 1)]
+
+
+def errors(case: Case, dtype: str, curved: bool):
+    """The error of each coefficient at each point, in roundings of the largest term."""
+    order = CURVED_ORDER if curved else ORDER
+    real = jnp.finfo(dtype).dtype
+    info = ml_dtypes.finfo(real)
+    eps, tiny, largest = (float(v) for v in (info.eps, info.tiny, info.max))
+    points = np.array(case.points).astype(dtype)
+    units, h = steps(case, points, real, curved, order)
+    h = h.astype(dtype)
+    jet = jax.jit(ft.partial(jet_of, case, curved))
+    actual = jax.device_get(jet(points, h))
+    found = {}
+    for i, x in enumerate(points):
+        moving = [v.item() for v in h[:, i]]
+        exact, sizes = exact_and_sizes(case, x.item(), units[i], moving, curved)
+        for k in range(1, order + 1):
+            if max(float(s) for s in sizes[: k + 1]) * 1e3 > largest:
+                break  # It overflows, or terms that it is made of do.
+            value = actual[k, i].item()
+            error = (
+                float(size(exact[k] - to_ball(value))) if np.isfinite(value) else np.inf
+            )
+            found[x.item(), k] = error / (eps * float(sizes[k]) + tiny)
+    return found
+
+
+def check(case, dtype, curved):
+    found = errors(case, dtype, curved)
+    assert len(found) > 0
+    order = CURVED_ORDER if curved else ORDER
+    wrong = {where: e for where, e in found.items() if not e <= allowed_ulps(order)}
+    assert not wrong, f"(point, order): roundings {wrong}"
+
+
+def ids(case):
+    return case.name
+
+
+@pytest.mark.parametrize("curved", [False, True], ids=["line", "curve"])
+@pytest.mark.parametrize("case", REAL_CASES, ids=ids)
+def test_real(case, curved):
+    check(case, "float64", curved)
+
+
+@pytest.mark.parametrize("curved", [False, True], ids=["line", "curve"])
+@pytest.mark.parametrize("case", COMPLEX_CASES, ids=ids)
+def test_complex(case, curved):
+    check(case, "complex128", curved)
