@@ -1,5 +1,6 @@
 """Taylor-mode differentiation and Taylor ODE solvers for JAX, Equinox and Diffrax."""
 
+from . import rules as rules
 from ._filter_jet import filter_jet as filter_jet, jet as jet
 from ._interpolation import TaylorInterpolation as TaylorInterpolation
 from ._ode_jet import ode_jet as ode_jet

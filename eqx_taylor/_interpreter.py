@@ -18,8 +18,12 @@ primitive whose derivative calls the primitive a recurrence and not a regress.
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import jax
+from jax.extend.core import Primitive
+
 from ._jax import (
     bind,
+    custom_jvp_rule,
     is_differentiable,
     is_literal,
     live_equations,
@@ -41,23 +45,46 @@ from ._series import (
 Jaxpr = Any
 JaxprEqn = Any
 Rule = Callable[["Walk", JaxprEqn, Sequence[Series]], list[Series]]
+# What a rule is for: a primitive, or its name, or a function with a `custom_jvp`. (Not
+# written as a type: `rule_key` has the better message for all others.)
+Target = Any
 
 # Primitives that cost nothing to compute again wherever they are used.
-FUSED: set[str] = set()
+FUSED: set[Hashable] = set()
 # Calls, which are read as a part of the program around them.
 INLINED: set[str] = set()
-# By name, so that a primitive that some version of JAX lacks never breaks an import.
-RULES: dict[str, Rule] = {}
+# By name, so that a primitive that some version of JAX lacks never breaks an import; of
+# functions with a `custom_jvp`, which are all one primitive, by their `defjvp`.
+RULES: dict[Hashable, Rule] = {}
 # The name under which the rule for all other primitives is registered.
 OTHERWISE = "otherwise"
 
 
-def register(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a rule for the primitives of these names."""
+def rule_key(target: Target) -> Hashable:
+    """Under which the rule of a primitive or function is kept."""
+    if isinstance(target, str):
+        return target
+    if isinstance(target, Primitive):
+        return target.name
+    if not isinstance(target, jax.custom_jvp):
+        raise TypeError(
+            "Rules are for primitives (`jax.extend.core.Primitive`, or its name) and "
+            f"for functions with a `jax.custom_jvp`, not for {target!r}."
+        )
+    if target.jvp is None:
+        raise ValueError(
+            f"{target!r} has no derivative yet: call its `defjvp` first, by which its "
+            "calls are recognised."
+        )
+    return target.jvp
+
+
+def register(*targets: Target) -> Callable[[Rule], Rule]:
+    """Registers a rule for these primitives or functions."""
 
     def decorator(rule: Rule) -> Rule:
-        for name in names:
-            RULES[name] = rule
+        for target in targets:
+            RULES[rule_key(target)] = rule
         return rule
 
     return decorator
@@ -310,6 +337,8 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
     if _all_constant(inputs):
         return constant_rule
     rule = RULES.get(eqn.primitive.name)
+    if eqn.primitive.name == "custom_jvp_call":
+        rule = RULES.get(custom_jvp_rule(eqn)[0], rule)
     if rule is None:
         moving = any(is_differentiable(var.aval) for var in eqn.outvars)
         rule = RULES[OTHERWISE] if moving else constant_rule

@@ -40,7 +40,8 @@ def is_jaxpr(value: Any) -> bool:
 
 
 def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
-    """Emits `eqn` on other operands, with its custom rules and its context kept."""
+    """Applies the primitive of `eqn`, with its parameters, to other operands. A list of
+    all its outputs. Custom rules and the context are kept."""
     with eqn.ctx.manager:
         params = eqn.primitive.get_bind_params(eqn.params)
         out = eqn.primitive.bind(*args, **params)

@@ -196,6 +196,7 @@ def zeros(aval: Aval) -> Any:
 
 
 def scale(term: Term, factor: float | int) -> Term:
+    """`factor * term`; zero (`None`) where the term is."""
     if term is None or factor == 1:
         return term
     if factor == -1:
@@ -204,6 +205,7 @@ def scale(term: Term, factor: float | int) -> Term:
 
 
 def add(a: Term, b: Term) -> Term:
+    """`a + b`, where either may be zero (`None`)."""
     if a is None:
         return b
     if b is None:
@@ -212,6 +214,7 @@ def add(a: Term, b: Term) -> Term:
 
 
 def sub(a: Term, b: Term) -> Term:
+    """`a - b`, where either may be zero (`None`)."""
     if b is None:
         return a
     if a is None:

@@ -141,7 +141,7 @@ REAL_CASES = [
     # Special functions
     Case("lgamma", lax.lgamma, log_gamma, [1e-300, 1e-9, 0.3, 1.0, 1.5, 2.0, 2.5, 10.0, 40.0, 1e5, 1e15, 1e100, 1e300], away_from(0)),
     Case("lgamma near 1, 2", lax.lgamma, log_gamma, [1 + EPS, 1 - EPS/2, 1.001, 2 - EPS, 2 + 2 * EPS], away_from(0)),
-    Case("lgamma, x < 0", lax.lgamma, log_gamma, [-1e-300, -1e-9, -0.3, -0.5, -0.75, -1.0001, -3.0 + 2*EPS, -3.5, -40.25, -1000.5], lambda x: abs(x - round(x)) or 1.0),
+    Case("lgamma, x < 0", lax.lgamma, log_gamma, [-1e-300, -1e-9, -0.3, -0.5, -0.75, -1.0001, -3.0 + 2*EPS, -3.5, -40.25, -1000.5], lambda x: abs(x - round(x))),
     Case("digamma", lax.digamma, differentiated(log_gamma, 1), [1e-100, 1e-9, 0.3, 1.0, 1.4616, 1.5, 2.0, 2.5, 10.0, 40.0, 1e5, 1e15, 1e300], away_from(0)),
     Case("digamma, x < 0", lax.digamma, differentiated(log_gamma, 1), [-1e-9, -0.3, -0.5, -0.75, -1.0001, -3.5, -40.25, -1000.5], lambda x: abs(x - round(x))),
     *[Case(f"polygamma {n}", lambda x, n=n: lax.polygamma(jnp.full_like(x, n), x), differentiated(log_gamma, n + 1), [1e-9, 0.3, 1.0, 1.5, 2.0, 2.5, 10.0, 40.0, 1e5, 1e15], away_from(0)) for n in (1, 2, 5)],
@@ -188,7 +188,7 @@ COMPLEX_CASES = [
     Case("cos", lax.cos, lambda x: x.cos(), C_ANY, one),
     Case("tan", lax.tan, lambda x: x.tan(), C_ANY + [1 + 17j, 2 - 40j], one),
     Case("tanh", lax.tanh, tanh, C_ANY + [40 + 1j, -40 + 2j, 300 + 1j], one),
-    Case("tanh near pole", lax.tanh, tanh, [1.5707j, 0.001 + 1.57j], away_from(1j * math.pi / 2)),
+    Case("tanh near pole", lax.tanh, tanh, [1.57j, 0.01 + 1.55j], away_from(1j * math.pi / 2)),
     Case("logistic", lax.logistic, logistic, C_ANY + [40 + 1j, -40 + 2j, -300 + 1j], one),
     Case("sinh", lax.sinh, sinh, C_ANY, one),
     Case("cosh", lax.cosh, cosh, C_ANY, one),

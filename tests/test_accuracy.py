@@ -24,6 +24,7 @@ import pytest
 from accuracy_cases import Case, COMPLEX_CASES, REAL_CASES
 from balls import ball_series, exact_terms, size, smooth_sizes, to_ball
 from flint import arb, arb_series, ctx
+from jax import lax
 
 import eqx_taylor
 
@@ -129,3 +130,42 @@ def test_real(case, curved):
 @pytest.mark.parametrize("case", COMPLEX_CASES, ids=ids)
 def test_complex(case, curved):
     check(case, "complex128", curved)
+
+
+# Half precision has few points; JAX's own functions are enough to see the conversions.
+LAX_CASES = [
+    case for case in REAL_CASES if getattr(lax, getattr(case.fun, "__name__", ""), None)
+]
+
+
+def in_range(case, dtype):
+    """The case with those points only that this dtype has, and that are not on a
+    singularity by their rounding."""
+    info = ml_dtypes.finfo(jnp.finfo(dtype).dtype)
+    smallest, largest = 100 * float(info.tiny), float(info.max) / 100
+    points = []
+    for point in case.points:
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = np.array(point).astype(dtype).item()
+        fits = point == 0 or smallest < abs(rounded) < largest
+        if fits and case.unit(rounded) > smallest:
+            points.append(point)
+    if len(points) == 0:
+        pytest.skip("no point of it is in the range of this dtype")
+    return case._replace(points=points)
+
+
+@pytest.mark.parametrize("case", REAL_CASES, ids=ids)
+def test_single_precision(case):
+    check(in_range(case, "float32"), "float32", curved=False)
+
+
+@pytest.mark.parametrize("case", COMPLEX_CASES, ids=ids)
+def test_single_precision_complex(case):
+    check(in_range(case, "complex64"), "complex64", curved=False)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", LAX_CASES, ids=ids)
+def test_half_precision(case, dtype):
+    check(in_range(case, dtype), dtype, curved=False)

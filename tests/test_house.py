@@ -56,8 +56,10 @@ def test_every_public_name_is_documented():
     reference = "".join(
         path.read_text(encoding="utf-8") for path in (ROOT / "docs/api").glob("*.md")
     )
-    for name, value in vars(eqx_taylor).items():
-        if name.startswith("_") or inspect.ismodule(value):
+    public = {**vars(eqx_taylor)}
+    public |= {f"rules.{name}": value for name, value in vars(eqx_taylor.rules).items()}
+    for name, value in public.items():
+        if name.rpartition(".")[2].startswith("_") or inspect.ismodule(value):
             continue
         assert inspect.getdoc(value), f"{name} has no docstring"
         assert f"::: eqx_taylor.{name}\n" in reference, f"{name} is not in docs/api"

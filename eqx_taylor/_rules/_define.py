@@ -11,8 +11,11 @@ from .._interpreter import (
     joint,
     OTHERWISE,
     primal_values,
+    register,
     Rule,
+    rule_key,
     RULES,
+    Target,
     Walk,
 )
 from .._jax import bind, is_differentiable, trace
@@ -29,15 +32,14 @@ from .._series import (
 
 
 def define_linear(
-    *names: str, operands: slice = slice(None), fused: bool = True
+    *targets: Target, operands: slice = slice(None), fused: bool = True
 ) -> None:
     """Linear in these operands together (all of them by default), the others fixed:
     `y_k = p(x_k)`, one application per nonzero coefficient. `fused` says that these
     cost nothing to repeat."""
+    register(*targets)(ft.partial(_linear_rule, operands=operands))
     if fused:
-        FUSED.update(names)
-    for name in names:
-        RULES[name] = ft.partial(_linear_rule, operands=operands)
+        FUSED.update(map(rule_key, targets))
 
 
 def _linear_rule(walk: Walk, eqn, inputs, *, operands) -> list[Series]:
@@ -57,12 +59,12 @@ def _linear_rule(walk: Walk, eqn, inputs, *, operands) -> list[Series]:
 
 
 def define_bilinear(
-    *names: str, operands: tuple[int, int] = (0, 1), symmetric: bool = False
+    *targets: Target, operands: tuple[int, int] = (0, 1), symmetric: bool = False
 ) -> None:
     """A product of two operands, the others fixed: `y_k = Σ_j a_j b_{k-j}`. `symmetric`
     says that the operands commute and are multiplied element by element."""
-    for name in names:
-        RULES[name] = ft.partial(_bilinear_rule, operands=operands, symmetric=symmetric)
+    rule = ft.partial(_bilinear_rule, operands=operands, symmetric=symmetric)
+    register(*targets)(rule)
 
 
 def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Series]:
@@ -91,12 +93,11 @@ def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Seri
     return joint([(v.aval, s) for v, s in zip(eqn.outvars, supports)], compute)
 
 
-def define_piecewise_linear(*names: str) -> None:
+def define_piecewise_linear(*targets: Target) -> None:
     """Linear around every point, with a map that depends on the point: `abs`, `max`,
     `sort`. The map is the primitive's own JVP (so that ties and kinks are treated as
     JAX treats them), and is one for all coefficients: `y_k = ∂p(x_0) x_k`."""
-    for name in names:
-        RULES[name] = piecewise_linear_rule
+    register(*targets)(piecewise_linear_rule)
 
 
 def piecewise_linear_rule(walk: Walk, eqn, inputs) -> list[Series]:
@@ -130,14 +131,14 @@ def piecewise_linear_rule(walk: Walk, eqn, inputs) -> list[Series]:
     return _outputs(eqn, joined_support(inputs) | CONSTANT, compute)
 
 
-def define_rewrite(name: str, fun: Callable[..., Any]) -> None:
-    """As the series of another expression, of the operands and (by name) the equation's
-    parameters. Coefficient 0 is the primitive's own."""
+def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
+    """As the series of another expression, of the operands and (by name) the
+    primitive's parameters. Coefficient 0 is the primitive's own."""
 
+    @register(target)
     def rule(walk: Walk, eqn, inputs) -> list[Series]:
-        return [rewritten(walk, eqn, inputs, ft.partial(fun, **eqn.params))]
-
-    RULES[name] = rule
+        params = eqn.params if eqn.primitive.name != "custom_jvp_call" else {}
+        return [rewritten(walk, eqn, inputs, ft.partial(fun, **params))]
 
 
 def rewritten(walk: Walk, eqn, inputs, fun: Callable[..., Any]) -> Series:
@@ -149,7 +150,7 @@ def rewritten(walk: Walk, eqn, inputs, fun: Callable[..., Any]) -> Series:
     return Series(eqn.outvars[0].aval, other.support | CONSTANT, compute)
 
 
-def define_derivative(name: str, fun: Callable[..., Any]) -> None:
+def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
     """By a differential equation: `y' = fun(y, x..., x'...)`.
 
     `fun` is an ordinary JAX function. It is read as series with the same memo, so that
@@ -157,7 +158,7 @@ def define_derivative(name: str, fun: Callable[..., Any]) -> None:
     is better, in speed or accuracy, than JAX's own JVP rule, which the primitives that
     have no entry are defined by (`derived.py`).
     """
-    RULES[name] = derivative_rule(fun)
+    register(target)(derivative_rule(fun))
 
 
 def derivative_rule(fun: Callable[..., Any]) -> Rule:

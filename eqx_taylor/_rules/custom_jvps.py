@@ -10,36 +10,23 @@ import jax.numpy as jnp
 import jax.scipy.special as jss
 from jax import lax
 
-from .._interpreter import register, Rule, RULES, Walk
+from .._interpreter import Rule, RULES, Walk
 from .._jax import custom_jvp_rule, trace
 from .._series import Series
-from . import derived as derived
 from ._compose import composed, power_of_two
 from ._define import derivative_rule, rewritten
 from .special import at_least_single, gaussian
 
 
-# By the function that was given to `defjvp`.
-CUSTOM_JVP_RULES: dict[Any, Rule] = {}
-
-_otherwise = RULES["custom_jvp_call"]
-
-
-@register("custom_jvp_call")
-def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
-    rule = CUSTOM_JVP_RULES.get(custom_jvp_rule(eqn)[0], _otherwise)
-    return rule(walk, eqn, inputs)
-
-
-def register_custom_jvp(fun: Callable[..., Any], operands: int = 1) -> Callable:
-    """Registers a rule for a function that has a `custom_jvp`."""
+def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:
+    """Registers a rule for the function with a `custom_jvp` that `fun` calls."""
 
     def decorator(rule: Rule) -> Rule:
         number = jax.ShapeDtypeStruct((), jnp.float32)
         jaxpr = trace(lambda *args: [fun(*args)], *[number] * operands)
         for eqn in jaxpr.jaxpr.eqns:
             if eqn.primitive.name == "custom_jvp_call":
-                CUSTOM_JVP_RULES[custom_jvp_rule(eqn)[0]] = rule
+                RULES[custom_jvp_rule(eqn)[0]] = rule
         return rule
 
     return decorator
@@ -61,7 +48,7 @@ def _define_logaddexp(fun, base: float):
     of_a = derivative_rule(lambda y, a, b, da, db: weight(a, b) * da)
     of_b = derivative_rule(lambda y, a, b, da, db: weight(b, a) * db)
 
-    @register_custom_jvp(fun, operands=2)
+    @register_within(fun, operands=2)
     def logaddexp(walk: Walk, eqn, inputs) -> list[Series]:
         a, b = inputs
         chosen = of_a if b.is_constant else of_b if a.is_constant else rule
@@ -88,7 +75,7 @@ def _log1mexp_slope_jvp(primals, tangents):
     return q, -(step + step * q)
 
 
-register_custom_jvp(jax.nn.log1mexp)(
+register_within(jax.nn.log1mexp)(
     derivative_rule(lambda y, x, dx: dx * _log1mexp_slope(x))
 )
 
@@ -96,12 +83,12 @@ register_custom_jvp(jax.nn.log1mexp)(
 # -- x log(y), x log(1 + y)
 
 
-@register_custom_jvp(jss.xlogy, operands=2)
+@register_within(jss.xlogy, operands=2)
 def _xlogy(walk: Walk, eqn, inputs) -> list[Series]:
     return [rewritten(walk, eqn, inputs, lambda x, y, **_: x * lax.log(y))]
 
 
-@register_custom_jvp(jss.xlog1py, operands=2)
+@register_within(jss.xlog1py, operands=2)
 def _xlog1py(walk: Walk, eqn, inputs) -> list[Series]:
     return [rewritten(walk, eqn, inputs, lambda x, y, **_: x * lax.log1p(y))]
 
@@ -118,7 +105,7 @@ def _xlog1py(walk: Walk, eqn, inputs) -> list[Series]:
 # that of Φ itself. The logarithm of either is a recurrence.
 
 
-@register_custom_jvp(jss.log_ndtr)
+@register_within(jss.log_ndtr)
 def _log_ndtr(walk: Walk, eqn, inputs) -> list[Series]:
     def outer(x, u, n):
         x, u, n = at_least_single(x, u, n)

@@ -86,15 +86,14 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
     def unit(x):
         entire = first_operand() == lax.round(first_operand())
         smallest = jnp.where(entire | (x <= 0), 1, 0).astype(x.dtype)
-        return power_of_two(lax.max(x, smallest))
+        size = lax.max(x, smallest)
+        return power_of_two(size / lax.sqrt(lax.max(size, jnp.ones_like(x))))
 
     def outer(x, u, n):
         a, x, u, n = at_least_single(first_operand()[None], x, u, n)
         number = len(n)
-        factorial = jnp.cumprod(jnp.concatenate([jnp.ones_like(n[:1]), n[:-1]]), axis=0)
-        j = n - 1
-        powers = _gamma_density(a - j, x) * u**j / factorial
-        decay = (-u) ** j / factorial
+        powers = _gamma_densities(a, x, u, n)
+        decay = _over_factorials(-u, n)
         sums = jnp.stack(
             [jnp.sum(powers[: k + 1] * decay[k::-1], axis=0) for k in range(number)]
         )
@@ -109,26 +108,37 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
     return composed(walk, eqn, inputs, x, unit, outer)
 
 
-def _gamma_density(a, x):
-    """`x^(a-1) e^(-x) / Γ(a)`, also for negative a."""
-    small = a < 10
-    b = jnp.where(small, a, 1)
+def _over_factorials(u, n):
+    """`u^j / j!` for j = n - 1 = 0, 1, 2, ..."""
+    return jnp.cumprod(jnp.where(n == 1, 1, u / lax.max(n - 1, jnp.ones_like(n))), 0)
+
+
+def _gamma_densities(a, x, u, n):
+    """`x^(a-1-j) e^(-x) / Γ(a-j) u^j / j!` for j = n - 1 = 0, 1, 2, ..."""
+    b = a - (n - 1)
+    small = b < 10
     # 1 / Γ(b), which alternates in sign for b < 0, and is zero at the poles.
     sign = jnp.where((b < 0) & (jnp.floor(b) % 2 != 0), -1, 1)
     pole = (b <= 0) & (b == jnp.floor(b))
-    reciprocal = sign * lax.exp(-lax.lgamma(jnp.where(pole, 1, b)))
-    near = jnp.where(pole, 0, reciprocal * x ** (b - 1))
+    reciprocal = sign * lax.exp(-lax.lgamma(jnp.where(pole | ~small, 1, b)))
+    # A negative power of a small x would overflow; but where a is an integer, there is
+    # none, and where x is zero, none may be made.
+    direct = (a == jnp.floor(a)) & (x < 1)
+    power = x ** jnp.where(direct, jnp.where(pole, 0, b - 1), a - 1)
+    step = jnp.where(direct, u, u / jnp.where(direct, 1, x))
     decay = lax.exp(-x)
-    near = jnp.where(decay == 0, 0, near * decay)
-    # For large a these would cancel: with x = a (1 + m), this is
-    # exp(a (log(1 + m) - m) - (Stirling's correction)) √(a / 2π) / x.
-    b = jnp.where(small, 10, a)
+    near = reciprocal * power * decay * _over_factorials(step, n)
+    near = jnp.where(pole | (decay == 0), 0, near)
+    # For large b these would cancel: with x = b (1 + m), this is
+    # exp(b (log(1 + m) - m) - (Stirling's correction)) √(b / 2π) / x.
+    b = jnp.where(small, 10, b)
     m = (x - b) / b
     nonzero = jnp.where(x == 0, 1, x)
     close = _log1p_less(jnp.where(lax.abs(m) < 0.5, m, 0))
     exponent = b * jnp.where(lax.abs(m) < 0.5, close, lax.log(nonzero / b) - m)
     far = lax.exp(exponent - _stirling(b)) * lax.sqrt(b / (2 * math.pi)) / nonzero
-    return jnp.where(small, near, jnp.where(x == 0, 0, far))
+    far = jnp.where(x == 0, 0, far * _over_factorials(u, n))
+    return jnp.where(small, near, far)
 
 
 # -- incomplete beta function, in x
@@ -138,13 +148,11 @@ def _gamma_density(a, x):
 def _betainc_slope(y, a, b, x, da, db, dx):
     a, b, x = at_least_single(a, b, x)
     log_beta = lax.lgamma(a) + lax.lgamma(b) - lax.lgamma(a + b)
-    powers = lax.pow(x, a - 1) * lax.pow(1 - x, b - 1)
+    powers = lax.pow(x, a - 1) * (lax.pow(1 - x, b - 1) * lax.exp(-log_beta))
     # Where powers may underflow. A logarithm is less accurate, and not finite at 0.
     logarithm = (a - 1) * lax.log(x) + (b - 1) * lax.log1p(-x)
     large = a + b > _LARGEST_POWERS
-    density = jnp.where(
-        large, lax.exp(logarithm - log_beta), powers * lax.exp(-log_beta)
-    )
+    density = jnp.where(large, lax.exp(logarithm - log_beta), powers)
     return dx * density.astype(dx.dtype)
 
 

@@ -1,0 +1,19 @@
+"""Rules for primitives and functions of one's own."""
+
+from ._interpreter import register as register, Walk as Walk
+from ._jax import bind as bind
+from ._rules._define import (
+    define_bilinear as define_bilinear,
+    define_derivative as define_derivative,
+    define_linear as define_linear,
+    define_piecewise_linear as define_piecewise_linear,
+    define_rewrite as define_rewrite,
+)
+from ._series import (
+    add as add,
+    convolve as convolve,
+    convolve_square as convolve_square,
+    scale as scale,
+    Series as Series,
+    sub as sub,
+)
