@@ -621,11 +621,13 @@ def check_ode_jet(program, nested: bool):
     if not pairs:
         return False
     name, index = pairs[-1]
-    y0 = jnp.asarray(program.inputs[name])
+    # JAX stumbles over a NumPy array in a `custom_jvp` under `vmap`.
+    inputs = {k: jnp.asarray(v) for k, v in program.inputs.items()}
+    y0 = inputs[name]
     t0 = jnp.asarray(0.2, jnp.finfo(y0.dtype).dtype)
 
     def field(t, y, args, fun=fun):
-        return fun(**{**program.inputs, name: y + 0.3 * t.astype(y.dtype)})[index]
+        return fun(**{**inputs, name: y + 0.3 * t.astype(y.dtype)})[index]
 
     order = 3
     ode_jet = jax.jit(lambda t, y: eqx_taylor.ode_jet(field, t, y, order=order))

@@ -1,6 +1,6 @@
 """What the tests compare with: nested derivatives, high precision and counts.
 
-Nothing here is Taylor mode in JAX. The reference for ODEs is Taylor arithmetic with 40
+Nothing here but `jet` is Taylor mode in JAX. The reference for ODEs is Taylor arithmetic with 40
 digits, which is itself compared with mpmath's derivatives in `test_ode_jet.py`.
 """
 
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import mpmath
 import numpy as np
+
+import eqx_taylor
 
 
 # -- derivatives by nesting
@@ -87,6 +89,12 @@ def random_series(primals: Sequence[Any], order: int, seed: int = 0) -> list[lis
         return jnp.asarray(value, jnp.asarray(x).dtype)
 
     return [[term(x) for _ in range(order)] for x in primals]
+
+
+def jet(fun: Callable, points: Sequence[Any], series: Sequence[Any], **kwargs) -> list:
+    """What is tested, as a list over orders."""
+    value, terms = eqx_taylor.filter_jet(fun, tuple(points), tuple(series), **kwargs)
+    return [value, *terms]
 
 
 # -- comparisons

@@ -11,6 +11,7 @@ from helpers import (
     assert_close,
     assert_orders_close,
     count_primitives,
+    jet,
     nested_jet,
     nested_ode_jet,
     random_series,
@@ -206,18 +207,13 @@ ROOTS = {
 }
 
 
-def _jet(fun, points, series):
-    value, terms = eqx_taylor.filter_jet(fun, points, tuple(series))
-    return [value, *terms]
-
-
 def _agrees(fun, points, order, ulps):
     points = tuple(map(jnp.asarray, points))
     series = random_series(points, order)
     expected = nested_jet(fun, points, series)
     # The tolerances of iterative solvers are relative to right-hand sides, which are
     # others here.
-    assert_orders_close(eqx.filter_jit(_jet)(fun, points, series), expected, ulps)
+    assert_orders_close(eqx.filter_jit(jet)(fun, points, series), expected, ulps)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -295,7 +291,7 @@ def test_in_a_loop_in_a_vector_field(name):
 def _line(fun, order):
     def along(a, b):
         terms = [[x, *[None] * (order - 1)] for x in (a, b)]
-        return _jet(fun, (a, b), terms)
+        return jet(fun, (a, b), terms)
 
     return along
 
@@ -326,7 +322,7 @@ def test_cost(name, solve):
 def test_gradient_of_a_jet():
     def third(a, b):
         terms = [[a.T, None, None], [b * b, None, None]]
-        return _jet(jnp.linalg.solve, (a, b), terms)[3]
+        return jet(jnp.linalg.solve, (a, b), terms)[3]
 
     a, b = jnp.asarray(A), jnp.asarray(B)
     slope = jax.jvp(third, (a, b), (a @ a, b * b))[1]

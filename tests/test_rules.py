@@ -18,13 +18,12 @@ import pytest
 from helpers import (
     assert_close,
     assert_orders_close,
+    jet,
     largest,
     nested_jet,
     random_series,
 )
 from jax import lax
-
-import eqx_taylor
 
 
 class Case(NamedTuple):
@@ -291,18 +290,12 @@ COMPLEX = [
 REAL = [*ELEMENTWISE, *POWERS, *PRODUCTS, *STRUCTURAL, *KINKS, *DERIVED]
 
 
-def _jet(fun, points, series):
-    """A list over orders, from the value on."""
-    value, terms = eqx_taylor.filter_jet(fun, tuple(points), tuple(series))
-    return [value, *terms]
-
-
 @_parametrize([*REAL, *COMPLEX])
 def test_nested_derivatives(case):
     points = case.arrays()
     series = random_series(points, case.order)
     expected = nested_jet(case.oracle or case.fun, points, series)
-    actual = _jet(case.fun, points, series)
+    actual = jet(case.fun, points, series)
     assert len(actual) == case.order + 1
     assert_orders_close(actual, expected, case.ulps)
 
@@ -318,12 +311,12 @@ def test_transformations(case):
     points = case.arrays()
     directions = [terms[0] for terms in random_series(points, 1, seed=1)]
 
-    def jet(fun, points, order):
+    def straight(fun, points, order):
         terms = [[v, *[None] * (order - 1)] for v in directions]
-        return _jet(fun, points, terms)
+        return jet(fun, points, terms)
 
     def second(*points):
-        return jet(case.fun, points, 2)[2]
+        return straight(case.fun, points, 2)[2]
 
     def weighted(x):
         weights = 1 + np.arange(float(x.size)).reshape(x.shape) / 7
@@ -338,7 +331,7 @@ def test_transformations(case):
         slope = jax.grad(loss)(points)
         along = sum(jnp.sum((g * v).real) for g, v in zip(slope, directions))
         _, by_jvp = jax.jvp(second, points, tuple(directions))
-        return along, by_jvp, jet(second, points, 2)
+        return along, by_jvp, straight(second, points, 2)
 
     # In NumPy what would be compiled operation by operation in JAX.
     both = [np.stack([x, x + 0.01]) for x in map(np.asarray, points)]
@@ -346,7 +339,7 @@ def test_transformations(case):
     for n in range(2):
         along, by_jvp, by_jet = jtu.tree_map(lambda x: x[n], results)
         there = [jnp.asarray(x[n]) for x in both]
-        expected = jax.device_get(jet(case.fun, there, 4))
+        expected = jax.device_get(straight(case.fun, there, 4))
         assert_orders_close(by_jet, expected[2:], case.ulps)
         assert_close(by_jvp, expected[3], case.ulps, scale=largest(expected[:4]))
         third = jtu.tree_leaves(expected[3])
@@ -361,7 +354,7 @@ def test_dtype(case, dtype):
     points = tuple(jnp.asarray(point, dtype) for point in case.points)
     series = random_series(points, 2)
     out = jax.eval_shape(case.fun, *points)
-    for terms in jax.eval_shape(ft.partial(_jet, case.fun), points, series):
+    for terms in jax.eval_shape(ft.partial(jet, case.fun), points, series):
         assert_close_types(terms, out)
 
 

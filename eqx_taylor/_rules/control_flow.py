@@ -232,6 +232,7 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
     branches = [close(branch) for branch in eqn.params["branches"]]
     avals = [series.aval for series in operands]
     in_supports = _supports(operands)
+    choose = ft.partial(_choose, eqn, index)
     supports = [0] * len(eqn.outvars)
     for branch in branches:
         each = walk.output_supports(branch, in_supports)
@@ -245,8 +246,7 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
             outs = walk.within(stop).interpret(branch, operands)
             return pack(outs, supports, stop)
 
-        arrays = lax.switch(
-            index[0],
+        arrays = choose(
             [ft.partial(run, branch) for branch in branches],
             pack(operands, in_supports, stop),
         )
@@ -285,8 +285,7 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
                     fresh[name] = jnp.zeros(kind.shape, kind.dtype)
             return terms, fresh
 
-        terms, fresh = lax.switch(
-            index[0],
+        terms, fresh = choose(
             [ft.partial(padded, number) for number in range(len(branches))],
             jtu.tree_leaves(args),
         )
@@ -296,3 +295,16 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
 
     outs = _outputs(walk, eqn, operands, supports, all_orders, one_order)
     return outs
+
+
+def _choose(eqn, index: Series, functions: Sequence[Callable], arrays: list[Any]):
+    """Applies one of the functions, as `eqn` applies one of its branches."""
+    platforms = eqn.params.get("branches_platforms")
+    if platforms is None:
+        return lax.switch(index[0], functions, arrays)
+    # Of `platform_dependent`: branches for other platforms need not compile on this.
+    of_platform = {None: None}
+    for names, function in zip(platforms, functions):
+        of_platform |= dict.fromkeys(names or [None], function)
+    default = of_platform.pop(None)
+    return lax.platform_dependent(arrays, default=default, **of_platform)
