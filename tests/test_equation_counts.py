@@ -210,6 +210,46 @@ def test_each_linear_solve_has_one_factorisation():
     assert solves[2] - solves[1] == solves[1] - solves[0]
 
 
+@jax.custom_jvp
+def _with_its_own_jvp(x):
+    return jnp.sinh(x)
+
+
+@_with_its_own_jvp.defjvp
+def _(primals, tangents):
+    y = _with_its_own_jvp(*primals)
+    return y, tangents[0] * jnp.sqrt(1 + y * y)
+
+
+_X, _MATRIX = jnp.array(0.7), jnp.eye(3) + 0.1
+_COSTLY = {
+    "custom_jvp": (_with_its_own_jvp, _X),
+    "lgamma": (jax.lax.lgamma, _X),
+    "polygamma": (lambda x: jax.lax.polygamma(2.0, x), _X),
+    "igamma": (lambda x: jax.lax.igamma(2.5, x), _X),
+    "betainc": (lambda x: jax.lax.betainc(2.5, 1.5, x), _X),
+    "erf_inv": (jax.lax.erf_inv, _X),
+    "log_ndtr": (jax.scipy.special.log_ndtr, _X),
+    "bessel_i0e": (jax.lax.bessel_i0e, _X),
+    "pow": (lambda x: x**x, _X),
+    "softplus": (jax.nn.softplus, _X),
+    "logsumexp": (jax.nn.logsumexp, _MATRIX),
+    "cumlogsumexp": (jax.lax.cumlogsumexp, _MATRIX),
+    "cumprod": (jax.lax.cumprod, _MATRIX),
+    "prod": (jnp.prod, _MATRIX),
+    "complex abs": (lambda x: jnp.abs(x + 1j), _X),
+}
+
+
+@pytest.mark.parametrize("line", [False, True], ids=["curve", "line"])
+@pytest.mark.parametrize("name", _COSTLY)
+def test_no_rule_is_more_than_quadratic(name, line):
+    fun, x = _COSTLY[name]
+    at_4, at_8, at_16 = (_count(jet, fun, x, k, line) for k in (4, 8, 16))
+    # For a + b K + c K² with b, c >= 0; K³ would be twice as much.
+    assert at_16 - at_8 <= 4 * (at_8 - at_4), (at_4, at_8, at_16)
+
+
 # -- coefficients of solutions
 
 
