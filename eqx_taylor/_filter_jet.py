@@ -24,7 +24,7 @@ from ._check import (
     untraceable,
 )
 from ._interpreter import Walk
-from ._jax import is_differentiable, trace
+from ._jax import as_weak_as, is_differentiable, trace
 from ._series import given, scale, Term, zeros
 
 
@@ -286,9 +286,8 @@ def _jet_of_leaves(
         terms: list[Term] = [jnp.asarray(out.dense(0))]
         for k in range(1, order + 1):
             if is_differentiable(out.aval):
-                terms.append(
-                    zeros(out.aval) if out[k] is None else scale(out[k], factors[k])
-                )
+                term = zeros(out.aval) if out[k] is None else scale(out[k], factors[k])
+                terms.append(as_weak_as(out.aval, term))
             else:
                 terms.append(None)
         results.append(terms)

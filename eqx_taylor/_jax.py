@@ -131,6 +131,15 @@ def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
         [wrapper] = inner
 
 
+def as_weak_as(aval: Aval, x: Any) -> Any:
+    """`x`, so that it takes part in type promotion as values of type `aval` do."""
+    if jax.typeof(x).weak_type == aval.weak_type:
+        return x
+    return jax.lax.convert_element_type_p.bind(
+        x, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None
+    )
+
+
 def tangent_dtype(aval: Aval) -> Any:
     return jex.primal_dtype_to_tangent_dtype(aval.dtype)
 

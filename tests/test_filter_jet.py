@@ -345,3 +345,42 @@ def test_stateful_layers_and_keys():
     xs = jnp.stack([X, V])
     actual, expected = (jax.vmap(f, axis_name="batch")(xs) for f in (jet, nested))
     assert_orders_close(actual, expected, 200)
+
+
+# -- types
+
+_TYPED = {
+    "sin": jnp.sin,
+    "relu": jax.nn.relu,
+    "power": lambda x: x**3,
+    "quotient": lambda x: 1 / x,
+    "where": lambda x: jnp.where(x > 0, x, 0.0),
+    "scan": lambda x: lax.scan(lambda c, _: (jnp.sin(c), None), x, None, length=2)[0],
+    "while": lambda x: lax.while_loop(lambda c: c < 1, lambda c: c * 2, x),
+    "cond": lambda x: lax.cond(x > 0, jnp.sin, jnp.cos, x),
+    "logsumexp": jax.nn.logsumexp,
+    "conversion": lambda x: x.astype("float16"),
+    "complex": lambda x: lax.complex(x, jnp.sin(x)),
+}
+
+
+@pytest.mark.parametrize("x", [0.7, np.float32(0.7)], ids=["weak", "strong"])
+@pytest.mark.parametrize("name", _TYPED)
+def test_types_are_those_of_jvp(name, x):
+    """Shapes, dtypes and weak types: a Python number in does not fix the dtype of what
+    comes out."""
+    fun = _TYPED[name]
+
+    def by_jvp(x):
+        x = jnp.asarray(x)
+        return jax.jvp(fun, (x,), (jnp.ones_like(x),))
+
+    def by_jet(x):
+        value, terms = filter_jet(fun, (x,), ([1.0, None, 0.5],))
+        return value, *terms
+
+    value, slope = jax.eval_shape(by_jvp, x)
+    first, *others = jax.eval_shape(by_jet, x)
+    types = [(x.shape, x.dtype, x.weak_type) for x in (value, slope, first, *others)]
+    assert types[2] == types[0]
+    assert set(types[3:]) == {types[1]}
