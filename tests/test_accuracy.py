@@ -169,3 +169,32 @@ def test_single_precision_complex(case):
 @pytest.mark.parametrize("case", LAX_CASES, ids=ids)
 def test_half_precision(case, dtype):
     check(in_range(case, dtype), dtype, curved=False)
+
+
+SPECIAL = [np.inf, -np.inf, np.nan, 0.0, -0.0, 1.0, -1.0, 1e308, -1e308, 1 + 2**-52]
+
+
+@pytest.mark.parametrize("case", [*REAL_CASES, *COMPLEX_CASES], ids=ids)
+def test_order_0_is_the_function(case):
+    """Bit for bit, at infinities, zeros and NaN as well. There is no NaN among the
+    coefficients where JAX has none in a first derivative, and the function is finite."""
+    points = np.array(case.points)
+    x = jnp.asarray(np.concatenate([np.array(SPECIAL, points.dtype), points]))
+    value, terms = eqx_taylor.filter_jet(case.fun, (x,), ([jnp.ones_like(x), None],))
+    expected = np.asarray(case.fun(x))
+    if not np.array_equal(value, expected, equal_nan=True):
+        with jax.disable_jit():  # Compiled as a whole, some round otherwise.
+            expected = np.asarray(case.fun(x))
+    # NaNs are equal here, 0.0 and -0.0 are not.
+    np.testing.assert_array_equal(value, expected)
+    for part in (np.real, np.imag):
+        a, b = part(np.asarray(value)), part(expected)
+        np.testing.assert_array_equal(
+            np.signbit(a) & (a == 0), np.signbit(b) & (b == 0)
+        )
+    try:
+        _, slope = jax.jvp(case.fun, (x,), (jnp.ones_like(x),))
+    except NotImplementedError:
+        return  # Ours alone.
+    regular = np.isfinite(expected) & np.isfinite(slope)
+    assert np.all(np.isfinite(terms[0])[regular]), x[~np.isfinite(terms[0]) & regular]

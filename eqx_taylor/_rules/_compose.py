@@ -92,5 +92,5 @@ def _auxiliary(walk: Walk, x: Series, series: Series) -> Series:
 def power_of_two(x):
     """One near `x`, which is positive. Scaling with it is exact."""
     x = lax.reduce_precision(x, jnp.finfo(x.dtype).nexp, 0)
-    largest = float(jnp.finfo(x.dtype).max)
+    largest = float(jnp.finfo(x.dtype).max) / 8  # It has a reciprocal.
     return jnp.clip(x, float(jnp.finfo(x.dtype).tiny), largest)

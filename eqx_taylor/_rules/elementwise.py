@@ -58,7 +58,8 @@ def _asin_slope(y, x, dx):
 def _atan_slope(y, x, dx):
     s = _reciprocal(x, jnp.ones_like(x))
     if jnp.iscomplexobj(x):
-        return s * (s * dx) / ((s - 1j * (s * x)) * (s + 1j * (s * x)))
+        slope = s * (s * dx) / ((s - 1j * (s * x)) * (s + 1j * (s * x)))
+        return jnp.where(jnp.isinf(x), 0, slope)
     return s * (s * dx) / (s * s + lax.square(s * x))
 
 
@@ -72,7 +73,8 @@ def _asinh_slope(y, x, dx):
 def _atanh_slope(y, x, dx):
     if jnp.iscomplexobj(x):
         s = _reciprocal(x, jnp.ones_like(x))
-        return s * (s * dx) / ((s - s * x) * (s + s * x))
+        slope = s * (s * dx) / ((s - s * x) * (s + s * x))
+        return jnp.where(jnp.isinf(x), 0, slope)
     return dx / ((1 - x) * (1 + x))
 
 
@@ -114,7 +116,8 @@ def _tanh(walk: Walk, eqn, inputs) -> list[Series]:
         if not jnp.iscomplexobj(x):
             return 4 * q / ((1 + q) * (1 + q))
         # Near the poles, where q is -1, it is the other formula that does not cancel.
-        q = lax.exp(-2 * jnp.where(x.real < 0, -x, x))
+        q = jnp.where(x.real < 0, x, -x)
+        q = lax.exp(q + q)  # An infinity times a complex 2 is not a number.
         near = lax.abs(x.real) < 1
         q = jnp.where(near, 0, q)
         return jnp.where(near, 1 - y * y, 4 * q / ((1 + q) * (1 + q)))

@@ -86,7 +86,7 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
     def unit(x):
         entire = first_operand() == lax.round(first_operand())
         smallest = jnp.where(entire | (x <= 0), 1, 0).astype(x.dtype)
-        size = lax.max(x, smallest)
+        size = jnp.where(jnp.isinf(x), 1, lax.max(x, smallest))
         return power_of_two(size / lax.sqrt(lax.max(size, jnp.ones_like(x))))
 
     def outer(x, u, n):
@@ -103,6 +103,7 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
             rest = (a[0] - k - x[0]) * terms[-1] - ratio * terms[-2]
             terms.append((ratio / nonzero) * rest / k)
         slopes = jnp.where((x < 4) | (a < 5), sums, jnp.stack(terms[1:]))
+        slopes = jnp.where(jnp.isinf(x), 0, slopes)
         return sign * u * slopes / n
 
     return composed(walk, eqn, inputs, x, unit, outer)
