@@ -12,13 +12,14 @@ from typing import Any
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
+import jax.extend.random
 import jax.numpy as jnp
 import jax.scipy as jsp
 import lineax as lx
 import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental import checkify, sparse
+from jax.experimental import sparse
 from jax.extend import linear_util
 from jax.extend.core import Primitive
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -273,18 +274,23 @@ def _noinline(x):
     return eqxi.noinline(lambda x: jnp.sin(x) * x)(x)
 
 
-# A `custom_jvp` in earlier versions.
-@case_for("call_hi_primitive", "custom_jvp_call", points=(np.array(0.7),))
-def _custom_root(a):
-    def newton(f, y):
-        return lax.fori_loop(0, 50, lambda _, y: y - f(y) / 2, y)
+@case_for("call_hi_primitive")
+def _high_level(x):
+    from jax.experimental import hijax
 
-    return lax.custom_root(
-        lambda y: y + a * jnp.sin(y) - 1,
-        jnp.zeros_like(a),
-        newton,
-        lambda g, b: b / g(jnp.ones_like(b)),
-    )
+    class Product(getattr(hijax, "VJPHiPrimitive", None) or hijax.HiPrim):
+        def __init__(self, aval):
+            self.in_avals, self.out_aval, self.params = (aval,), aval, {}
+            super().__init__()
+
+        def expand(self, x):
+            return jnp.sin(x) * x
+
+        def jvp(self, primals, tangents):
+            [x], [dx] = primals, tangents
+            return self(x), (jnp.cos(x) * x + jnp.sin(x)) * dx
+
+    return Product(jax.typeof(x))(x)
 
 
 @case_for("pallas_call")
@@ -296,6 +302,16 @@ def _pallas(x):
 
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     return pl.pallas_call(kernel, out_shape=shape, interpret=True)(x)
+
+
+@case_for("run_state")
+def _run_state(x):
+    from jax.experimental import pallas as pl
+
+    def body(reference):
+        reference[0] = jnp.sin(reference[1]) * reference[2]
+
+    return pl.run_state(body)(x * x)
 
 
 # -- control flow
@@ -313,7 +329,7 @@ _define("cond", lambda x: lax.cond(x[0] > 0, jnp.sin, jnp.cos, x))
 _define("select_if_vmap", lambda x: _bind("select_if_vmap", x[0] > 0, x * x, x))
 
 
-@case_for("maybe_set", "nonbatchable")
+@case_for("maybe_set")
 def _bounded_loop(x):
     return eqxi.while_loop(
         lambda c: c[0] < 2,
@@ -550,12 +566,12 @@ for _fun in (lax.eq, lax.ne, lax.lt, lax.le, lax.gt, lax.ge):
     _define(_fun.__name__, lambda x, y, fun=_fun: jnp.where(fun(x, y), x * y, x), X, Y)
 
 
-def _counted(fun):
+def _counted(fun: Callable[[Any], Any]):
     """A function of integers: here, of those that the first coefficient rounds to."""
     return lambda x: fun((10 * x).astype(jnp.int64)).astype(x.dtype) * x
 
 
-for _name, _fun in dict(
+for _name, _fun in dict[str, Callable[[Any], Any]](
     and_=lambda n: n & 3,
     or_=lambda n: n | 3,
     xor=lambda n: n ^ 3,
@@ -667,11 +683,109 @@ def _fused(x):
     return fused(out_spaces=spaces)(lambda x: (jnp.sin(x) * x, x * x))(x)
 
 
-_define("relayout", lambda x: _bind("relayout", x * x, dst_layout=None))
-NOT_ON_CPU = {"fused_call", "pbroadcast", "ragged_all_to_all", "relayout"}
+_define("pbroadcast_dynamic", _unchecked(
+    lambda x: lax.pbroadcast(x * x, "i", lax.axis_index("i"))))  # fmt: skip
+NOT_ON_CPU = {"fused_call", "pbroadcast", "pbroadcast_dynamic", "ragged_all_to_all"}
 
 # -- without any
 
 UNREACHABLE = {
-    "copy_p": "",
+    "assert_consumed_value": "In programs that JAX checks for keys used twice.",
+    "check": "Within `checkify` only, by which it is tested.",
+    "consume": "In programs that JAX checks for keys used twice.",
+    "dim_as_value": "Of symbolic shapes.",
+    "dimension_size": "Of symbolic shapes.",
+    "empty2": "Made where a loop is lowered.",
+    "philox2x32": "Made where random bits are lowered.",
+    "philox4x32": "Made where random bits are lowered.",
+    "relayout": "Of types with layouts, which no public function makes yet.",
+    "shape_assertion": "Of symbolic shapes.",
+    "stage": "Of constants only: what is traced passes it by.",
+    "threefry4x32": "Made where random bits are lowered.",
 }
+if jax.__version_info__ < (0, 11):
+    UNREACHABLE |= {
+        "after_all": "Tokens are for what a program is lowered to.",
+        "create_token": "Tokens are for what a program is lowered to.",
+        "eval_jaxpr": "Becomes `closed_call`.",
+    }
+
+# -- programs that have no derivative: for each primitive the function and its points
+
+REFUSED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
+
+
+def refused(name: str, *points: Any):
+    def decorator(fun):
+        REFUSED[name] = (fun, points or (X,))
+        return fun
+
+    return decorator
+
+
+_LIKE_X = jax.ShapeDtypeStruct(X.shape, X.dtype)
+
+refused("pure_callback")(lambda x: jax.pure_callback(np.sin, _LIKE_X, x))
+refused("ffi_call")(lambda x: jax.ffi.ffi_call("nothing", _LIKE_X)(x))
+refused("nontraceable")(lambda x: eqxi.nontraceable(x * x))
+refused("nonbatchable")(lambda x: eqxi.nonbatchable(x * x))
+refused("pmax")(_unchecked(lambda x: lax.pmax(x * x, "i")))
+refused("pmin")(_unchecked(lambda x: lax.pmin(x * x, "i")))
+refused("igamma_grad_a", POSITIVE)(lambda x: lax.igamma_grad_a(1 + x, x))
+refused("rng_uniform", np.array(0.3))(lambda x: lax.rng_uniform(x, 2 + x, (3,)))
+refused("schur", SQUARE)(jsp.linalg.schur)
+refused("hessenberg", SQUARE)(lambda a: lax.linalg.hessenberg(a)[0])
+refused("householder_product", SQUARE, X)(lax.linalg.householder_product)
+refused("symmetric_product", SQUARE)(
+    lambda a: lax.linalg.symmetric_product(a, jnp.zeros_like(a))
+)
+refused("tridiagonal", SQUARE + SQUARE.T)(lambda a: lax.linalg.tridiagonal(a)[1])
+
+
+@refused("io_callback")
+def _io_callback(x):
+    from jax.experimental import io_callback
+
+    return io_callback(np.sin, _LIKE_X, x)
+
+
+@refused("buffer_callback")
+def _buffer_callback(x):
+    from jax.experimental.buffer_callback import buffer_callback
+
+    return buffer_callback(lambda *_: None, _LIKE_X)(x)
+
+
+@refused("call_exported")
+def _call_exported(x):
+    from jax import export
+
+    return export.export(jax.jit(jnp.sin))(_LIKE_X).call(x)
+
+
+@refused("select_and_scatter", SQUARE)
+def _select_and_scatter(x):
+    return _bind(
+        "select_and_scatter", x, x, jnp.zeros(()),
+        select_jaxpr=jax.make_jaxpr(lax.ge)(1.0, 1.0).jaxpr, select_consts=(),
+        scatter_jaxpr=jax.make_jaxpr(lax.add)(1.0, 1.0).jaxpr, scatter_consts=(),
+        window_dimensions=(1, 1), window_strides=(1, 1), padding=((0, 0), (0, 0)),
+    )  # fmt: skip
+
+
+@refused("custom_partitioning")
+def _custom_partitioning(x):
+    from jax.experimental.custom_partitioning import custom_partitioning
+
+    partitioned = custom_partitioning(lambda x: jnp.sin(x))
+    partitioned.def_partition(
+        infer_sharding_from_operands=None, partition=None, sharding_rule="i -> i"
+    )
+    return partitioned(x)
+
+
+@refused("new_ref")
+def _reference(x):
+    reference = jax.new_ref(x)
+    reference[0] = x[1] * x[2]
+    return reference[...] * x

@@ -296,7 +296,10 @@ class Builder:
             if filled is None:
                 continue
             text, guards = filled
-            outs = self.types_of(text)
+            try:
+                outs = self.types_of(text)
+            except jax.dtypes.TypePromotionError:
+                continue  # Real and complex numbers.
             if any(x.ndim > 3 or x.size > 60 for x in outs):
                 continue
             count = len(self.values)

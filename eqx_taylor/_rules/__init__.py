@@ -7,10 +7,12 @@ from . import (
     derived as derived,
     elementwise as elementwise,
     implicit as implicit,
+    linear_algebra as linear_algebra,
     powers as powers,
     products as products,
     reductions as reductions,
     special as special,
+    spectral as spectral,
     sparse as sparse,
     structural as structural,
 )

@@ -1,9 +1,11 @@
 """Functions inside functions: read in place, as part of the program around them."""
 
+from typing import Any
+
 import jax
 
 from .._interpreter import INLINED, joint, register, Walk
-from .._jax import close
+from .._jax import bind, close, trace
 from .._series import mask, orders, Series
 from ._pack import pack, unpack
 
@@ -13,15 +15,14 @@ from ._pack import pack, unpack
 # `custom_vmap` does not survive a jet.
 _CALLS = {
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "call": "call_jaxpr",
     "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "jaxpr_call": "call_jaxpr",
     "eval_jaxpr": "jaxpr",
     "composite": "jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vmap_call": "call",
+    "linear_call": "callee",
+    "program_order": "call_jaxpr",
     "remat_opt": "fwd_jaxpr",
     "xla_metadata_call": "jaxpr",
 }
@@ -36,7 +37,7 @@ def _inline(walk: Walk, eqn, inputs) -> list[Series]:
     return walk.interpret(close(jaxpr), inputs)
 
 
-@register("checkpoint", "remat", "remat2")
+@register("remat2")
 def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
     if not walk.is_known(inputs) or len(eqn.outvars) == 0:
@@ -53,20 +54,13 @@ def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
 def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
     params = eqn.params
 
-    def specs_of_terms(specs, supports, stop):
-        return [
-            spec
-            for spec, support in zip(specs, supports)
-            for _ in orders(support & mask(stop))
-        ]
-
     def up_to(stop):
         def shard_map(fun, supports, out_supports):
             return jax.shard_map(
                 fun,
                 mesh=params["mesh"],
-                in_specs=(specs_of_terms(params["in_specs"], supports, stop),),
-                out_specs=specs_of_terms(params["out_specs"], out_supports, stop),
+                in_specs=(_terms_of(params["in_specs"], supports, stop),),
+                out_specs=_terms_of(params["out_specs"], out_supports, stop),
                 axis_names=params["newly_manual_axes"],
                 check_vma=params["check_vma"],
             )
@@ -81,6 +75,35 @@ def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
     types = [(var.aval, support) for var, support in zip(eqn.outvars, supports)]
     # As for a `while_loop`: each order begins again with the first.
     return joint(types, lambda k: [series[k] for series in up_to(k)])
+
+
+# Where the results of a call are, is a parameter with an entry for each.
+@register("compute_on", "fused_call")
+def _placed(walk: Walk, eqn, inputs) -> list[Series]:
+    jaxpr = close(eqn.params["jaxpr"])
+    if not walk.is_known(inputs) or len(eqn.outvars) == 0:
+        return walk.interpret(jaxpr, inputs)
+    name = "out_spaces" if "out_spaces" in eqn.params else "out_memory_spaces"
+
+    def placed(fun, supports, out_supports):
+        def call(arrays):
+            spaces = _terms_of(eqn.params[name], out_supports, walk.stop)
+            inner = trace(fun, [jax.typeof(x) for x in arrays])
+            params = {**eqn.params, "jaxpr": inner, name: tuple(spaces)}
+            return bind(eqn.replace(params=params), arrays)
+
+        return call
+
+    return _emitted(walk, eqn, jaxpr, inputs, walk.stop, placed)
+
+
+def _terms_of(entries, supports, stop) -> list[Any]:
+    """For each coefficient of some series the entry of the series."""
+    return [
+        entry
+        for entry, support in zip(entries, supports)
+        for _ in orders(support & mask(stop))
+    ]
 
 
 def _emitted(walk: Walk, eqn, jaxpr, inputs, stop, transform) -> list[Series]:

@@ -303,8 +303,10 @@ def _choose(eqn, index: Series, functions: Sequence[Callable], arrays: list[Any]
     if platforms is None:
         return lax.switch(index[0], functions, arrays)
     # Of `platform_dependent`: branches for other platforms need not compile on this.
-    of_platform = {None: None}
+    default, of_platform = None, {}
     for names, function in zip(platforms, functions):
-        of_platform |= dict.fromkeys(names or [None], function)
-    default = of_platform.pop(None)
+        if names:
+            of_platform |= dict.fromkeys(names, function)
+        else:
+            default = function
     return lax.platform_dependent(arrays, default=default, **of_platform)

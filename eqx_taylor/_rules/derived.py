@@ -13,6 +13,7 @@ from .._jax import bind, is_differentiable, trace
 from .._memo import params_key
 from .._series import mask, Series, unknown
 from ._define import integrals, joined_support, piecewise_linear_rule
+from .coverage import UNSUPPORTED
 
 
 @register(OTHERWISE)
@@ -67,11 +68,16 @@ def _derivative(walk: Walk, eqn, inputs, moving):
             eqn,
             lambda: trace(fun, *avals, *[avals[i] for i in moving]),
         )
-    except NotImplementedError as e:
+    except Exception as e:
+        name = eqn.primitive.name
+        # What others raise may be the user's own error, in a `defjvp` for one.
+        if not isinstance(e, NotImplementedError) and name not in UNSUPPORTED:
+            raise
+        reason = UNSUPPORTED.get(name, "Neither eqx_taylor nor JAX can do so.")
         raise NotImplementedError(
-            f"The primitive `{eqn.primitive.name}` cannot be differentiated as often "
-            "as the order of the jet requires, neither by eqx_taylor nor by JAX, which "
-            f"says: {e} It was applied to operands that move: "
+            f"The primitive `{name}` cannot be differentiated as often as the order of "
+            f"the jet requires. {reason} JAX says: {str(e) or type(e).__name__} It was "
+            "applied to operands that move: "
             f"{', '.join(str(avals[i]) for i in moving)}. If its slope does not "
             "matter, wrap these in `jax.lax.stop_gradient`; else define the derivative "
             "of the function that calls it by `jax.custom_jvp`."

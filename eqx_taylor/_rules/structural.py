@@ -1,26 +1,26 @@
 """Linear primitives: they move, copy, add up or transform numbers."""
 
 import jax.numpy as jnp
+from jax import lax
 
-from .._interpreter import FUSED, register, Walk
+from .._interpreter import FUSED, joint, primal_values, register, Walk
 from .._jax import bind
-from .._series import add, Series, sub
+from .._series import add, CONSTANT, Series, sub
 from ._define import define_linear, joined_support
 
 
 define_linear(
     # values
     "neg", "convert_element_type", "reduce_precision", "real", "imag", "complex",
-    "conj", "copy", "copy_p", "name", "nondifferentiable_backward",
-    "optimization_barrier",
+    "conj", "copy", "name", "nondifferentiable_backward",
     # placement
     "device_put", "global_array_to_host_local_array",
-    "host_local_array_to_global_array", "layout_constraint", "mesh_cast", "pcast",
+    "host_local_array_to_global_array", "layout_constraint",
     "preduced", "pvary", "reduced_vary_cast", "reduced_vary_cast_p", "relayout",
-    "reshard", "sharding_constraint", "stage", "vary_unreduced_cast",
-    "vary_unreduced_cast_p", "with_memory_space_constraint",
+    "reshard", "shard_alike", "sharding_constraint", "stage", "vary_unreduced_cast",
+    "vary_unreduced_cast_p", "with_memory_space_constraint", "xla_metadata_value",
     # shapes
-    "broadcast_in_dim", "concatenate", "expand_dims", "pad", "reshape", "rev", "slice",
+    "broadcast_in_dim", "concatenate", "pad", "reshape", "rev", "slice",
     "split", "squeeze", "stack", "tile", "transpose", "unstack",
 )  # fmt: skip
 
@@ -31,9 +31,8 @@ define_linear(
     "fft",
     # between devices
     "all_gather", "all_gather_invariant", "all_gather_reduced", "all_to_all",
-    "pbroadcast", "pbroadcast_dynamic", "ppermute", "psum", "psum2",
-    "psum_invariant", "psum_scatter",
-    "reduce_scatter", "unreduced_psum", "unreduced_reduce_scatter",
+    "pbroadcast", "ppermute", "psum", "psum_invariant", "reduce_scatter",
+    "unreduced_psum", "unreduced_reduce_scatter",
     fused=False,
 )  # fmt: skip
 
@@ -43,11 +42,12 @@ define_linear("dynamic_update_slice", operands=slice(0, 2))
 define_linear("scatter-add", "scatter-sub", operands=slice(0, 3, 2), fused=False)
 define_linear("select_n", "select_if_vmap", operands=slice(1, None))
 define_linear("maybe_set", operands=slice(1, 3), fused=False)
+define_linear("pbroadcast_dynamic", operands=slice(0, 1), fused=False)
 define_linear("ragged_all_to_all", operands=slice(0, 2), fused=False)
 define_linear("tie", operands=slice(1, 2))
 
 
-FUSED.update(["add", "add_any", "sub"])
+FUSED.update(["add", "add_any", "optimization_barrier", "sub"])
 
 
 @register("add", "add_any", "sub")
@@ -64,3 +64,30 @@ def _add(walk: Walk, eqn, inputs) -> list[Series]:
         return term if term is None else jnp.broadcast_to(term, aval.shape)
 
     return [Series(aval, joined_support(inputs), compute)]
+
+
+# A barrier at each order, for those that move at it: not all operands are numbers.
+@register("optimization_barrier")
+def _optimization_barrier(walk: Walk, eqn, inputs) -> list[Series]:
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))
+        terms = [series[k] for series in inputs]
+        kept = iter(lax.optimization_barrier([x for x in terms if x is not None]))
+        return [None if x is None else next(kept) for x in terms]
+
+    return joint([(s.aval, s.support | CONSTANT) for s in inputs], compute)
+
+
+# The next number in the direction of the second operand, which moves as the first.
+@register("nextafter")
+def _nextafter(walk: Walk, eqn, inputs) -> list[Series]:
+    x = inputs[0]
+    aval = eqn.outvars[0].aval
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))[0]
+        return None if x[k] is None else jnp.broadcast_to(x[k], aval.shape)
+
+    return [Series(aval, x.support | CONSTANT, compute)]

@@ -1,0 +1,78 @@
+"""Prints the page on primitives, from the tables that the library itself uses:
+
+python docs/generate_primitives.py > docs/primitives.md
+"""
+
+from eqx_taylor._interpreter import OTHERWISE, RULES
+from eqx_taylor._rules import coverage
+
+
+_HEAD = """\
+<!-- Made by generate_primitives.py: change the tables there, and make it again. -->
+
+# Primitives
+
+A function that is differentiated is read as a program of primitives: those of JAX, and
+the few that Equinox and Lineax add. (Optimistix and Diffrax have none of their own.)
+Here is what becomes of each, in JAX 0.10 to 0.12. Not every version has all of them,
+and some are internal to JAX, or to kernels for one kind of hardware.
+
+A test finds all primitives of the versions that are installed, and fails where one is
+not on this page. Another has a program for each that can be differentiated, and
+compares its derivatives with nested forward mode. One more asks JAX whether those that
+are said to have no derivative have none.
+
+Functions with a `jax.custom_jvp` are differentiated by what it says, at every order.
+Both they and primitives can be given
+[a rule of one's own](devdocs/adding_a_rule.md).
+"""
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _code(name: str) -> str:
+    return f"`{name}`"
+
+
+def page() -> str:
+    differentiated = {name for name in RULES if isinstance(name, str)} - {OTHERWISE}
+    differentiated |= coverage.DERIVED
+    kinds = {name: coverage.kind(name) for name in differentiated}
+    zero = dict(coverage.ZERO)
+    for name, kind in kinds.items():
+        if kind == "zero":
+            zero[name] = "Has slope zero by JAX's convention: a step."
+    moving = sorted(differentiated - set(zero))
+
+    parts = [_HEAD]
+    parts.append("## What is done\n")
+    parts.append(_table(("How", "What it is"), list(coverage.KINDS.items())))
+    parts.append("## With coefficients of every order\n")
+    rows = [(coverage.package(n), _code(n), kinds[n]) for n in moving]
+    parts.append(_table(("Package", "Primitive", "How"), rows))
+    parts.append("## With no coefficient but the first\n")
+    rows = [(coverage.package(n), _code(n), "zero", zero[n]) for n in sorted(zero)]
+    parts.append(_table(("Package", "Primitive", "How", "Why"), rows))
+    parts.append(
+        "## Not differentiated\n\nWhere an operand of one of these moves, there is an "
+        "error that says so. What does not move, such as the result of\n"
+        "`jax.lax.stop_gradient`, may be given to all of them.\n"
+    )
+    refused = coverage.UNSUPPORTED
+    rows = [
+        (coverage.package(n), _code(n), "none", refused[n])
+        for n in sorted(refused, key=lambda n: (_REASONS.index(refused[n]), n))
+    ]
+    parts.append(_table(("Package", "Primitive", "How", "Why"), rows))
+    return "\n".join(parts)
+
+
+# In the order of the table.
+_REASONS = list(dict.fromkeys(coverage.UNSUPPORTED.values()))
+
+
+if __name__ == "__main__":
+    print(page(), end="")

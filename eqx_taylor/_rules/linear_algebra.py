@@ -1,0 +1,334 @@
+"""Systems with a matrix that has a form of its own, and factorisations without
+iteration: Cholesky's, LU and QR. Those by eigenvectors are in `spectral.py`.
+
+Every one is an equation between products of series. In coefficient `k` of it the
+unknowns of order `k` are multiplied with factors of order 0 only: one factorisation
+serves all orders. What is left is a sum over orders 1 to k-1, of products of the moving
+parts `x(t) - x_0`.
+"""
+
+import functools as ft
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._interpreter import joint, primal_values, register, Walk
+from .._jax import bind
+from .._series import add, CONSTANT, convolve, scale, Series, sub, Term
+from ._define import joined_support, read
+
+
+# -- matrices, with any number of axes for batches in front
+
+
+# The precision of JAX's own derivatives of these.
+matmul = ft.partial(lax.batch_matmul, precision=lax.Precision.HIGHEST)
+_triangular_solve = lax.linalg.triangular_solve
+
+
+def transpose(x):
+    return lax.transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+def adjoint(x):
+    x = transpose(x)
+    return lax.conj(x) if jnp.iscomplexobj(x) else x
+
+
+def add_adjoint(x):
+    return lax.add(x, adjoint(x))
+
+
+def half_diagonal(x, lower: bool = True):
+    """A triangle, the diagonal of which is halved: `x = half + adjoint(half)` where x
+    is Hermitian."""
+    triangle = jnp.tril(x) if lower else jnp.triu(x)
+    return jnp.where(identity(x), triangle / 2, triangle)
+
+
+def identity(x):
+    """Where the diagonal is, in the shape of `x`."""
+    eye = jnp.eye(*x.shape[-2:], dtype=bool)
+    return lax.broadcast(eye, x.shape[:-2])
+
+
+def diagonal(x):
+    return jnp.diagonal(x, axis1=-2, axis2=-1)
+
+
+# -- series
+
+
+def image(
+    x: Series, fun: Callable[[Any], Any], inputs: Sequence[Series], first: int = 0
+) -> Series:
+    """`fun(x)` from coefficient `first` on, where `fun` is linear and costs little.
+    `inputs` are what `x` is computed from."""
+
+    def compute(k):
+        return None if x[k] is None else fun(x[k])
+
+    support = x.support >> first << first
+    series = Series(jax.eval_shape(fun, x.aval), support, compute, closed=x.closed)
+    series.depend_on(inputs)
+    return series
+
+
+def moving(
+    x: Series, inputs: Sequence[Series], fun: Callable[[Any], Any] = lambda x: x
+) -> Series:
+    """`fun(x(t) - x_0)`"""
+    return image(x, fun, inputs, first=1)
+
+
+def half_gram(a: Series, b: Series, k: int) -> Term:
+    """`Σ_{j=1..k-1} a_j b_{k-j} = half + adjoint(half)`, each product formed once,
+    where `b` is the adjoint of `a`."""
+    total = None
+    for j in range(1, k // 2 + 1):
+        if a[j] is not None and b[k - j] is not None:
+            product = matmul(a[j], b[k - j])
+            total = add(total, product if 2 * j < k else scale(product, 0.5))
+    return total
+
+
+# -- linear systems: A x = b  =>  A_0 x_k = b_k - Σ_{j=1..k} A_j x_{k-j}
+
+
+def _solved(
+    eqn,
+    inputs: Sequence[Series],
+    walk: Walk,
+    parts: Sequence[tuple[Series, Callable[[Any, Any], Any]]],
+) -> list[Series]:
+    """`parts` sum up to `A x`: series, and the product of a coefficient of it with one
+    of `x`."""
+    *matrix, b = inputs
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))[0]
+        rest = b[k]
+        for part, product in parts:
+            rest = sub(rest, convolve(product, part, x, k, first=1))
+        return None if rest is None else bind(eqn, [*primal_values(matrix), rest])[0]
+
+    if all(series.is_constant for series in matrix):
+        support = joined_support([b]) | CONSTANT
+    else:
+        support = walk.analytic_support(inputs)
+    x = Series(eqn.outvars[0].aval, support, compute)
+    return [x]
+
+
+@register("triangular_solve")
+def _triangular(walk: Walk, eqn, inputs) -> list[Series]:
+    params = eqn.params
+    k = 1 if params["unit_diagonal"] else 0
+
+    def as_read(a):
+        a = jnp.tril(a, -k) if params["lower"] else jnp.triu(a, k)
+        a = transpose(a) if params["transpose_a"] else a
+        return lax.conj(a) if params["conjugate_a"] and jnp.iscomplexobj(a) else a
+
+    def product(a, x):
+        return matmul(a, x) if params["left_side"] else matmul(x, a)
+
+    a = moving(inputs[0], inputs, as_read)
+    return _solved(eqn, inputs, walk, [(a, product)])
+
+
+@register("tridiagonal_solve")
+def _tridiagonal(walk: Walk, eqn, inputs) -> list[Series]:
+    def off_diagonal(d, x, of_d, of_x, pad):
+        # The entry that lies outside of the matrix is not read.
+        inside = d[..., of_d, None] * x[..., of_x, :]
+        return jnp.pad(inside, [(0, 0)] * (x.ndim - 2) + [pad, (0, 0)])
+
+    rest, front = slice(1, None), slice(None, -1)
+    products = [
+        ft.partial(off_diagonal, of_d=rest, of_x=front, pad=(1, 0)),
+        lambda d, x: d[..., None] * x,
+        ft.partial(off_diagonal, of_d=front, of_x=rest, pad=(0, 1)),
+    ]
+    return _solved(eqn, inputs, walk, list(zip(inputs, products)))
+
+
+# -- L Lᴴ = A, where A is read from its lower triangle
+#
+#   L_0 L_kᴴ + L_k L_0ᴴ = H,    H = A_k - Σ_{j=1..k-1} L_j L_{k-j}ᴴ
+#   L_k = L_0 Φ(L_0⁻¹ H L_0⁻ᴴ)
+#
+# with Φ the lower triangle with half the diagonal (Murray, arXiv:1602.07527).
+@register("cholesky")
+def _cholesky(walk: Walk, eqn, inputs) -> list[Series]:
+    [a] = inputs
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))[0]
+        half = None if a[k] is None else half_diagonal(a[k])
+        half = sub(half, half_gram(factor, factor_adjoint, k))
+        if half is None:
+            return None
+        lower = factor[0]
+        solve = ft.partial(_triangular_solve, lower, lower=True)
+        right = solve(add_adjoint(half), transpose_a=True, conjugate_a=True)
+        # The upper triangle of the primitive's output is anything.
+        return matmul(jnp.tril(lower), half_diagonal(solve(right, left_side=True)))
+
+    support = walk.analytic_support(inputs)
+    factor = Series(eqn.outvars[0].aval, support, compute)
+    factor_adjoint = moving(factor, inputs, adjoint)
+    return [factor]
+
+
+# -- L U = P A, packed into one matrix, with a permutation that does not move
+#
+#   L_0 U_k + L_k U_0 = N,      N = P A_k - Σ_{j=1..k-1} L_j U_{k-j}
+#   L_k = L_0 Λ,                Λ = tril(L_0⁻¹ N U_0⁻¹, -1)
+#   U_k = L_0⁻¹ N - Λ U_0
+#
+# The last pivot is not divided by: it may be zero.
+@register("lu")
+def _lu(walk: Walk, eqn, inputs) -> list[Series]:
+    [a] = inputs
+    m, n = a.aval.shape[-2:]
+    r = min(m, n)
+
+    def pack(lower, upper):
+        """Of m times r and r times n, into a matrix of m times n."""
+        batch = [(0, 0)] * (lower.ndim - 2)
+        lower = jnp.pad(lower, [*batch, (0, 0), (0, n - r)])
+        return lower + jnp.pad(upper, [*batch, (0, m - r), (0, 0)])
+
+    @ft.cache
+    def factors():
+        """`L_0`, its first rows, which are square, and `U_0`."""
+        packed = outs[0][0]
+        lower = jnp.tril(packed[..., :, :r], -1)
+        lower = jnp.where(identity(lower), 1, lower).astype(packed.dtype)
+        return lower, lower[..., :r, :], jnp.triu(packed[..., :r, :])
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))
+        order = outs[2][0][..., None]
+        rows = None if a[k] is None else jnp.take_along_axis(a[k], order, -2)
+        rest = sub(rows, convolve(matmul, lowers, uppers, k, first=1))
+        if rest is None:
+            return [None, None, None]
+        lower, square, upper = factors()
+        upper_rest = _triangular_solve(
+            square, rest[..., :r, :], left_side=True, lower=True, unit_diagonal=True
+        )
+        # Below the first r rows: N = L_k U_0 + L_0 U_k, which is solved for L_k.
+        inner = _triangular_solve(upper[..., :, :r], upper_rest[..., :, :r])
+        inner = jnp.tril(inner, -1)
+        new_upper = jnp.triu(upper_rest - matmul(inner, upper))
+        new_lower = matmul(square, inner)
+        if m > r:
+            below = rest[..., r:, :] - matmul(lower[..., r:, :], new_upper)
+            below = _triangular_solve(upper, below)
+            new_lower = jnp.concatenate([new_lower, below], -2)
+        return [pack(new_lower, new_upper), None, None]
+
+    packed, pivots, permutation = (var.aval for var in eqn.outvars)
+    support = walk.analytic_support(inputs)
+    outs = joint([(packed, support), (pivots, 1), (permutation, 1)], compute)
+    lowers = moving(outs[0], inputs, lambda x: jnp.tril(x[..., :, :r], -1))
+    uppers = moving(outs[0], inputs, lambda x: jnp.triu(x[..., :r, :]))
+    return outs
+
+
+# -- Q R = A, Qᴴ Q = 1, with R upper triangular and its diagonal of a constant phase
+#
+#   Q_0 R_k + Q_k R_0 = N,      N = A_k - Σ_{j=1..k-1} Q_j R_{k-j}
+#   Q_0ᴴ Q_k + Q_kᴴ Q_0 = S,    S = -Σ_{j=1..k-1} Q_jᴴ Q_{k-j}
+#
+# With E = N R_0⁻¹, Q_0ᴴ Q_k = S/2 + Ω and ρ = R_k R_0⁻¹ this is ρ + Ω = M for M =
+# Q_0ᴴ E - S/2. Ω is skew, and ρ triangular with a real diagonal, so that
+#
+#   ρ = triu(M + tril(M, -1)ᴴ),  R_k = ρ R_0,  Q_k = E - Q_0 ρ
+#
+# Columns to the right of the square part follow: their R_k = Q_0ᴴ (N - Q_k R_0).
+@register("qr")
+def _qr(walk: Walk, eqn, inputs) -> list[Series]:
+    [a] = inputs
+    m, n = a.aval.shape[-2:]
+    r = min(m, n)
+
+    def compute(k):
+        if k == 0:
+            # With the square part of R, and the columns of Q that belong to it.
+            q, upper, *pivots = bind(eqn, primal_values(inputs))
+            return [q[..., :, :r], upper[..., :r, :], q[..., :, r:], *pivots]
+        terms: list[Term] = [None] * len(outs)
+        columns = a[k]
+        if columns is not None and eqn.params.get("pivoting"):
+            permutation = outs[3][0][..., None, :]
+            columns = jnp.take_along_axis(columns, permutation, -1)
+        rest = sub(columns, convolve(matmul, moving_q, moving_upper, k, first=1))
+        if rest is not None:
+            terms[:2] = step(rest, half_gram(moving_adjoint, moving_q, k))
+        return terms
+
+    def step(rest, half):
+        q, upper = outs[0][0], outs[1][0]
+        square = upper[..., :, :r]
+        e = _triangular_solve(square, rest[..., :, :r])
+        middle = matmul(adjoint(q), e)
+        if half is not None:
+            middle = middle + add_adjoint(half) / 2
+        rho = jnp.triu(middle) + adjoint(jnp.tril(middle, -1))
+        if jnp.iscomplexobj(rho):
+            rho = jnp.where(identity(rho), rho.real.astype(rho.dtype), rho)
+        new_q, new_upper = e - matmul(q, rho), matmul(rho, square)
+        if n > r:
+            right = rest[..., :, r:] - matmul(new_q, upper[..., :, r:])
+            new_upper = jnp.concatenate([new_upper, matmul(adjoint(q), right)], -1)
+        return new_q, new_upper
+
+    q_aval, upper_aval, *pivots = (var.aval for var in eqn.outvars)
+    support = walk.analytic_support(inputs)
+    types = [
+        (jax.eval_shape(lambda x: x[..., :, :r], q_aval), support),
+        (jax.eval_shape(lambda x: x[..., :r, :], upper_aval), support),
+        (jax.eval_shape(lambda x: x[..., :, r:], q_aval), CONSTANT),
+        *[(aval, CONSTANT) for aval in pivots],
+    ]
+    outs = joint(types, compute)
+    moving_q, moving_upper = moving(outs[0], inputs), moving(outs[1], inputs)
+    moving_adjoint = moving(outs[0], inputs, adjoint)
+    if q_aval.shape[-1] == r:
+        return [outs[0], outs[1], *outs[3:]]
+    for series in outs:
+        walk.file(series, a.closed).depend_on(inputs)
+    [others] = read(walk, _other_columns, [outs[0]])
+
+    def compute_q(k):
+        new = others[k] if k > 0 else outs[2][0]
+        return None if new is None else jnp.concatenate([outs[0][k], new], -1)
+
+    def with_zeros(upper):
+        return jnp.pad(upper, [(0, 0)] * (upper.ndim - 2) + [(0, m - n), (0, 0)])
+
+    q = Series(q_aval, support, compute_q)
+    return [q, image(outs[1], with_zeros, inputs), *outs[3:]]
+
+
+# Q is a product of n reflections, 1 - Y T Yᴴ with m times n matrices. So its first n
+# columns determine the others (arXiv:2409.13374): with Z = Q_pn (Q_nn - 1)⁻¹,
+#
+#   Q_mp = 1_mp + (Q_mn - 1_mn) Zᴴ
+def _other_columns(q):
+    m, n = q.shape[-2:]
+    eye = lax.broadcast(jnp.eye(m, dtype=q.dtype), q.shape[:-2])
+    difference = q - eye[..., :, :n]
+    z_adjoint = jnp.linalg.solve(
+        adjoint(difference[..., :n, :]), adjoint(difference[..., n:, :])
+    )
+    return eye[..., :, n:] + matmul(difference, z_adjoint)
