@@ -298,8 +298,8 @@ class Builder:
             text, guards = filled
             try:
                 outs = self.types_of(text)
-            except jax.dtypes.TypePromotionError:
-                continue  # Real and complex numbers.
+            except (TypeError, jax.dtypes.TypePromotionError):
+                continue  # Complex numbers, where JAX wants real ones.
             if any(x.ndim > 3 or x.size > 60 for x in outs):
                 continue
             count = len(self.values)
