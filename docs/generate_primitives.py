@@ -39,7 +39,7 @@ def _code(name: str) -> str:
 
 def page() -> str:
     differentiated = {name for name in RULES if isinstance(name, str)} - {OTHERWISE}
-    differentiated |= coverage.DERIVED
+    differentiated |= coverage.DERIVED | coverage.REFERENCES
     kinds = {name: coverage.kind(name) for name in differentiated}
     zero = dict(coverage.ZERO)
     for name, kind in kinds.items():

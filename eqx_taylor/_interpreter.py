@@ -28,6 +28,7 @@ from ._jax import (
     is_literal,
     live_equations,
     materialise,
+    without_references,
 )
 from ._memo import constant_key, equation_key
 from ._series import (
@@ -214,6 +215,7 @@ class Walk:
 
     def interpret(self, jaxpr: Jaxpr, inputs: Sequence[Series]) -> list[Series]:
         """The series of a closed jaxpr's outputs."""
+        jaxpr = without_references(jaxpr)
         inner = jaxpr.jaxpr
         env: dict[Any, Series] = {}
         for var, value in zip(inner.constvars, jaxpr.consts):

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
+from jax._src.state.discharge import discharge_state
 from jax.extend.core import Literal as Literal
+from jax.ref import AbstractRef
 
 
 # `jax.extend.core.ClosedJaxpr is jax.extend.core.Jaxpr` from 0.11 on, and a single
@@ -29,6 +31,18 @@ def close(jaxpr: Jaxpr) -> Jaxpr:
     if hasattr(jaxpr, "consts"):
         return jaxpr
     return jex.ClosedJaxpr(jaxpr, ())
+
+
+def without_references(jaxpr: Jaxpr) -> Jaxpr:
+    """The same function, where mutable references that it makes itself (`jax.new_ref`)
+    have become values that are handed on. Jaxprs within are left as they are."""
+    if not any(
+        isinstance(var.aval, AbstractRef)
+        for eqn in jaxpr.jaxpr.eqns
+        for var in eqn.outvars
+    ):
+        return jaxpr
+    return discharge_state(jaxpr, lower=False)
 
 
 def is_literal(atom: Any) -> bool:

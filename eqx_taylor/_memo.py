@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.tree_util as jtu
 import numpy as np
-from jax.core import Tracer
+from jax.core import ShapedArray, Tracer
 
 from ._jax import custom_jvp_rule, is_jaxpr, is_literal
 
@@ -50,7 +50,8 @@ def _value_key(value: Any) -> Hashable:
 def constant_key(aval: Any, value: Any) -> Hashable:
     """By content for numbers and small arrays, which functions that are traced anew
     make anew; by identity for others."""
-    is_number = isinstance(getattr(aval, "dtype", None), np.dtype)  # And no PRNG key.
+    # No PRNG keys and no mutable references.
+    is_number = isinstance(aval, ShapedArray) and isinstance(aval.dtype, np.dtype)
     if isinstance(value, Tracer) or not is_number or aval.size > 16:
         return ("id", id(value))
     if isinstance(value, jax.Array) and not value.is_fully_addressable:

@@ -314,6 +314,35 @@ def _run_state(x):
     return pl.run_state(body)(x * x)
 
 
+@case_for("addupdate", "freeze", "get", "new_ref", "swap")
+def _references(x):
+    reference = jax.new_ref(x * x)
+    reference[...] = jnp.sin(x) * reference[...]
+    jax.ref.addupdate(reference, 0, 3.0 * x[1])
+
+    def body(i, _):
+        reference[i] = x[i] * reference[i]
+
+    @jax.jit
+    def double():
+        inner = jax.new_ref(reference[...])
+        inner[...] = 2.0 * inner[...]
+        reference[...] = inner[...]
+
+    lax.fori_loop(0, 2, body, None)
+    lax.cond(x[0] < 1, double, lambda: None)
+    return jax.freeze(reference)
+
+
+@case_for("empty_ref", "free_ref")
+def _empty_reference(x):
+    reference = jax.empty_ref(x)
+    reference[...] = jnp.sin(x)
+    value = reference[...]
+    jax.free_ref(reference)
+    return value
+
+
 # -- control flow
 
 _define("scan", lambda x: lax.scan(lambda c, a: (c * a, c + a), x[0], x))
@@ -784,8 +813,10 @@ def _custom_partitioning(x):
     return partitioned(x)
 
 
-@refused("new_ref")
+@refused("swap")
 def _reference(x):
-    reference = jax.new_ref(x)
-    reference[0] = x[1] * x[2]
-    return reference[...] * x
+    _OUTSIDE[0] = x[1] * x[2]
+    return _OUTSIDE[...] * x
+
+
+_OUTSIDE = jax.new_ref(X)

@@ -29,10 +29,11 @@ RULES -= {_interpreter.OTHERWISE}
 TABLES = {
     "RULES": RULES,
     "DERIVED": set(coverage.DERIVED),
+    "REFERENCES": set(coverage.REFERENCES),
     "ZERO": set(coverage.ZERO),
     "UNSUPPORTED": set(coverage.UNSUPPORTED),
 }
-EXERCISED = RULES | TABLES["DERIVED"] | TABLES["ZERO"]
+EXERCISED = RULES.union(*(TABLES[k] for k in ("DERIVED", "REFERENCES", "ZERO")))
 
 # In a process of its own: other tests define primitives, and import what they need.
 _FIND_ALL = """
@@ -100,7 +101,7 @@ def test_packages():
 def test_every_rule_has_a_kind():
     kinds = {coverage.kind(name) for name in _interpreter.RULES}
     # All that have no rule are derived, or zero, or refused.
-    assert kinds == set(coverage.KINDS) - {"none"}
+    assert kinds == set(coverage.KINDS) - {"none", "reference"}
     assert coverage.kind("sin") == "differential equation"
     assert coverage.kind("reduce_prod") == "derived"
     assert coverage.kind("eq") == "zero"
@@ -113,10 +114,10 @@ def test_every_rule_has_a_kind():
 _NEVERTHELESS = {
     coverage.CALLBACK,
     coverage.EXTENDED_TYPE,
+    coverage.GRADIENT_REFERENCE,
     coverage.KERNEL_REFERENCE,
     coverage.MUTABLE_TYPE,
     coverage.NOT_ALLOWED,
-    coverage.REFERENCE,
 }
 
 
@@ -224,7 +225,9 @@ def test_nested_derivatives(names, monkeypatch):
         expected = nested_jet(case.oracle or case.fun, points, series)
         assert_orders_close(actual, expected, case.ulps)
     zero = names & TABLES["ZERO"]
-    assert names - zero <= met.moving, "no operand moves"
+    # Of references nothing is left.
+    assert not met.all & coverage.REFERENCES
+    assert names - zero - coverage.REFERENCES <= met.moving, "no operand moves"
     for eqn in equations:
         if eqn.primitive.name in zero:
             _assert_no_slope(eqn)
@@ -276,7 +279,7 @@ def test_refused(name):
     with pytest.raises(NotImplementedError) as info:
         jax.eval_shape(_jet(fun), points, series)
     assert f"The primitive `{name}` cannot be differentiated" in str(info.value)
-    assert coverage.UNSUPPORTED[name] in str(info.value)
+    assert coverage.reason(name) in str(info.value)
 
 
 def test_constants_are_not_refused():

@@ -22,6 +22,10 @@ DERIVED = frozenset(
     """.split()
 )
 
+# Of mutable references. Those that a function makes itself become values that are
+# handed on, before the function is read (`_jax.without_references`).
+REFERENCES = frozenset("addupdate empty_ref free_ref freeze get new_ref swap".split())
+
 # The first coefficient is the only one: for each the reason.
 ZERO: dict[str, str] = {}
 
@@ -103,17 +107,11 @@ _enter(
 NOT_ALLOWED = "Its purpose is to raise an error where it is differentiated."
 _enter(UNSUPPORTED, NOT_ALLOWED, "nontraceable")
 
-REFERENCE = (
-    "A mutable reference. JAX differentiates what is written to it and read again; "
-    "here, compute with arrays instead."
+GRADIENT_REFERENCE = (
+    "Adds to a gradient in place, while JAX transposes a program: in none that is "
+    "given to a jet."
 )
-_enter(
-    UNSUPPORTED,
-    REFERENCE,
-    """
-    accum_grad_in_ref addupdate empty_ref free_ref freeze get new_ref swap
-    """,
-)
+_enter(UNSUPPORTED, GRADIENT_REFERENCE, "accum_grad_in_ref")
 EXTENDED_TYPE = (
     "Converts to or from an extended type (a dtype with rules of its own), which JAX's "
     "public functions do not define; its tangents have another type."
@@ -270,6 +268,8 @@ KINDS = {
     "call": "The series of the function that is called.",
     "derived": "A recurrence, from the derivative that JAX defines.",
     "zero": "No coefficient but the first.",
+    "reference": "A value that is handed on, where the function itself has made the "
+    "mutable reference (`jax.new_ref`).",
     "none": "A `NotImplementedError`, where an operand moves.",
 }
 
@@ -283,11 +283,29 @@ def kind(name: Hashable) -> str:
         return _kind_of_rule(RULES[name])
     if name in DERIVED:
         return "derived"
+    if name in REFERENCES:
+        return "reference"
     if name in ZERO:
         return "zero"
     if name in UNSUPPORTED:
         return "none"
     raise KeyError(f"The primitive `{name}` is in no table.")
+
+
+def is_refused(name: str) -> bool:
+    """Whether it is known of the primitive that it cannot be differentiated."""
+    return name in UNSUPPORTED or name in REFERENCES
+
+
+def reason(name: str) -> str:
+    """Why the primitive of this name is not differentiated."""
+    if name in REFERENCES:
+        return (
+            "The mutable reference is from outside of the function: its derivatives "
+            "have no place to go to. What is made inside (`jax.new_ref`) moves, and "
+            "the function can return its value."
+        )
+    return UNSUPPORTED.get(name, "Neither eqx_taylor nor JAX can do so.")
 
 
 def _kind_of_rule(rule: Callable[..., Any]) -> str:

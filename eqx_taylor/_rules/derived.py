@@ -12,8 +12,8 @@ from .._interpreter import OTHERWISE, register, Walk
 from .._jax import bind, is_differentiable, trace
 from .._memo import params_key
 from .._series import mask, Series, unknown
+from . import coverage
 from ._define import integrals, joined_support, piecewise_linear_rule
-from .coverage import UNSUPPORTED
 
 
 @register(OTHERWISE)
@@ -71,13 +71,12 @@ def _derivative(walk: Walk, eqn, inputs, moving):
     except Exception as e:
         name = eqn.primitive.name
         # What others raise may be the user's own error, in a `defjvp` for one.
-        if not isinstance(e, NotImplementedError) and name not in UNSUPPORTED:
+        if not isinstance(e, NotImplementedError) and not coverage.is_refused(name):
             raise
-        reason = UNSUPPORTED.get(name, "Neither eqx_taylor nor JAX can do so.")
         raise NotImplementedError(
             f"The primitive `{name}` cannot be differentiated as often as the order of "
-            f"the jet requires. {reason} JAX says: {str(e) or type(e).__name__} It was "
-            "applied to operands that move: "
+            f"the jet requires. {coverage.reason(name)} JAX says: "
+            f"{str(e) or type(e).__name__} It was applied to operands that move: "
             f"{', '.join(str(avals[i]) for i in moving)}. If its slope does not "
             "matter, wrap these in `jax.lax.stop_gradient`; else define the derivative "
             "of the function that calls it by `jax.custom_jvp`."
