@@ -298,8 +298,8 @@ class Builder:
             text, guards = filled
             try:
                 outs = self.types_of(text)
-            except (TypeError, jax.dtypes.TypePromotionError):
-                continue  # Complex numbers, where JAX wants real ones.
+            except (TypeError, ValueError, jax.dtypes.TypePromotionError):
+                continue  # JAX wants real numbers, or another shape.
             if any(x.ndim > 3 or x.size > 60 for x in outs):
                 continue
             count = len(self.values)

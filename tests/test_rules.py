@@ -25,6 +25,9 @@ from helpers import (
 )
 from jax import lax
 
+from eqx_taylor._interpreter import Walk
+from eqx_taylor._series import given, mask
+
 
 class Case(NamedTuple):
     name: str
@@ -345,6 +348,30 @@ def test_transformations(case):
         third = jtu.tree_leaves(expected[3])
         size = sum(np.sum(np.abs(x)) for x in third) + largest(expected[:4])
         assert_close(along, sum(weighted(x) for x in third), case.ulps, scale=size)
+
+
+@_parametrize([*REAL, *COMPLEX])
+def test_supports_are_upper_bounds(case):
+    """A coefficient that the support allows for may be a symbolic zero nevertheless."""
+    points = case.arrays()
+    order = min(case.order, 3)
+
+    def jet_of(terms_of):
+        def outputs(*points):
+            fun = jax.make_jaxpr(lambda *args: jtu.tree_leaves(case.fun(*args)))
+            inputs = [
+                given(jax.typeof(x), terms_of(x), support=mask(order + 1))
+                for x in points
+            ]
+            walk = Walk(order)
+            outs = walk.interpret(fun(*points), inputs)
+            return [[series.dense(k) for k in range(order + 1)] for series in outs]
+
+        return jax.eval_shape(outputs, *points)
+
+    nothing = jet_of(lambda x: [x] + order * [None])
+    second = jet_of(lambda x: [x, None, x, None][: order + 1])
+    assert nothing == second == jet_of(lambda x: [x] * (order + 1))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -9,7 +9,7 @@ from jax import lax
 
 from .._interpreter import primal_values, Walk
 from .._jax import bind
-from .._series import add, CONSTANT, orders, Series
+from .._series import add, CONSTANT, orders, Series, Term
 from ._define import read
 
 
@@ -48,19 +48,20 @@ def composed(
         return lax.convert_element_type(outer(first, u, n), aval.dtype)
 
     def scaled(j):
-        return lax.div(x[j], units[0])
+        return None if x[j] is None else lax.div(x[j], units[0])
 
     def compute_powers(k):
         if k == 0:
             return None
         if step is not None:
-            last = powers[k - step]
-            return scaled(k) if last is None else lax.mul(last, scaled(step))
+            return scaled(k) if k == step else _times(powers[k - step], scaled(step))
         total = None
         for j in moving:
-            if j < k and powers[k - j] is not None:
-                total = add(total, scaled(j)[None] * powers[k - j])
-        first = jnp.zeros(aval.shape, aval.dtype) if x[k] is None else scaled(k)
+            h = scaled(j) if j < k else None
+            total = add(total, None if h is None else _times(powers[k - j], h[None]))
+        first = scaled(k)
+        if first is None:
+            first = jnp.zeros(aval.shape, aval.dtype)
         if total is None:
             total = jnp.zeros_like(several)
         return jnp.concatenate([first[None], total[:-1]])
@@ -69,7 +70,7 @@ def composed(
         if k == 0:
             return bind(eqn, primal_values(inputs))[0]
         if step is not None:
-            return lax.mul(terms[0][k // step - 1], powers[k])
+            return _times(powers[k], terms[0][k // step - 1])
         # Not those above, which are zero: an infinite term may not meet them.
         return jnp.sum(terms[0][:k] * powers[k][:k], axis=0)
 
@@ -87,6 +88,10 @@ def _auxiliary(walk: Walk, x: Series, series: Series) -> Series:
     series = walk.file(series, x.closed)
     series.depend_on([x])
     return series
+
+
+def _times(term: Term, x: Any) -> Term:
+    return None if term is None or x is None else term * x
 
 
 def power_of_two(x):
