@@ -82,7 +82,7 @@ def installed() -> dict[str, tuple[str, bool]]:
 
 def test_every_primitive_is_in_a_table():
     found = installed()
-    assert len(found) > 400
+    assert len(found) > 350  # More where optional packages are installed.
     assert {"mul", "noinline", "linear_solve"} <= set(found)
     unknown = sorted(set(found).difference(*TABLES.values()))
     assert not unknown, f"in no table: {unknown}"

@@ -17,7 +17,7 @@ def _front_page(t):
 
 
 _MLP = eqx.nn.MLP(3, 3, 4, 2, activation=jnp.tanh, key=jax.random.key(0))
-FUNCTIONS = [(_front_page, jnp.array(1.1)), (_MLP, jnp.ones(3))]
+FUNCTIONS = [(_front_page, jnp.array(1.1, float)), (_MLP, jnp.ones(3))]
 
 # Limits: the counts when they were written down. Lower ones are welcome.
 # "curve" is a jet with a nonzero term of every order, "line" one along a straight line.
