@@ -206,3 +206,7 @@ COMPLEX_CASES = [
     Case("1 / x", lambda x: 1 / x, lambda x: 1 / x, C_ANY[1:], away_from(0)),
 ]
 # fmt: on
+
+if jax.__version_info__ >= (0, 11):
+    # An approximation by a polynomial, the higher derivatives of which are its own.
+    REAL_CASES = [case for case in REAL_CASES if case.name != "sinc"]

@@ -313,7 +313,8 @@ def test_cost(name, solve):
         for k, count in counts.items():
             assert count["lu"] == primal["lu"]
             assert count[solve] == k + 1
-    elif solve is not None:
+    elif solve is not None and jax.__version_info__ < (0, 11):
+        # Newer JAX wraps rules in a way that hides which of them are one.
         assert counts[16][solve] - counts[8][solve] == 8
     low, middle, high = (sum(count.values()) for count in counts.values())
     assert high - middle <= 4.2 * (middle - low)

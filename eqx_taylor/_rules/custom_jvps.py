@@ -157,3 +157,20 @@ def _logarithm(terms):
         rest = [(j / n) * log * terms[n - j - 1] for j, log in enumerate(logs, 1)]
         logs.append(term - sum(rest))
     return jnp.stack(logs)
+
+
+# -- I_0 and I_1, which have a `custom_jvp` since JAX 0.12
+#
+# At zero |x| is taken to have no slope, by both factors: what is left is the function.
+
+
+@register_within(jss.i0)
+def _i0(walk: Walk, eqn, inputs) -> list[Series]:
+    fun = lambda x, **_: lax.exp(lax.abs(x)) * lax.bessel_i0e(x)  # noqa: E731
+    return [rewritten(walk, eqn, inputs, fun)]
+
+
+@register_within(jss.i1)
+def _i1(walk: Walk, eqn, inputs) -> list[Series]:
+    fun = lambda x, **_: lax.exp(lax.abs(x)) * lax.bessel_i1e(x)  # noqa: E731
+    return [rewritten(walk, eqn, inputs, fun)]
