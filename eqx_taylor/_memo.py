@@ -23,15 +23,22 @@ def params_key(eqn: Any) -> Hashable:
         # Traced anew at every call, so that only its content can be compared.
         rule = tuple(map(_value_key, custom_jvp_rule(eqn)))
         return (rule, jaxpr_key(eqn.params["call_jaxpr"]))
-    items = sorted(eqn.params.items())
-    return tuple((name, _value_key(value)) for name, value in items)
+    items = dict(sorted(eqn.params.items()))
+    if _is_flatten(items.get("flatten")):
+        # Of Equinox's: the arguments that are no arrays. Jaxprs among them are open,
+        # and what they close over are operands. Where JAX has one class for open and
+        # closed ones they hold it as well, as tracers that are new with every trace.
+        items["static"] = tuple(
+            jaxpr_key(x, tracers=False) if is_jaxpr(x) else _value_key(x)
+            for x in items["static"]
+        )
+    return tuple((name, _value_key(value)) for name, value in items.items())
 
 
 def _value_key(value: Any) -> Hashable:
     if is_jaxpr(value):
         return jaxpr_key(value)
-    kind = type(value)
-    if kind.__name__ == "Flatten" and kind.__module__.startswith("equinox."):
+    if _is_flatten(value):
         # Equinox's primitives carry one, made anew for every call, to restore PyTrees
         # with; what is in it follows from the other parameters.
         return "Flatten"
@@ -47,6 +54,11 @@ def _value_key(value: Any) -> Hashable:
     return (type(value), value)
 
 
+def _is_flatten(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__ == "Flatten" and kind.__module__.startswith("equinox.")
+
+
 def constant_key(aval: Any, value: Any) -> Hashable:
     """By content for numbers and small arrays, which functions that are traced anew
     make anew; by identity for others."""
@@ -60,8 +72,9 @@ def constant_key(aval: Any, value: Any) -> Hashable:
     return ("constant", str(aval), np.asarray(value).tobytes())
 
 
-def jaxpr_key(jaxpr: Any) -> Hashable:
-    """Equal for jaxprs that differ in nothing but the names of their variables."""
+def jaxpr_key(jaxpr: Any, tracers: bool = True) -> Hashable:
+    """Equal for jaxprs that differ in nothing but the names of their variables; and,
+    unless they matter, in `tracers` among the constants."""
     numbers: dict[Any, int] = {}
 
     def number(atom) -> Hashable:
@@ -78,5 +91,9 @@ def jaxpr_key(jaxpr: Any) -> Hashable:
         outs = tuple((number(var), str(var.aval)) for var in eqn.outvars)
         body.append((eqn.primitive, params_key(eqn), ins, outs))
     tail = tuple(number(atom) for atom in inner.outvars)
-    held = tuple(constant_key(v.aval, c) for v, c in zip(inner.constvars, consts))
+    held = tuple(
+        constant_key(v.aval, c)
+        for v, c in zip(inner.constvars, consts)
+        if tracers or not isinstance(c, Tracer)
+    )
     return (tuple(head), held, tuple(body), tail)
