@@ -62,16 +62,9 @@ def page() -> str:
         "`jax.lax.stop_gradient`, may be given to all of them.\n"
     )
     refused = coverage.UNSUPPORTED
-    rows = [
-        (coverage.package(n), _code(n), "none", refused[n])
-        for n in sorted(refused, key=lambda n: (_REASONS.index(refused[n]), n))
-    ]
+    rows = [(coverage.package(n), _code(n), "none", refused[n]) for n in refused]
     parts.append(_table(("Package", "Primitive", "How", "Why"), rows))
     return "\n".join(parts)
-
-
-# In the order of the table.
-_REASONS = list(dict.fromkeys(coverage.UNSUPPORTED.values()))
 
 
 if __name__ == "__main__":

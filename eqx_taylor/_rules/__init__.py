@@ -11,8 +11,8 @@ from . import (
     powers as powers,
     products as products,
     reductions as reductions,
+    sparse as sparse,
     special as special,
     spectral as spectral,
-    sparse as sparse,
     structural as structural,
 )

@@ -47,21 +47,19 @@ def composed(
         first, u = jnp.asarray(x[0])[None], jnp.asarray(units[0])[None]
         return lax.convert_element_type(outer(first, u, n), aval.dtype)
 
-    def scaled(j):
-        return None if x[j] is None else lax.div(x[j], units[0])
+    def compute_scaled(k):
+        return None if x[k] is None else lax.div(x[k], units[0])
 
     def compute_powers(k):
         if k == 0:
             return None
         if step is not None:
-            return scaled(k) if k == step else _times(powers[k - step], scaled(step))
+            return h[k] if k == step else _times(powers[k - step], h[step])
         total = None
         for j in moving:
-            h = scaled(j) if j < k else None
-            total = add(total, None if h is None else _times(powers[k - j], h[None]))
-        first = scaled(k)
-        if first is None:
-            first = jnp.zeros(aval.shape, aval.dtype)
+            if j < k and h[j] is not None:
+                total = add(total, _times(powers[k - j], h[j][None]))
+        first = h.dense(k)
         if total is None:
             total = jnp.zeros_like(several)
         return jnp.concatenate([first[None], total[:-1]])
@@ -78,6 +76,8 @@ def composed(
     y = Series(aval, support, compute)
     units = _auxiliary(walk, x, Series(aval, CONSTANT, compute_unit))
     terms = _auxiliary(walk, x, Series(several, CONSTANT, compute_terms))
+    h = Series(x.aval, x.support & ~CONSTANT, compute_scaled)
+    h = _auxiliary(walk, x, h)
     kept = aval if step is not None else several
     powers = Series(kept, support & ~CONSTANT, compute_powers)
     powers = _auxiliary(walk, x, powers)

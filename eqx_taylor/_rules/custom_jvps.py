@@ -159,18 +159,19 @@ def _logarithm(terms):
     return jnp.stack(logs)
 
 
-# -- I_0 and I_1, which have a `custom_jvp` since JAX 0.12
+# -- I_0 and I_1, which have a `custom_jvp` on newer JAX
 #
 # At zero |x| is taken to have no slope, by both factors: what is left is the function.
 
 
-@register_within(jss.i0)
-def _i0(walk: Walk, eqn, inputs) -> list[Series]:
-    fun = lambda x, **_: lax.exp(lax.abs(x)) * lax.bessel_i0e(x)  # noqa: E731
-    return [rewritten(walk, eqn, inputs, fun)]
+def _define_bessel(fun, scaled):
+    @register_within(fun)
+    def bessel(walk: Walk, eqn, inputs) -> list[Series]:
+        def product(x, **_):
+            return lax.exp(lax.abs(x)) * scaled(x)
+
+        return [rewritten(walk, eqn, inputs, product)]
 
 
-@register_within(jss.i1)
-def _i1(walk: Walk, eqn, inputs) -> list[Series]:
-    fun = lambda x, **_: lax.exp(lax.abs(x)) * lax.bessel_i1e(x)  # noqa: E731
-    return [rewritten(walk, eqn, inputs, fun)]
+_define_bessel(jss.i0, lax.bessel_i0e)
+_define_bessel(jss.i1, lax.bessel_i1e)
