@@ -279,6 +279,12 @@ class Walk:
             series.wrap(_materialised)
         return series
 
+    def auxiliary(self, series: Series, inputs: Sequence[Series]) -> Series:
+        """A series that a rule computes from `inputs` for itself, kept as the outputs
+        of an equation are."""
+        self.file(series, all(x.closed for x in inputs)).depend_on(inputs)
+        return series
+
     def _new_name(self) -> str:
         """Made of the place in the program, and so the same whenever it is read."""
         n = self._counts[self._here] = self._counts.get(self._here, 0) + 1

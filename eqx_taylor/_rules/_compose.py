@@ -74,20 +74,13 @@ def composed(
 
     support = walk.analytic_support([x])
     y = Series(aval, support, compute)
-    units = _auxiliary(walk, x, Series(aval, CONSTANT, compute_unit))
-    terms = _auxiliary(walk, x, Series(several, CONSTANT, compute_terms))
-    h = Series(x.aval, x.support & ~CONSTANT, compute_scaled)
-    h = _auxiliary(walk, x, h)
+    units = walk.auxiliary(Series(aval, CONSTANT, compute_unit), [x])
+    terms = walk.auxiliary(Series(several, CONSTANT, compute_terms), [x])
+    h = walk.auxiliary(Series(aval, x.support & ~CONSTANT, compute_scaled), [x])
     kept = aval if step is not None else several
     powers = Series(kept, support & ~CONSTANT, compute_powers)
-    powers = _auxiliary(walk, x, powers)
+    powers = walk.auxiliary(powers, [x])
     return [y]
-
-
-def _auxiliary(walk: Walk, x: Series, series: Series) -> Series:
-    series = walk.file(series, x.closed)
-    series.depend_on([x])
-    return series
 
 
 def _times(term: Term, x: Any) -> Term:

@@ -162,8 +162,7 @@ def _sigmoid(walk: Walk, eqn, inputs, first_slope, linear_factor) -> list[Series
         return scale(convolve(lax.mul, x.derivative, e, k - 1), 1 / k)
 
     y = Series(aval, support, compute_y)
-    e = walk.file(Series(aval, support, compute_e), x.closed)
-    e.depend_on([x])
+    e = walk.auxiliary(Series(aval, support, compute_e), [x])
     return [y]
 
 

@@ -306,7 +306,7 @@ def _qr(walk: Walk, eqn, inputs) -> list[Series]:
     if q_aval.shape[-1] == r:
         return [outs[0], outs[1], *outs[3:]]
     for series in outs:
-        walk.file(series, a.closed).depend_on(inputs)
+        walk.auxiliary(series, inputs)
     [others] = read(walk, _other_columns, [outs[0]])
 
     def compute_q(k):

@@ -120,8 +120,7 @@ def _power(walk: Walk, eqn, inputs, exponent: float) -> Series:
         factor = y
     else:
         # y / x, in whose place x_j y_{k-j} might overflow where y does not.
-        factor = walk.file(Series(aval, support, compute_quotient), x.closed)
-        factor.depend_on([x])
+        factor = walk.auxiliary(Series(aval, support, compute_quotient), [x])
     return y
 
 

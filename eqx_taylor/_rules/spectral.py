@@ -150,7 +150,7 @@ def _eig(walk: Walk, eqn, inputs) -> list[Series]:
         for side, v in zip(sides, outs[1:])
     ]
     for series in outs[len(eqn.outvars) :]:
-        walk.file(series, a.closed).depend_on(inputs)
+        walk.auxiliary(series, inputs)
     return outs[: len(eqn.outvars)]
 
 
@@ -181,7 +181,7 @@ def _eigenpairs(walk: Walk, a: Series, w: Series, v: Series, is_left: bool):
         return of_this_side(diagonal(t)), u + _times_diagonal(v[0], factor)
 
     inverse = Series(v.aval, CONSTANT, lambda k: jnp.linalg.inv(v[0]))
-    walk.file(inverse, a.closed).depend_on([a])
+    walk.auxiliary(inverse, [a])
     a_moving = moving(a, [a], as_complex)
     v_moving, w_moving = moving(v, [a]), moving(w, [a], of_this_side)
     return step
@@ -255,7 +255,7 @@ def _svd(walk: Walk, eqn, inputs) -> list[Series]:
     s_moving, u_moving, v_moving = (moving(x, inputs) for x in (s, u, v))
     if not params["compute_uv"]:
         for series in (u, v_adjoint):
-            walk.file(series, a.closed).depend_on(inputs)
+            walk.auxiliary(series, inputs)
         return [s]
     return [s, u, v_adjoint]
 
