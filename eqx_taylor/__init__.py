@@ -5,6 +5,7 @@ from ._filter_jet import filter_jet as filter_jet, jet as jet
 from ._interpolation import TaylorInterpolation as TaylorInterpolation
 from ._ode_jet import ode_jet as ode_jet
 from ._solver import TaylorSolver as TaylorSolver
+from ._step_size_controller import TaylorController as TaylorController
 
 
 __version__ = "0.1.0"

@@ -303,3 +303,22 @@ def check_term(caller: str, term: Any) -> None:
             check_term(caller, part)
     elif isinstance(getattr(term, "term", None), diffrax.AbstractTerm):
         check_term(caller, term.term)  # One of Diffrax's wrappers of a term.
+
+
+def check_tolerances(caller: str, rtol: Any, atol: Any) -> None:
+    """Of the step size control. What is traced is taken as it is."""
+    for name, value in [("rtol", rtol), ("atol", atol)]:
+        if not eqx.is_array_like(value) or jnp.shape(value) != ():
+            raise TypeError(
+                f"{caller}: `{name}` must be a number; got {describe(value)}."
+            )
+        if not isinstance(value, Tracer) and not (0 <= value < float("inf")):
+            raise ValueError(
+                f"{caller}: `{name}` must not be negative, and finite; got {value}."
+            )
+    if not isinstance(rtol, Tracer) and not isinstance(atol, Tracer):
+        if rtol == 0 and atol == 0:
+            raise ValueError(
+                f"{caller}: one of `rtol` and `atol` must be above zero: no step is "
+                "short enough for both to be 0."
+            )

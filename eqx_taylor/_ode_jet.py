@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import diffrax
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
@@ -111,9 +112,8 @@ def ode_jet(
     # Diffrax converts to wider dtypes only: the narrowest of the state.
     dtypes = [jnp.finfo(leaf.dtype).dtype for leaf in jtu.tree_leaves(y0)]
     dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).nmant, default=t0.dtype)
-    control = term.contr(jnp.zeros((), dtype), jnp.ones((), dtype))
-    step = jnp.ones_like(t0)
-    return solution_series(term, t0, step, y0, args, control, order).stacked()
+    unit = jnp.ones((), dtype)
+    return solution_series(term, t0, unit, y0, args, order).stacked()
 
 
 class SolutionSeries(NamedTuple):
@@ -133,21 +133,48 @@ class SolutionSeries(NamedTuple):
         return self.map(jnp.stack)
 
 
+def usable(coefficients: PyTree[Array]) -> PyTree[Array]:
+    """Stacked coefficients, with zeros from the first order on, of those above 1, at
+    which any is not finite.
+
+    There are fields that have a slope at a point, but no higher derivatives or infinite
+    ones: `sqrt(t)` at 0. The lower orders are right there, and get a solver away from
+    it, if its steps are controlled. Without a slope there is no solution to go on with.
+    """
+    leaves, treedef = jtu.tree_flatten(coefficients)
+    numbers = [jax.lax.broadcasted_iota(jnp.int32, c.shape, 0) for c in leaves]
+    first = jnp.int32(max((len(c) for c in leaves), default=0))
+    for c, k in zip(leaves, numbers):
+        broken = jnp.where((k > 1) & ~jnp.isfinite(c), k, first)
+        first = jnp.min(broken, initial=first)
+    leaves = [jnp.where(k < first, c, 0) for c, k in zip(leaves, numbers)]
+    return jtu.tree_unflatten(treedef, leaves)
+
+
+def power_of_two(length: RealScalarLike) -> Array:
+    """Near `length`, which is not negative: to be a unit that costs no rounding. 1 for
+    zero and for infinity."""
+    length = jax.lax.stop_gradient(jnp.asarray(length))
+    length = jnp.where((length > 0) & jnp.isfinite(length), length, 1)
+    mantissa, _ = jnp.frexp(length)
+    return length / mantissa
+
+
 def solution_series(
     term: diffrax.AbstractTerm,
-    t0: Array,
-    step: Array,
+    t0: RealScalarLike,
+    unit: RealScalarLike,
     y0: PyTree[Array],
     args: Args,
-    control: Any,
     order: int,
 ) -> SolutionSeries:
-    """The series, up to `order`, of `s -> y(t0 + s step)`. `control` is the term's, for
-    the whole step.
+    """The series, up to `order`, of `s -> y(t0 + s unit)`.
 
-    With the step in the coefficients these are of the size of `y`, whatever the unit of
-    time is: `y^(k)` itself overflows soon.
+    With the length of a step for a unit the coefficients are of the size of `y`;
+    `y^(k)` itself overflows soon.
     """
+    t0, unit = jnp.asarray(t0), jnp.asarray(unit)
+    control = term.contr(jnp.zeros_like(unit), unit)
     leaves, treedef = jtu.tree_flatten(y0)
 
     def field(t, *leaves):
@@ -160,7 +187,7 @@ def solution_series(
     except UNTRACEABLE as e:
         raise untraceable("ode_jet", "the vector field", e) from e
     time_var, *state_vars = jaxpr.jaxpr.invars
-    time = given(time_var.aval, [t0, step])
+    time = given(time_var.aval, [t0, unit.astype(t0.dtype)])
     state = [
         unknown(var.aval, mask(order), [leaf]) for var, leaf in zip(state_vars, leaves)
     ]

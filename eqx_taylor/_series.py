@@ -258,3 +258,30 @@ def evaluate(terms: Sequence[Any], s: Any) -> Any:
     for term in terms[-2:0:-1]:
         total = (total + term) * s
     return terms[0] + total
+
+
+def evaluate_derivative(terms: Sequence[Any], s: Any) -> Any:
+    """`s p'(s) = Σ_k k terms[k] s^k`, by Horner's rule."""
+    return evaluate([k * term for k, term in enumerate(terms)], s)
+
+
+def evaluate_compensated(terms: Sequence[Any], s: Any, rest: Any) -> tuple[Any, Any]:
+    """`rest + Σ_k terms[k] s^k` as an array and what is left beyond its last digit.
+
+    The rounding error of each addition is found, and all of them are added in the end:
+    the compensated summation of Kahan and Babuska in the form of Neumaier (1974).
+    """
+    s = jnp.asarray(s, terms[0].dtype)
+    total, power = terms[0], s
+    for term in terms[1:]:
+        total, error = _two_sum(total, term * power)
+        rest = rest + error
+        power = power * s
+    return _two_sum(total, rest)
+
+
+def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
+    """`a + b` rounded, and the rounding error: exactly, whichever is larger (Knuth)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)

@@ -1,80 +1,135 @@
 """The Taylor method as a Diffrax solver."""
 
-from typing import ClassVar, TypeAlias
+import math
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ._check import check_order, check_state, check_term
+from ._check import check_order, check_state, check_term, check_tolerances
 from ._custom_types import Args, RealScalarLike, Y
+from ._error_estimate import defect, ErrorEstimate
 from ._interpolation import TaylorInterpolation
-from ._ode_jet import solution_series
-from ._series import evaluate
+from ._ode_jet import power_of_two, solution_series, usable
+from ._series import evaluate, evaluate_compensated, evaluate_derivative
+from ._stiffness import warn_if_stiff
 
 
-_SolverState: TypeAlias = None
+class TaylorState(eqx.Module):
+    """What `TaylorSolver` knows at the start of a step.
 
-# The rounding errors of the defect, with room to spare, in units of the last place of
-# the step's increment.
-_NOISE = 4
+    **Fields:**
+
+    - `coefficients`: of the solution's series, each leaf with a leading axis over
+        orders.
+    - `unit`: of time, in which the coefficients are. A power of two near the length of
+        the step before, so that they neither overflow nor underflow, and so that having
+        a unit costs no rounding.
+    - `steps`: how many were taken; `None` where nothing is looked for every so many.
+    - `rest`: with `compensated`, what the state is beyond its last digit; else `None`.
+    """
+
+    coefficients: PyTree[Array]
+    unit: RealScalarLike
+    steps: Array | None
+    rest: PyTree[Array] | None
 
 
-class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
+class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     r"""Taylor's method, of any order: each step expands the solution in a power series
     and evaluates it.
 
-    A step of order $K$ costs one [`eqx_taylor.ode_jet`][] of order $K$ and one
-    evaluation of the vector field, and has a local error of $O(h^{K+1})$. High orders
-    pay off with tight tolerances, where the steps become much longer than those of
-    Runge--Kutta methods: 8 for 1e-6, 12 for 1e-9, 15 to 20 for 1e-12 and below, in
-    double precision.
+    A step of order $K$ costs one [`eqx_taylor.ode_jet`][] of order $K$, and has a local
+    error of $O(h^{K+1})$. High orders pay off with tight tolerances, where the steps
+    become much longer than those of Runge--Kutta methods:
+
+    | tolerance | 1e-3 | 1e-6 | 1e-9 | 1e-12 | 1e-14 | rounding of float64 | of float32 |
+    |-----------|------|------|------|-------|-------|---------------------|------------|
+    | order     | 5    | 8    | 12   | 15    | 18    | 20                  | 9          |
+
+    This is what `TaylorSolver(rtol=..., atol=...)` chooses:
+    $\max(2, \lceil 1 - \tfrac12 \ln(\mathrm{rtol} + \mathrm{atol}) \rceil)$, the order
+    for which a step of a given length costs least (Jorba and Zou, Section 3.2).
+
+    Use it with [`eqx_taylor.TaylorController`][], which chooses steps by the
+    coefficients of the series and rejects next to none. Every step size controller of
+    Diffrax works too; with `diffrax.PIDController`, `pcoeff=0.3, icoeff=0.3,
+    safety=0.95` rejects fewer steps at high order than the defaults. (Not a smaller
+    `safety`: that controller holds the error at `safety**((order + 1) / icoeff)` of the
+    tolerance, which must not come below rounding errors.)
 
     The error is estimated from the defect at the end of the step, by how much the
     Taylor polynomial $p$ fails to satisfy the equation:
     $h\,(f(t_1, p(t_1)) - p'(t_1))/(K + 1)$ is the local error to leading order. Unlike
     the last coefficients of the series it notices a jump or a kink of the vector field
-    within the step, provided the field is different behind it.
+    within the step, provided the field is different behind it. It costs nothing:
+    $f(t_1, p(t_1))$ is the first coefficient of the next step.
 
     The dense output is the Taylor polynomial ([`eqx_taylor.TaylorInterpolation`][]).
-
-    Use it with `diffrax.PIDController`. At high order `pcoeff=0.3, icoeff=0.3,
-    safety=0.95` rejects fewer steps than the defaults. (Not a smaller `safety`: this
-    controller holds the error at `safety**((order + 1) / icoeff)` of the tolerance,
-    which must not come below rounding errors.)
+    An event with a root finder is located on it, to the precision of the root finder.
+    Diffrax looks for events at the ends of steps, and these are long: bound them by the
+    `dtmax` of the controller if a condition may change its sign twice within one.
 
     **Arguments:**
 
-    - `order`: the order $K$ of the method, an integer from 1.
+    - `order`: the order $K$ of the method, an integer from 1. If it is `None` it is
+        chosen for the tolerances; if these are not given either, it is 5.
+    - `rtol`, `atol`: the tolerances to choose the order for; numbers, as for the
+        step-size controller, which is not told by them. Keyword only.
+    - `compensated`: whether to sum the series, and its increments from step to step,
+        with compensation for rounding errors. The digits of the state beyond the last
+        are then carried from step to step, and rounding makes up a smaller part of the
+        error of long integrations. Keyword only.
+    - `warn_if_stiff`: whether to look, every 256 steps, at whether stability rather than
+        accuracy limits the steps, and to issue a `UserWarning` if so, which tells what
+        to use instead. (Diffrax's own message, when `max_steps` is reached, does not.)
+        Not by default: that a callback is in the program costs up to ten times the run
+        time where the state is a few numbers on a CPU, though it is hardly ever called.
+        Keyword only.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order below 1 or not an integer; and, when the
-    solve is traced, for states with leaves that are not floating-point or complex, and
-    for a `diffrax.ControlTerm`, which can be converted by its method `to_ode`.
+    `TypeError` or `ValueError` for an order below 1 or not an integer, and for
+    tolerances that are negative; and, when the solve is traced, for states with leaves
+    that are not floating-point or complex, and for a `diffrax.ControlTerm`, which can
+    be converted by its method `to_ode`.
 
     !!! example
 
         ```python
         import diffrax
         import jax.numpy as jnp
-        from eqx_taylor import TaylorSolver
+        from eqx_taylor import TaylorController, TaylorSolver
 
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, y, args: -y),
-            solver=TaylorSolver(order=8),
+            solver=TaylorSolver(rtol=1e-6, atol=1e-6),
             t0=0.0,
             t1=3.0,
             dt0=None,
             y0=jnp.array(1.0),
-            stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-6),
+            stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
         )
         ```
 
     ??? cite "Reference"
 
         ```bibtex
+        @article{jorba2005software,
+            author={Jorba, {\`A}ngel and Zou, Maorong},
+            title={A software package for the numerical integration of {ODE}s by means
+                   of high-order {T}aylor methods},
+            journal={Experimental Mathematics},
+            volume={14},
+            number={1},
+            pages={99--117},
+            year={2005},
+        }
         @book{hairer1993solving,
             author={Hairer, Ernst and N{\o}rsett, Syvert P. and Wanner, Gerhard},
             title={Solving Ordinary Differential Equations {I}: Nonstiff Problems},
@@ -88,12 +143,24 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
 
     # Not called `order`, which is a method of every Diffrax solver.
     taylor_order: int = eqx.field(static=True)
+    compensated: bool = eqx.field(static=True)
+    warn_if_stiff: bool = eqx.field(static=True)
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = TaylorInterpolation
 
-    def __init__(self, order: int = 5):
-        self.taylor_order = check_order("TaylorSolver", order)
+    def __init__(
+        self,
+        order: int | None = None,
+        *,
+        rtol: float | None = None,
+        atol: float | None = None,
+        compensated: bool = False,
+        warn_if_stiff: bool = False,
+    ):
+        self.taylor_order = _choose_order(order, rtol, atol)
+        self.compensated = bool(compensated)
+        self.warn_if_stiff = bool(warn_if_stiff)
 
     def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
         del terms
@@ -110,11 +177,18 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
         t1: RealScalarLike,
         y0: Y,
         args: Args,
-    ) -> _SolverState:
-        del t0, t1, args
+    ) -> TaylorState:
         check_term("TaylorSolver", terms)
-        check_state("TaylorSolver", y0)
-        return None
+        y0 = check_state("TaylorSolver", y0)
+        rest = jtu.tree_map(jnp.zeros_like, y0) if self.compensated else None
+        steps = jnp.array(0) if self.warn_if_stiff else None
+        return self._start(terms, t0, t1, y0, args, steps, rest)
+
+    def _start(self, terms, t0, t1, y0, args, steps, rest) -> TaylorState:
+        """With a series that starts here, whatever was before."""
+        unit = power_of_two(t1 - t0)
+        series = solution_series(terms, t0, unit, y0, args, self.taylor_order)
+        return TaylorState(usable(series.stacked()), unit, steps, rest)
 
     def step(
         self,
@@ -123,32 +197,70 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[_SolverState]):
         t1: RealScalarLike,
         y0: Y,
         args: Args,
-        solver_state: _SolverState,
+        solver_state: TaylorState,
         made_jump,
-    ) -> tuple[Y, Y, dict[str, PyTree[Array]], _SolverState, diffrax.RESULTS]:
-        del solver_state, made_jump
+    ) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
         K = self.taylor_order
-        control = terms.contr(t0, t1)
-        series = solution_series(
-            terms, jnp.asarray(t0), jnp.asarray(t1 - t0), y0, args, control, K
-        )
-        y1 = series.map(lambda c: evaluate(c, 1))
-        slope = terms.vf_prod(t1, y1, args, control)
+        state = solver_state
+        if made_jump is not False:
+            state = jax.lax.cond(
+                made_jump,
+                lambda: self._start(terms, t0, t1, y0, args, state.steps, state.rest),
+                lambda: state,
+            )
+        h = jnp.asarray(t1 - t0)
+        s = h / state.unit
+        y1, rest = self._evaluate(state, s)
 
-        def error(c, slope):
-            polynomial_slope = sum(k * c[k] for k in range(K, 0, -1))
-            defect = jnp.abs(slope - polynomial_slope)
-            # What is below the rounding errors of the defect is not known, and must not
-            # steer: adjoints run steps again, in another program, and would come to
-            # other steps by it.
-            eps = jnp.finfo(slope.dtype).eps
-            return jnp.maximum(defect, _NOISE * eps * jnp.abs(slope)) / (K + 1)
+        # The series of the next step tells the error of this one, too.
+        unit = power_of_two(h)
+        series = solution_series(terms, t1, unit, y1, args, K)
 
-        y_error = series.map(error, slope)
-        dense_info = dict(coefficients=series.stacked())
-        return y1, y_error, dense_info, None, diffrax.RESULTS.successful
+        def estimate(terms, c):
+            increment = terms[1] * jnp.asarray(h / unit, terms[1].dtype)
+            slope = evaluate_derivative(list(c), s)
+            last = jnp.stack(terms[-2:])
+            return ErrorEstimate(defect(increment, slope, K), last, unit)
+
+        y_error = series.map(estimate, state.coefficients)
+        steps = state.steps
+        if steps is not None:
+            steps = steps + 1
+            warn_if_stiff(jtu.tree_leaves(state.coefficients), s, steps, K)
+        dense_info = dict(coefficients=state.coefficients, unit=state.unit)
+        next_state = TaylorState(series.stacked(), unit, steps, rest)
+        return y1, y_error, dense_info, next_state, diffrax.RESULTS.successful
+
+    def _evaluate(self, state: TaylorState, s: RealScalarLike):
+        """The state at `s`, and the rest of it beyond its last digit."""
+        leaves, treedef = jtu.tree_flatten(state.coefficients)
+        if not self.compensated:
+            y1 = [evaluate(list(c), s) for c in leaves]
+            return jtu.tree_unflatten(treedef, y1), None
+        rests = jtu.tree_leaves(state.rest)
+        both = [evaluate_compensated(list(c), s, r) for c, r in zip(leaves, rests)]
+        y1, rest = zip(*both) if both else ((), ())
+        return jtu.tree_unflatten(treedef, y1), jtu.tree_unflatten(treedef, rest)
 
     def func(
         self, terms: diffrax.AbstractTerm, t0: RealScalarLike, y0: Y, args: Args
     ) -> Y:
         return terms.vf(t0, y0, args)
+
+
+def _choose_order(order: Any, rtol: Any, atol: Any) -> int:
+    if rtol is None and atol is None:
+        return 5 if order is None else check_order("TaylorSolver", order)
+    if order is not None:
+        raise ValueError(
+            "TaylorSolver: give `order`, or `rtol` and `atol` to choose it by, but not "
+            f"both; got order={order!r}, rtol={rtol!r}, atol={atol!r}."
+        )
+    if isinstance(rtol, Tracer) or isinstance(atol, Tracer):
+        raise TypeError(
+            "TaylorSolver: `rtol` and `atol` must be known before tracing, as the order "
+            f"is chosen by them; got rtol={rtol!r}, atol={atol!r}."
+        )
+    rtol, atol = rtol or 0.0, atol or 0.0
+    check_tolerances("TaylorSolver", rtol, atol)
+    return max(2, math.ceil(1 - math.log(float(rtol + atol)) / 2))

@@ -1,0 +1,246 @@
+"""The step size from the coefficients of the series, as Jorba and Zou choose it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import optimistix
+from jaxtyping import Array, PyTree
+
+from ._check import check_state, check_term, check_tolerances, describe
+from ._custom_types import Args, RealScalarLike, Y
+from ._error_estimate import ErrorEstimate
+from ._ode_jet import power_of_two, solution_series, usable
+from ._solver import TaylorSolver
+
+
+# The order of the jet that the first step is chosen by. It is compiled besides that of
+# the solver, and higher orders take longer to compile than they are worth.
+_FIRST_ORDER = 4
+# So many tolerances of error reject a step. Steps that are chosen by the series have less
+# than one, unless something happens to the vector field within them.
+_VETO = 10
+# What may be nothing but rounding, in units of the last place of the state.
+_NOISE = 16
+
+
+class TaylorController(
+    diffrax.AbstractAdaptiveStepSizeController[RealScalarLike, RealScalarLike | None]
+):
+    r"""Chooses the steps of [`eqx_taylor.TaylorSolver`][] by the coefficients of its
+    series, before they are made.
+
+    The last two coefficients say how far the series converges. In units of the
+    tolerance, $E_k = \|c_k / (\mathrm{atol} + \mathrm{rtol}\,|y|)\|$ and
+    $M = \max(1, \|y / (\mathrm{atol} + \mathrm{rtol}\,|y|)\|)$, that is
+    $\rho = \min_{k = K - 1, K} (M / E_k)^{1/k}$. The first term that is left out,
+    $M (h/\rho)^{K + 1}$, is one tolerance at $h = \rho M^{-1/(K + 1)}$, and the step is
+    `safety` times that.
+
+    (Jorba and Zou ask that the last terms be of the size of the tolerance, not the first
+    that is left out: the same at high order, and a third of the step at order 5.)
+
+    No step is rejected for being too long, as long as the vector field is smooth. The
+    solver's estimate of the error, which sees jumps and kinks, has a veto: more than 10
+    tolerances reject a step, and it is made again with a tenth to a half of the length.
+
+    It works with `TaylorSolver` only, and within a `diffrax.ClipStepSizeController`,
+    which adds `step_ts` and `jump_ts`.
+
+    **Arguments:**
+
+    - `rtol`, `atol`: relative and absolute tolerance of the local error, as for
+        `diffrax.PIDController`; not negative, and one of them above zero.
+    - `norm`: a function from a PyTree of the structure of the state to a scalar, in
+        which all of the above is measured. By default the root mean square.
+    - `dtmin`, `dtmax`: the shortest and the longest step; in units of time. A step of
+        `dtmin` is accepted whatever its error. Events are looked for at the ends of
+        steps only: a `dtmax` below the distance of two of them finds both.
+    - `force_dtmin`: whether to go on with steps of `dtmin` where shorter ones are asked
+        for; or else to end with `diffrax.RESULTS.dt_min_reached`.
+    - `safety`: what part of the length that meets the tolerance is used.
+    - `factormax`: how many times longer than the step before a step may be.
+
+    **Raises:**
+
+    `ValueError` or `TypeError` for tolerances that are not as above, and for another
+    solver.
+
+    !!! example
+
+        ```python
+        import diffrax
+        import jax.numpy as jnp
+        from eqx_taylor import TaylorController, TaylorSolver
+
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, args: y * jnp.cos(t)),
+            solver=TaylorSolver(order=12),
+            t0=0.0,
+            t1=10.0,
+            dt0=None,
+            y0=jnp.array(1.0),
+            stepsize_controller=TaylorController(rtol=1e-9, atol=1e-9),
+        )
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{jorba2005software,
+            author={Jorba, {\`A}ngel and Zou, Maorong},
+            title={A software package for the numerical integration of {ODE}s by means
+                   of high-order {T}aylor methods},
+            journal={Experimental Mathematics},
+            volume={14},
+            number={1},
+            pages={99--117},
+            year={2005},
+            note={Section 3.2},
+        }
+        ```
+    """
+
+    rtol: RealScalarLike
+    atol: RealScalarLike
+    norm: Callable[[PyTree], RealScalarLike] = optimistix.rms_norm
+    dtmin: RealScalarLike | None = None
+    dtmax: RealScalarLike | None = None
+    force_dtmin: bool = True
+    safety: RealScalarLike = 0.9
+    factormax: RealScalarLike = 10.0
+
+    def __check_init__(self):
+        check_tolerances("TaylorController", self.rtol, self.atol)
+
+    def wrap(self, direction) -> "TaylorController":
+        del direction
+        return self
+
+    # The state is the length that was chosen for the step that is being made. (It may
+    # have been clipped since, to `t1` for instance.)
+
+    def init(
+        self,
+        terms: PyTree[diffrax.AbstractTerm],
+        t0: RealScalarLike,
+        t1: RealScalarLike,
+        y0: Y,
+        dt0: RealScalarLike | None,
+        args: Args,
+        func: Callable[..., Any],
+        error_order: int,
+    ) -> tuple[RealScalarLike, RealScalarLike]:
+        _check_solver(getattr(func, "__self__", func))
+        if dt0 is None:
+            check_term("TaylorSolver", terms)
+            y0 = check_state("TaylorSolver", y0)
+            order = min(error_order - 1, _FIRST_ORDER)
+            unit = power_of_two(t1 - t0)
+            series = solution_series(terms, t0, unit, y0, args, order)
+            last = jtu.tree_map(lambda c: c[-2:], usable(series.stacked()))
+            no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
+            _, dt0 = self._judge(y0, y0, no_error, last, unit, order, error_order)
+            # Where nothing moves, any step will do.
+            dt0 = jnp.where(jnp.isfinite(dt0), dt0, unit)
+        dt0, _ = self._clip(dt0)
+        return t0 + dt0, dt0
+
+    def adapt_step_size(
+        self,
+        t0: RealScalarLike,
+        t1: RealScalarLike,
+        y0: Y,
+        y1_candidate: Y,
+        args: Args,
+        y_error: PyTree[ErrorEstimate],
+        error_order: int,
+        controller_state: RealScalarLike,
+    ):
+        del args
+        dt, chosen_dt = t1 - t0, controller_state
+        estimates, treedef = jtu.tree_flatten(y_error, is_leaf=_is_estimate)
+        if not all(map(_is_estimate, estimates)):
+            _check_solver(estimates)
+        error = jtu.tree_unflatten(treedef, [e.error for e in estimates])
+        last = jtu.tree_unflatten(treedef, [e.last for e in estimates])
+        unit = estimates[0].unit if estimates else dt
+        error, next_dt = self._judge(
+            y0, y1_candidate, error, last, unit, error_order - 1, error_order
+        )
+        keep_step = error <= _VETO
+        if self.dtmin is not None:
+            keep_step = keep_step | (dt <= self.dtmin)
+        next_dt = jnp.minimum(next_dt, self.factormax * chosen_dt)
+        shorter_dt = dt * jnp.clip(error ** (-1 / error_order), 0.1, 0.5)
+        next_dt = jnp.where(keep_step, next_dt, shorter_dt.astype(dt.dtype))
+        next_dt, result = self._clip(next_dt)
+        next_t0 = jnp.where(keep_step, t1, t0)
+        return keep_step, next_t0, next_t0 + next_dt, False, next_dt, result
+
+    def _judge(
+        self,
+        y0: Y,
+        y1: Y,
+        error: PyTree[Array],
+        last: PyTree[Array],
+        unit: RealScalarLike,
+        order: int,
+        error_order: int,
+    ) -> tuple[Array, Array]:
+        """The error in tolerances, and the length of the next step."""
+
+        def rows(y0, y1, error, last):
+            y1 = jnp.where(jnp.any(jnp.isnan(y1)), y0, y1)
+            size = jnp.maximum(jnp.abs(y0), jnp.abs(y1))
+            with jax.numpy_dtype_promotion("standard"):
+                scale = (self.atol + self.rtol * size).astype(size.dtype)
+            noise = _NOISE * jnp.finfo(size.dtype).eps * size
+            below, top = jnp.abs(last)
+            return jnp.stack(
+                [error / (scale + noise), size / scale, below / scale, top / scale]
+            )
+
+        rows = jtu.tree_map(rows, y0, y1, error, last)
+        if len(jtu.tree_leaves(rows)) == 0:
+            return jnp.zeros_like(unit), jnp.full_like(unit, jnp.inf)
+        # One reduction for all four.
+        error, size, *ends = jax.vmap(self.norm)(rows)
+        ends = ends if order > 1 else ends[1:]
+        orders = jnp.arange(order - len(ends) + 1, order + 1, dtype=size.dtype)
+        log_size = jnp.log(jnp.maximum(size, 1))
+        log_radius = jnp.min((log_size - jnp.log(jnp.stack(ends))) / orders)
+        length = self.safety * jnp.exp(log_radius - log_size / error_order)
+        dt = unit * length.astype(jnp.result_type(unit))
+        # As in Diffrax: the steps are a detail of how the solution is computed.
+        return error, eqxi.nondifferentiable(jax.lax.stop_gradient(dt))
+
+    def _clip(self, dt: RealScalarLike) -> tuple[RealScalarLike, diffrax.RESULTS]:
+        result = diffrax.RESULTS.successful
+        if self.dtmax is not None:
+            dt = jnp.minimum(dt, self.dtmax)
+        if self.dtmin is not None:
+            if not self.force_dtmin:
+                result = diffrax.RESULTS.where(
+                    dt < self.dtmin, diffrax.RESULTS.dt_min_reached, result
+                )
+            dt = jnp.maximum(dt, self.dtmin)
+        return dt, result
+
+
+def _is_estimate(x: Any) -> bool:
+    return isinstance(x, ErrorEstimate)
+
+
+def _check_solver(solver: Any) -> None:
+    if not isinstance(solver, TaylorSolver):
+        raise TypeError(
+            "TaylorController chooses steps by the coefficients of a Taylor series, "
+            "which only `eqx_taylor.TaylorSolver` has; the solver is "
+            f"{describe(solver)}. Use `diffrax.PIDController` with it."
+        )
