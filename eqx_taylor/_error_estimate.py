@@ -16,8 +16,8 @@ class ErrorEstimate(eqx.Module):
     """The error of a step in one leaf of the state; and the last coefficients of the
     series at its end, which [`eqx_taylor.TaylorController`][] chooses the next step by.
 
-    Diffrax hands the error of a step, and nothing else, from the solver to the step size
-    controller. To every other controller this is an array, the error.
+    Diffrax hands the error of a step, and nothing else, from the solver to the step
+    size controller. To every other controller this is an array, the error.
 
     **Fields:**
 
@@ -27,7 +27,7 @@ class ErrorEstimate(eqx.Module):
     """
 
     error: Real[Array, "*y"]
-    last: Shaped[Array, "2 *y"]
+    last: Shaped[Array, "2 *y"]  # noqa: F821
     unit: RealScalarLike
 
     def __jax_array__(self) -> Array:

@@ -12,8 +12,8 @@ from ._series import evaluate
 class TaylorInterpolation(AbstractLocalInterpolation):
     r"""Evaluates the Taylor polynomial of a step made by [`eqx_taylor.TaylorSolver`][].
 
-    $y(t) = \sum_k c_k s^k$ with $s = (t - t_0)/u$, for coefficients $c_k$ that belong to
-    the unit of time $u$. It is as accurate inside the step as at its end, and equals
+    $y(t) = \sum_k c_k s^k$ with $s = (t - t_0)/u$, for coefficients $c_k$ that belong
+    to the unit of time $u$. It is as accurate inside the step as at its end, and equals
     $c_0$ bit for bit at $t_0$.
 
     **Arguments:**

@@ -48,9 +48,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     error of $O(h^{K+1})$. High orders pay off with tight tolerances, where the steps
     become much longer than those of Runge--Kutta methods:
 
-    | tolerance | 1e-3 | 1e-6 | 1e-9 | 1e-12 | 1e-14 | rounding of float64 | of float32 |
-    |-----------|------|------|------|-------|-------|---------------------|------------|
-    | order     | 5    | 8    | 12   | 15    | 18    | 20                  | 9          |
+    | tolerance | 1e-3 | 1e-6 | 1e-9 | 1e-12 | 1e-14 | float64's rounding | float32's |
+    |-----------|------|------|------|-------|-------|--------------------|-----------|
+    | order     | 5    | 8    | 12   | 15    | 18    | 20                 | 9         |
 
     This is what `TaylorSolver(rtol=..., atol=...)` chooses:
     $\max(2, \lceil 1 - \tfrac12 \ln(\mathrm{rtol} + \mathrm{atol}) \rceil)$, the order
@@ -85,9 +85,10 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         with compensation for rounding errors. The digits of the state beyond the last
         are then carried from step to step, and rounding makes up a smaller part of the
         error of long integrations. Keyword only.
-    - `warn_if_stiff`: whether to look, every 256 steps, at whether stability rather than
-        accuracy limits the steps, and to issue a `UserWarning` if so, which tells what
-        to use instead. (Diffrax's own message, when `max_steps` is reached, does not.)
+    - `warn_if_stiff`: whether to look, every 256 steps, at whether stability rather
+        than accuracy limits the steps, and to issue a `UserWarning` if so, which tells
+        what to use instead. (Diffrax's own message, when `max_steps` is reached, does
+        not.)
         Not by default: that a callback is in the program costs up to ten times the run
         time where the state is a few numbers on a CPU, though it is hardly ever called.
         Keyword only.
@@ -258,8 +259,8 @@ def _choose_order(order: Any, rtol: Any, atol: Any) -> int:
         )
     if isinstance(rtol, Tracer) or isinstance(atol, Tracer):
         raise TypeError(
-            "TaylorSolver: `rtol` and `atol` must be known before tracing, as the order "
-            f"is chosen by them; got rtol={rtol!r}, atol={atol!r}."
+            "TaylorSolver: `rtol` and `atol` must be known before tracing, as the "
+            f"order is chosen by them; got rtol={rtol!r}, atol={atol!r}."
         )
     rtol, atol = rtol or 0.0, atol or 0.0
     check_tolerances("TaylorSolver", rtol, atol)

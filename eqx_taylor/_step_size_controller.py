@@ -1,10 +1,9 @@
 """The step size from the coefficients of the series, as Jorba and Zou choose it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,8 @@ from ._solver import TaylorSolver
 # The order of the jet that the first step is chosen by. It is compiled besides that of
 # the solver, and higher orders take longer to compile than they are worth.
 _FIRST_ORDER = 4
-# So many tolerances of error reject a step. Steps that are chosen by the series have less
-# than one, unless something happens to the vector field within them.
+# So many tolerances of error reject a step. Steps that are chosen by the series have
+# less than one, unless something happens to the vector field within them.
 _VETO = 10
 # What may be nothing but rounding, in units of the last place of the state.
 _NOISE = 16
@@ -42,12 +41,14 @@ class TaylorController(
     $M (h/\rho)^{K + 1}$, is one tolerance at $h = \rho M^{-1/(K + 1)}$, and the step is
     `safety` times that.
 
-    (Jorba and Zou ask that the last terms be of the size of the tolerance, not the first
-    that is left out: the same at high order, and a third of the step at order 5.)
+    (Jorba and Zou ask that the last terms be of the size of the tolerance, not the
+    first that is left out: about the same at high order, and shorter steps at low.)
 
     No step is rejected for being too long, as long as the vector field is smooth. The
     solver's estimate of the error, which sees jumps and kinks, has a veto: more than 10
     tolerances reject a step, and it is made again with a tenth to a half of the length.
+    Where steps become so short that time stands still, next to a pole for instance, the
+    solve ends with `diffrax.RESULTS.dt_min_reached`.
 
     It works with `TaylorSolver` only, and within a `diffrax.ClipStepSizeController`,
     which adds `step_ts` and `jump_ts`.
@@ -163,10 +164,14 @@ class TaylorController(
         controller_state: RealScalarLike,
     ):
         del args
-        dt, chosen_dt = t1 - t0, controller_state
+        dt, chosen_dt = jnp.asarray(t1 - t0), controller_state
         estimates, treedef = jtu.tree_flatten(y_error, is_leaf=_is_estimate)
         if not all(map(_is_estimate, estimates)):
-            _check_solver(estimates)
+            raise TypeError(
+                f"{_WRONG_SOLVER} This solver's estimate of its error is not that of a "
+                "TaylorSolver; `diffrax.HalfSolver`, for one, makes its own. "
+                f"{_REMEDY}"
+            )
         error = jtu.tree_unflatten(treedef, [e.error for e in estimates])
         last = jtu.tree_unflatten(treedef, [e.last for e in estimates])
         unit = estimates[0].unit if estimates else dt
@@ -175,13 +180,18 @@ class TaylorController(
         )
         keep_step = error <= _VETO
         if self.dtmin is not None:
-            keep_step = keep_step | (dt <= self.dtmin)
+            keep_step = keep_step | (chosen_dt <= self.dtmin)
         next_dt = jnp.minimum(next_dt, self.factormax * chosen_dt)
-        shorter_dt = dt * jnp.clip(error ** (-1 / error_order), 0.1, 0.5)
-        next_dt = jnp.where(keep_step, next_dt, shorter_dt.astype(dt.dtype))
+        shorter = jnp.clip(error ** (-1 / error_order), 0.1, 0.5).astype(dt.dtype)
+        next_dt = jnp.where(keep_step, next_dt, shorter * dt)
         next_dt, result = self._clip(next_dt)
         next_t0 = jnp.where(keep_step, t1, t0)
-        return keep_step, next_t0, next_t0 + next_dt, False, next_dt, result
+        next_t1 = next_t0 + next_dt
+        # A step that ends where it starts is the last of a solve that gets nowhere.
+        result = diffrax.RESULTS.where(
+            next_t1 > next_t0, result, diffrax.RESULTS.dt_min_reached
+        )
+        return keep_step, next_t0, next_t1, False, next_dt, result
 
     def _judge(
         self,
@@ -198,25 +208,27 @@ class TaylorController(
         def rows(y0, y1, error, last):
             y1 = jnp.where(jnp.any(jnp.isnan(y1)), y0, y1)
             size = jnp.maximum(jnp.abs(y0), jnp.abs(y1))
-            with jax.numpy_dtype_promotion("standard"):
-                scale = (self.atol + self.rtol * size).astype(size.dtype)
+            rtol, atol = (jnp.asarray(x, size.dtype) for x in (self.rtol, self.atol))
+            scale = atol + rtol * size
             noise = _NOISE * jnp.finfo(size.dtype).eps * size
             below, top = jnp.abs(last)
-            return jnp.stack(
-                [error / (scale + noise), size / scale, below / scale, top / scale]
-            )
+            row = jnp.stack([error, size, below, top])
+            scale = jnp.stack([scale + noise, scale, scale, scale])
+            # With `atol = 0`, what is zero and stays zero has no error.
+            return jnp.where(row == 0, 0, row / scale)
 
         rows = jtu.tree_map(rows, y0, y1, error, last)
         if len(jtu.tree_leaves(rows)) == 0:
             return jnp.zeros_like(unit), jnp.full_like(unit, jnp.inf)
         # One reduction for all four.
-        error, size, *ends = jax.vmap(self.norm)(rows)
+        error, size, *ends = jnp.asarray(jax.vmap(self.norm)(rows))
         ends = ends if order > 1 else ends[1:]
         orders = jnp.arange(order - len(ends) + 1, order + 1, dtype=size.dtype)
         log_size = jnp.log(jnp.maximum(size, 1))
         log_radius = jnp.min((log_size - jnp.log(jnp.stack(ends))) / orders)
-        length = self.safety * jnp.exp(log_radius - log_size / error_order)
-        dt = unit * length.astype(jnp.result_type(unit))
+        length = jnp.exp(log_radius - log_size / error_order)
+        safety = jnp.asarray(self.safety, jnp.result_type(unit))
+        dt = safety * length.astype(safety.dtype) * unit
         # As in Diffrax: the steps are a detail of how the solution is computed.
         return error, eqxi.nondifferentiable(jax.lax.stop_gradient(dt))
 
@@ -237,10 +249,13 @@ def _is_estimate(x: Any) -> bool:
     return isinstance(x, ErrorEstimate)
 
 
+_WRONG_SOLVER = (
+    "TaylorController chooses steps by the coefficients of a Taylor series, which only "
+    "`eqx_taylor.TaylorSolver` has."
+)
+_REMEDY = "Use `diffrax.PIDController` with it."
+
+
 def _check_solver(solver: Any) -> None:
     if not isinstance(solver, TaylorSolver):
-        raise TypeError(
-            "TaylorController chooses steps by the coefficients of a Taylor series, "
-            "which only `eqx_taylor.TaylorSolver` has; the solver is "
-            f"{describe(solver)}. Use `diffrax.PIDController` with it."
-        )
+        raise TypeError(f"{_WRONG_SOLVER} The solver is {describe(solver)}. {_REMEDY}")

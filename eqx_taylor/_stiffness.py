@@ -7,24 +7,24 @@ from collections.abc import Sequence
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 
 # Accepted steps from one look to the next: what it costs must not be felt.
 _INTERVAL = 256
 # A ratio of coefficients below so many times that of a stiff problem is one: those of
-# stiff problems are 0.3 to 1.5, of others 3 to 40 with a tolerance of 1e-3, and thousands
-# with small tolerances.
+# stiff problems are 0.3 to 1.5; of others 3 to 40 with a tolerance of 1e-3, and
+# thousands with small tolerances.
 _CLOSE = 1.5
 
 
 def warn_if_stiff(
-    series: Sequence[Sequence[Array]], scale: Array, steps: Array, order: int
+    series: Sequence[Array], scale: Array, steps: Array, order: int
 ) -> None:
     r"""Warns, every so many steps, if the problem looks stiff.
 
-    `series` are the coefficients of each leaf, which belong to the length of a step
-    where they are multiplied by `scale**k`.
+    `series` are the stacked coefficients of each leaf, which belong to the length of a
+    step where they are multiplied by `scale**k`.
 
     Where accuracy limits the step $h$, the terms $c_k h^k$ fall from the size of the
     solution to that of the tolerance, orders of magnitude between them. Where stability

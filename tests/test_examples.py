@@ -1,0 +1,279 @@
+"""The examples of the documentation: what they compute is right, their pages show what
+they print, and their plots are drawn."""
+
+import contextlib
+import importlib.util
+import io
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+
+
+_FOLDER = pathlib.Path(__file__).parents[1] / "docs/examples"
+_NAMES = ("three_body", "lyapunov", "neural_field", "parameter_fit", "taylor_map")
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(name, _FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class _Run:
+    """An example that was run once, for all of its tests."""
+
+    def __init__(self, name, folder):
+        self.module = _load(name)
+        self.plot = folder / f"{name}.png"
+        printed = io.StringIO()
+        # As for whoever runs the script: Optax relies on promotion.
+        standard = jax.numpy_dtype_promotion("standard")
+        with standard, contextlib.redirect_stdout(printed):
+            self.results = self.module.main(plot=self.plot)
+        self.output = printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder, runs = tmp_path_factory.mktemp("plots"), {}
+
+    def run(name):
+        if name not in runs:
+            runs[name] = _Run(name, folder)
+        return runs[name]
+
+    return run
+
+
+# -- the pages
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]\d+)?")
+
+
+def _page(name):
+    return (_FOLDER / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _assert_same_number(shown, printed, line):
+    """To one unit of the last digit shown; and to a factor of ten where it is rounding
+    (1e-12 and below), which differs between machines."""
+    a, b = float(shown), float(printed)
+    mantissa, _, exponent = shown.partition("e")
+    if exponent and int(exponent) <= -12:
+        assert abs(np.log10(a / b)) < 1, line
+        return
+    decimals = len(mantissa.partition(".")[2]) - int(exponent or 0)
+    assert abs(a - b) < 1.5 * 10.0**-decimals, line
+
+
+def _assert_same_line(shown, printed):
+    assert _NUMBER.sub("", shown).split() == _NUMBER.sub("", printed).split()
+    if re.search(r"\bms\b", shown):  # Times are what they are.
+        return
+    both = [_NUMBER.findall(line) for line in (shown, printed)]
+    if "±" in shown:
+        # From random numbers or chaos: within what it says itself.
+        (*_, a, a_error), (*_, b, b_error) = [
+            _NUMBER.findall(line.partition("±")[0])[-1:]
+            + _NUMBER.findall(line.partition("±")[2])[:1]
+            for line in (shown, printed)
+        ]
+        assert abs(float(a) - float(b)) < 4 * np.hypot(float(a_error), float(b_error))
+        return
+    for a, b in zip(*both, strict=True):
+        _assert_same_number(a, b, (shown, printed))
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_page_shows_what_is_printed(name, run):
+    blocks = re.findall(r"^```text\n(.*?)^```$", _page(name), re.M | re.S)
+    shown, printed = blocks[0].splitlines(), run(name).output.splitlines()
+    assert len(shown) == len(printed)
+    for line, actual in zip(shown, printed):
+        _assert_same_line(line, actual)
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_page_shows_the_script(name):
+    """All of it, put in when the page is built; and it can be downloaded."""
+    [block] = re.findall(r"^```python\n(.*?)^```$", _page(name), re.M | re.S)
+    assert block == f'--8<-- "{name}.py"\n'
+    assert f"]({name}.py)" in _page(name)
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_plot(name, run):
+    assert run(name).plot.read_bytes().startswith(b"\x89PNG")
+    assert f"(images/{name}.png)" in _page(name)
+    assert (_FOLDER / f"images/{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- the planets
+
+
+def _long_double_planets(module, ts, order=30, step=0.5):
+    """Positions and velocities at `ts` in 80-bit floats, by a Taylor series that is
+    written out by hand:
+
+        d = x_j - x_i,   r = d·d,   w = r^(-3/2)  =>  r w' = -3/2 r' w,
+        x_i'' = Σ_j G m_j w d.
+    """
+    real = np.longdouble
+    pull = real(module.G) * module.MASSES.astype(real)
+    i, j = np.triu_indices(3, k=1)
+    position, velocity = (x.astype(real) for x in (module.POSITIONS, module.VELOCITIES))
+    now = real(0)
+    for t in ts:
+        count = int(np.ceil((t - now) / step))
+        h = (real(t) - now) / count
+        for _ in range(count):
+            x, d = np.zeros((order + 2, 3, 3), real), np.zeros((order, 3, 3), real)
+            r, w = np.zeros((order, 3), real), np.zeros((order, 3), real)
+            x[0], x[1] = position, velocity
+            for k in range(order):
+                d[k] = x[k, j] - x[k, i]
+                r[k] = np.sum(d[: k + 1] * d[k::-1], axis=(0, 2))
+                if k == 0:
+                    w[0] = r[0] ** real(-1.5)
+                else:
+                    n = np.arange(1, k + 1, dtype=real)[:, None]
+                    terms = (real(-1.5) * n - (k - n)) * r[1 : k + 1] * w[k - 1 :: -1]
+                    w[k] = terms.sum(0) / (k * r[0])
+                force = np.sum(w[: k + 1, :, None] * d[k::-1], axis=0)
+                a = np.zeros((3, 3), real)
+                np.add.at(a, i, pull[j, None] * force)
+                np.add.at(a, j, -pull[i, None] * force)
+                x[k + 2] = a / ((k + 1) * (k + 2))
+            n = np.arange(order + 2)
+            position = np.sum(x * (h**n)[:, None, None], axis=0)
+            velocity = np.sum(
+                (n * h ** np.maximum(n - 1, 0))[:, None, None] * x, axis=0
+            )
+        now = real(t)
+        yield position, velocity
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="needs 80-bit floats")
+def test_meetings_of_the_planets(run):
+    """By Newton's method from the times found, along a trajectory of more digits."""
+    module, results = run("three_body").module, run("three_body").results
+    ts = results["ts"]
+    for k, (x, v) in enumerate(_long_double_planets(module, ts)):
+        (jupiter, saturn), (dj, ds) = [(y[1:] - y[0])[:, :2] for y in (x, v)]
+        cross = saturn[0] * jupiter[1] - saturn[1] * jupiter[0]
+        slope = ds[0] * jupiter[1] - ds[1] * jupiter[0]
+        slope += saturn[0] * dj[1] - saturn[1] * dj[0]
+        assert abs(cross / slope) < 1e-12, (k, cross / slope)
+        # Opposite at first, then on the same side, in turn.
+        assert np.sign(jupiter @ saturn) == (-1) ** (k + 1)
+    # None was left out: an opposition and a conjunction each are 10 years apart.
+    assert np.all(np.abs(np.diff(ts) - 10) < 1.5)
+    assert results["energy_error"] < 2e-14
+    assert ts[-1] / results["steps"].sum() < module.DTMAX
+
+
+def test_energy_over_long_times(capsys):
+    results = _load("three_body").main(years=1e4)
+    assert results["errors"].max() < 3e-14
+    assert results["steps"] < 15_000
+    [_, shown] = re.findall(r"^```text\n(.*?)^```$", _page("three_body"), re.M | re.S)
+    for line, printed in zip(
+        shown.splitlines(), capsys.readouterr().out.splitlines(), strict=True
+    ):
+        _assert_same_line(line, printed)
+
+
+# -- the others
+
+
+def test_lyapunov_exponents(run):
+    results = run("lyapunov").results
+    published = np.array([0.9056, 0.0, -14.5723])
+    assert np.all(results["errors"] < 0.005)
+    assert np.all(np.abs(results["exponents"] - published) < 4 * results["errors"])
+    # Liouville: the determinant shrinks by the divergence, whatever the trajectory.
+    assert abs(results["exponents"].sum() + 41 / 3) < 1e-11
+    np.testing.assert_allclose(results["rates"].sum(1), -41 / 3, rtol=1e-8)
+
+
+def test_neural_field(run):
+    module, results = run("neural_field").module, run("neural_field").results
+    weights = [
+        (np.asarray(layer.weight), np.asarray(layer.bias))
+        for layer in module.make_field().mlp.layers
+    ]
+
+    def field(t, y):
+        x = np.array([*y, np.cos(t), np.sin(t)])
+        for k, (weight, bias) in enumerate(weights):
+            x = weight @ (x if k == 0 else np.tanh(x)) + bias
+        return x - y
+
+    solution = scipy.integrate.solve_ivp(
+        field, (0.0, module.T1), [1.0, 0.0], "DOP853", module.TS, rtol=1e-12, atol=1e-13
+    )
+    np.testing.assert_allclose(solution.y[:, -1], results["reference"][-1], atol=1e-11)
+    steps = {}
+    for name, (dense, end, num_steps, _) in results["runs"].items():
+        # All of the errors that are compared at are between those measured.
+        for errors in (dense, end):
+            assert errors.min() < min(module.ERRORS) < max(module.ERRORS) < errors.max()
+        steps[name] = module.at_equal_errors(dense, num_steps)
+    # At 1e-10.
+    assert 2.5 * steps["TaylorSolver"][-1] < steps["Dopri8"][-1] < steps["Tsit5"][-1]
+
+
+def test_parameter_fit(run):
+    module, results = run("parameter_fit").module, run("parameter_fit").results
+
+    def residuals(parameters):
+        frequency, damping, *y0 = parameters
+
+        def field(t, y):
+            return y[1], -(frequency**2) * np.sin(y[0]) - damping * y[1]
+
+        solution = scipy.integrate.solve_ivp(
+            field, (0.0, 8.0), y0, "DOP853", module.TS, rtol=1e-10, atol=1e-10
+        )
+        return (solution.y[0] - results["data"]) / module.NOISE
+
+    # The data are the true solution with noise, and the fit is the least-squares fit.
+    expected = np.sum(residuals(module.TRUE) ** 2)
+    assert 20 < expected < 65  # 41 degrees of freedom, with a deviation of 9.
+    best = scipy.optimize.least_squares(residuals, module.GUESS, xtol=1e-10)
+    np.testing.assert_allclose(results["fitted"], best.x, rtol=1e-4)
+    np.testing.assert_allclose(results["losses"][-1], 2 * best.cost / 41, rtol=1e-6)
+    covariance = np.linalg.inv(best.jac.T @ best.jac)
+    np.testing.assert_allclose(
+        results["errors"], np.sqrt(np.diagonal(covariance)), rtol=1e-3
+    )
+    assert np.all(np.abs(results["fitted"] - module.TRUE) < 3 * results["errors"])
+
+
+def test_taylor_map(run):
+    module, results = run("taylor_map").module, run("taylor_map").results
+    for order, rates in results["rates"].items():
+        assert abs(rates[-1] - (order + 1)) < 0.1
+    # By the polynomial through displaced solutions of SciPy's.
+    r = 0.2 * np.cos(np.pi * (np.arange(13) + 0.5) / 13)
+    ends = [
+        scipy.integrate.solve_ivp(
+            lambda t, y: (y[1], -np.sin(y[0])),
+            (0.0, module.T1),
+            module.Y0 + x * module.DIRECTION,
+            "DOP853",
+            rtol=1e-13,
+            atol=1e-13,
+        ).y[:, -1]
+        for x in r
+    ]
+    fitted = np.polynomial.polynomial.polyfit(r, np.array(ends), 12)
+    np.testing.assert_allclose(
+        results["coefficients"][:5], fitted[:5], rtol=1e-5, atol=1e-8
+    )
