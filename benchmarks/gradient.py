@@ -10,6 +10,7 @@ Memory is what XLA sets aside for the gradient of a solve of a neural ODE, as it
 `memory_analysis` has it.
 """
 
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -86,7 +87,7 @@ def exactness(tolerances=(1e-9, 1e-12)):
         for tol in tolerances:
             for method, solver, controller in methods(tol):
 
-                def solve(y0, args, adjoint):
+                def solve(adjoint, y0, args):
                     solution = diffrax.diffeqsolve(
                         diffrax.ODETerm(field),
                         solver,
@@ -102,7 +103,7 @@ def exactness(tolerances=(1e-9, 1e-12)):
                     return solution.ys[0]
 
                 def jacobian(mode, adjoint):
-                    run = jax.jit(mode(lambda *x: solve(*x, adjoint), argnums=(0, 1)))
+                    run = jax.jit(mode(partial(solve, adjoint), argnums=(0, 1)))
                     return np.concatenate(run(y0, args), axis=1)
 
                 reverse = jacobian(jax.jacrev, diffrax.RecursiveCheckpointAdjoint())

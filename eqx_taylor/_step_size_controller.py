@@ -21,6 +21,8 @@ from ._solver import TaylorSolver
 # The order of the jet that the first step is chosen by. It is compiled besides that of
 # the solver, and higher orders take longer to compile than they are worth.
 _FIRST_ORDER = 4
+# How much of the step that it asks for is made: higher orders may fall more slowly.
+_FIRST_PART = 0.5
 # So many tolerances of error reject a step. Steps that are chosen by the series have
 # less than one, unless something happens to the vector field within them.
 _VETO = 10
@@ -148,7 +150,7 @@ class TaylorController(
             no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
             _, dt0 = self._judge(y0, y0, no_error, last, unit, order, error_order)
             # Where nothing moves, any step will do.
-            dt0 = jnp.where(jnp.isfinite(dt0), dt0, unit)
+            dt0 = jnp.where(jnp.isfinite(dt0), _FIRST_PART * dt0, unit)
         dt0, _ = self._clip(dt0)
         return t0 + dt0, dt0
 
@@ -183,7 +185,8 @@ class TaylorController(
             keep_step = keep_step | (chosen_dt <= self.dtmin)
         next_dt = jnp.minimum(next_dt, self.factormax * chosen_dt)
         shorter = jnp.clip(error ** (-1 / error_order), 0.1, 0.5).astype(dt.dtype)
-        next_dt = jnp.where(keep_step, next_dt, shorter * dt)
+        # Not `dt` alone, which is rounded to a digit of `t`.
+        next_dt = jnp.where(keep_step, next_dt, shorter * jnp.minimum(dt, chosen_dt))
         next_dt, result = self._clip(next_dt)
         next_t0 = jnp.where(keep_step, t1, t0)
         next_t1 = next_t0 + next_dt
