@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--orbits", type=int, default=16)
     parser.add_argument("--order", type=int, default=20)
     # Truncation adds up over all steps, and must remain below their rounding errors.
-    parser.add_argument("--rtol", type=float, default=1e-20)
+    parser.add_argument("--rtol", type=float, default=1e-24)
     parser.add_argument("--plot", help="a file to draw to; needs matplotlib")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)

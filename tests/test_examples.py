@@ -169,12 +169,16 @@ def test_meetings_of_the_planets(run):
         cross = saturn[0] * jupiter[1] - saturn[1] * jupiter[0]
         slope = ds[0] * jupiter[1] - ds[1] * jupiter[0]
         slope += saturn[0] * dj[1] - saturn[1] * dj[0]
-        assert abs(cross / slope) < 1e-12, (k, cross / slope)
+        # Errors in position grow like t^(3/2), where they are nothing but rounding.
+        allowed = 1e-12 * max(1, ts[k] / 100) ** 1.5
+        assert abs(cross / slope) < allowed, (k, cross / slope)
         # Opposite at first, then on the same side, in turn.
         assert np.sign(jupiter @ saturn) == (-1) ** (k + 1)
     # None was left out: an opposition and a conjunction each are 10 years apart.
     assert np.all(np.abs(np.diff(ts) - 10) < 1.5)
-    assert results["energy_error"] < 2e-14
+    # Each is a zero of the function to its last digits, whatever the trajectory.
+    assert results["missed"].max() < 2e-14
+    assert results["energy_error"] < 1e-14
     assert ts[-1] / results["steps"].sum() < module.DTMAX
 
 

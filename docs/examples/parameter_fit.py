@@ -67,13 +67,15 @@ def fit(guess, data):
         gradient = 2 * jacobian.T @ r / r.size
         updates, state = optimiser.update(gradient, state)
         parameters = optax.apply_updates(parameters, updates)
-        return (parameters, state), (jnp.mean(r**2), jacobian)
+        return (parameters, state), (jnp.mean(r**2), jacobian, r)
 
     start = guess, optimiser.init(guess)
-    (fitted, _), (losses, jacobians) = jax.lax.scan(update, start, length=ITERATIONS)
+    (fitted, _), rows = jax.lax.scan(update, start, length=ITERATIONS)
+    losses, jacobians, rs = rows
     # The covariance of a least-squares fit, to first order in the noise.
     covariance = jnp.linalg.inv(jacobians[-1].T @ jacobians[-1])
-    return fitted, jnp.sqrt(jnp.diagonal(covariance)), losses, solve(fitted)
+    angles = data + NOISE * rs[-1]
+    return fitted, jnp.sqrt(jnp.diagonal(covariance)), losses, angles
 
 
 def main(plot=None):
