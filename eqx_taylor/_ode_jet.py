@@ -22,6 +22,7 @@ from ._check import (
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
 from ._jax import materialise, trace
+from ._rules._compose import power_of_two
 from ._series import given, mask, scale, unknown
 
 
@@ -151,13 +152,11 @@ def usable(coefficients: PyTree[Array]) -> PyTree[Array]:
     return jtu.tree_unflatten(treedef, leaves)
 
 
-def power_of_two(length: RealScalarLike) -> Array:
-    """Near `length`, which is not negative: to be a unit that costs no rounding. 1 for
-    zero and for infinity."""
+def unit_near(length: RealScalarLike) -> Array:
+    """A unit of time near `length`, which is not negative: a power of two, which costs
+    no rounding. 1 for zero and for infinity."""
     length = jax.lax.stop_gradient(jnp.asarray(length))
-    length = jnp.where((length > 0) & jnp.isfinite(length), length, 1)
-    mantissa, _ = jnp.frexp(length)
-    return length / mantissa
+    return power_of_two(jnp.where((length > 0) & jnp.isfinite(length), length, 1))
 
 
 def solution_series(

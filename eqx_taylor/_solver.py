@@ -15,7 +15,7 @@ from ._check import check_order, check_state, check_term, check_tolerances
 from ._custom_types import Args, RealScalarLike, Y
 from ._error_estimate import defect, ErrorEstimate
 from ._interpolation import TaylorInterpolation
-from ._ode_jet import power_of_two, solution_series, usable
+from ._ode_jet import solution_series, unit_near, usable
 from ._series import evaluate, evaluate_compensated, evaluate_derivative
 from ._stiffness import warn_if_stiff
 
@@ -187,7 +187,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
 
     def _start(self, terms, t0, t1, y0, args, steps, rest) -> TaylorState:
         """With a series that starts here, whatever was before."""
-        unit = power_of_two(t1 - t0)
+        unit = unit_near(t1 - t0)
         series = solution_series(terms, t0, unit, y0, args, self.taylor_order)
         return TaylorState(usable(series.stacked()), unit, steps, rest)
 
@@ -214,7 +214,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         y1, rest = self._evaluate(state, s)
 
         # The series of the next step tells the error of this one, too.
-        unit = power_of_two(h)
+        unit = unit_near(h)
         series = solution_series(terms, t1, unit, y1, args, K)
 
         def estimate(terms, c):

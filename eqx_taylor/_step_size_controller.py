@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 from ._check import check_state, check_term, check_tolerances, describe
 from ._custom_types import Args, RealScalarLike, Y
 from ._error_estimate import ErrorEstimate
-from ._ode_jet import power_of_two, solution_series, usable
+from ._ode_jet import solution_series, unit_near, usable
 from ._solver import TaylorSolver
 
 
@@ -144,7 +144,7 @@ class TaylorController(
             check_term("TaylorSolver", terms)
             y0 = check_state("TaylorSolver", y0)
             order = min(error_order - 1, _FIRST_ORDER)
-            unit = power_of_two(t1 - t0)
+            unit = unit_near(t1 - t0)
             series = solution_series(terms, t0, unit, y0, args, order)
             last = jtu.tree_map(lambda c: c[-2:], usable(series.stacked()))
             no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
