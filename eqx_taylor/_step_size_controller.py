@@ -149,8 +149,8 @@ class TaylorController(
             last = jtu.tree_map(lambda c: c[-2:], usable(series.stacked()))
             no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
             _, dt0 = self._judge(y0, y0, no_error, last, unit, order, error_order)
-            # Where nothing moves, any step will do.
-            dt0 = jnp.where(jnp.isfinite(dt0), _FIRST_PART * dt0, unit)
+            # Where nothing moves, one step will do.
+            dt0 = jnp.where(jnp.isfinite(dt0), _FIRST_PART * dt0, t1 - t0)
         dt0, _ = self._clip(dt0)
         return t0 + dt0, dt0
 
