@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
+from jax._src.interpreters.partial_eval import dce_jaxpr
 from jax._src.state.discharge import discharge_state
 from jax.extend.core import Literal as Literal
 from jax.ref import AbstractRef
@@ -161,3 +162,25 @@ def tangent_dtype(aval: Aval) -> Any:
 def is_differentiable(aval: Aval) -> bool:
     """Whether values of this type can move: a dtype with a tangent of its own."""
     return tangent_dtype(aval) != jax.dtypes.float0
+
+
+def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
+    """The same function, without what it does not need: neither here nor in its loops,
+    branches and calls. All of its arguments stay."""
+    inner, _ = dce_jaxpr(
+        jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars), instantiate=True
+    )
+    if hasattr(inner, "consts"):
+        return inner
+    return jex.ClosedJaxpr(inner, jaxpr.consts)
+
+
+def with_body(jaxpr: Jaxpr, replaced: Callable[[Jaxpr], Jaxpr]) -> Jaxpr:
+    """What `replaced` makes of a jaxpr that is the parameter of an equation: open or
+    closed as it was. It is left alone where it would have to hold other constants than
+    it does, which not all equations allow."""
+    new = replaced(close(jaxpr))
+    held = len(getattr(jaxpr, "consts", ()))
+    if len(new.consts) != held:
+        return jaxpr
+    return new if hasattr(jaxpr, "consts") else new.jaxpr
