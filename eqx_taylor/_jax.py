@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
+import numpy as np
 from jax._src.interpreters.partial_eval import dce_jaxpr
+from jax._src.literals import TypedNdArray
 from jax._src.state.discharge import discharge_state
+from jax.core import ShapedArray
 from jax.extend.core import Literal as Literal
 from jax.ref import AbstractRef
 
@@ -184,3 +187,9 @@ def with_body(jaxpr: Jaxpr, replaced: Callable[[Jaxpr], Jaxpr]) -> Jaxpr:
     if len(new.consts) != held:
         return jaxpr
     return new if hasattr(jaxpr, "consts") else new.jaxpr
+
+
+def number_like(aval: Aval, x: Any) -> Any:
+    """A number that becomes a literal, as weak as values of type `aval`."""
+    kind = ShapedArray((), aval.dtype, weak_type=aval.weak_type)
+    return TypedNdArray(np.asarray(x, aval.dtype), kind)

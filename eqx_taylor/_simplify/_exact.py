@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from .._jax import bind
+from .._jax import bind, number_like
 from ._graph import Graph, Jaxpr, JaxprEqn, Path, read, Value, write
 
 
@@ -85,7 +85,7 @@ def _folded(graph, eqn, inputs) -> list[Value] | None:
         [result] = bind(eqn, arrays)
     if isinstance(result, Tracer):
         return None
-    return [graph.constant(out, np.asarray(result)[()])]
+    return [graph.constant(out, number_like(out, result))]
 
 
 def _is_known(aval: Any, value: Any) -> bool:

@@ -21,6 +21,7 @@ from .._jax import (
     close,
     is_jaxpr,
     is_literal,
+    number_like,
     trace,
     with_body,
     without_dead_code,
@@ -122,8 +123,14 @@ class Graph:
         # Keys have the ids of what is held here.
         self._held: list[Any] = []
         self.nodes: list[Node] = []
-        self.inputs = [Value(aval, next(self._numbers)) for aval in avals]
+        self.inputs: list[Value] = []
         self.outputs: list[Value] = []
+        for aval in avals:
+            self.input(aval)
+
+    def input(self, aval: Any) -> Value:
+        self.inputs.append(Value(aval, next(self._numbers)))
+        return self.inputs[-1]
 
     def constant(self, aval: Any, value: Any) -> Value:
         key = (constant_key(aval, value), getattr(aval, "weak_type", False))
@@ -135,8 +142,9 @@ class Graph:
         return self._memo[key][0]
 
     def number(self, value: Any, dtype: Any) -> Value:
-        """A constant that has no axes."""
-        return self.constant(ShapedArray((), dtype), np.asarray(value, dtype)[()])
+        """A constant without axes, which is weak: the other operand has its way."""
+        aval = ShapedArray((), np.dtype(dtype), weak_type=True)
+        return self.constant(aval, number_like(aval, value))
 
     def apply(
         self, eqn: JaxprEqn, inputs: Sequence[Value], path: Path = ()

@@ -1,0 +1,376 @@
+"""What the values of a program are as polynomials.
+
+The indeterminates are the inputs, and the results of operations that are no sums or
+products. Two of these are one where the operation is the same and the operands are equal
+polynomials: `sin(x + x)` and `sin(2 x)`. What is known of other operations:
+
+- those that move or copy entries (`broadcast_in_dim`, `reshape`, `squeeze`,
+  `transpose`) are homomorphisms: applied to a polynomial they are applied to its
+  indeterminates. An array without axes is the same in all places, and is left as it is;
+- linear operations (`reduce_sum`, `dot_general`, ...) let numbers pass;
+- a quotient is a product with the reciprocal, which is an indeterminate of its own:
+  `x · (1/x)` is not 1, since it is not where `x` is zero.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import ShapedArray
+
+from ._exact import number_in
+from ._graph import arranged, Graph, is_mergeable, JaxprEqn, Node, operation, Value
+from ._ring import ONE, Polynomial, Ring, substituted, TooLarge
+
+
+class Options(NamedTuple):
+    """What is done besides collecting the terms of sums and the factors of products."""
+
+    # Multiplies sums out; otherwise a sum that is a factor is an indeterminate.
+    expand: bool
+    # Looks through operations that move entries, and through linear ones.
+    through: bool
+
+
+# -- the indeterminates
+
+
+class Leaf(NamedTuple):
+    """A value of the program itself."""
+
+    value: Value
+
+
+class Moved(NamedTuple):
+    """The entries of another one in other places."""
+
+    eqn: JaxprEqn
+    key: Hashable
+    source: int
+
+
+class Sum(NamedTuple):
+    """A polynomial of several terms that is a factor."""
+
+    polynomial: Polynomial
+
+
+class Inverse(NamedTuple):
+    """The reciprocal of another one."""
+
+    source: int
+
+
+class Indeterminate(NamedTuple):
+    what: Leaf | Moved | Sum | Inverse
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+class Operand(NamedTuple):
+    """A value that an operation needs as an array."""
+
+    polynomial: Polynomial
+    shape: tuple[int, ...]
+    dtype: Any
+    value: Value
+    # Whether it is the value but for a number that has passed.
+    passed: bool = False
+
+
+# More terms are not multiplied out.
+_MOST_TERMS = 120
+
+_MOVING = frozenset(["broadcast_in_dim", "reshape", "squeeze", "transpose"])
+# For each the operands that it is linear in, one by one.
+_LINEAR = {
+    "conv_general_dilated": (0, 1),
+    "cumsum": (0,),
+    "dot_general": (0, 1),
+    "dynamic_slice": (0,),
+    "reduce_sum": (0,),
+    "reduce_window_sum": (0,),
+    "rev": (0,),
+    "slice": (0,),
+    "triangular_solve": (1,),
+}
+
+Rule = Callable[["NormalForm", Ring, JaxprEqn, Sequence[Polynomial]], Polynomial | None]
+_RULES: dict[str, Rule] = {}
+
+
+def _rule(*names: str) -> Callable[[Rule], Rule]:
+    def register(rule: Rule) -> Rule:
+        for name in names:
+            _RULES[name] = rule
+        return rule
+
+    return register
+
+
+class NormalForm:
+    """The polynomials of all the values of a graph."""
+
+    def __init__(self, graph: Graph, options: Options):
+        self.options = options
+        self.indeterminates: list[Indeterminate] = []
+        self.polynomials: dict[Value, Polynomial] = {}
+        # The nodes that are sums, products and the like.
+        self.inside: set[Node] = set()
+        # For each other node what it is applied to. Those that repeat one are left out.
+        self.operands: dict[Node, list[Operand]] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._interned: dict[Hashable, int] = {}
+        self._rings: dict[Any, Ring] = {}
+        self._found: dict[Hashable, list[Polynomial]] = {}
+        for value in graph.inputs:
+            self.polynomials[value] = self._leaf(value)
+        for node in graph.live():
+            self._read(node)
+        self.outputs = [self.operand(value) for value in graph.outputs]
+
+    def ring(self, dtype: Any) -> Ring:
+        if dtype not in self._rings:
+            self._rings[dtype] = Ring(dtype)
+        return self._rings[dtype]
+
+    def of(self, value: Value) -> Polynomial:
+        if value not in self.polynomials:
+            # A constant: the others are those of nodes that were read.
+            self.polynomials[value] = self._number(value) or self._leaf(value)
+        return self.polynomials[value]
+
+    def is_number(self, number: int) -> bool:
+        """Whether an indeterminate has no axes."""
+        return self.indeterminates[number].shape == ()
+
+    # -- reading
+
+    def _read(self, node: Node) -> None:
+        polynomial = self._inside(node)
+        if polynomial is not None:
+            self.inside.add(node)
+            self.polynomials[node.outputs[0]] = polynomial
+            return
+        operands = [self.operand(value) for value in node.inputs]
+        factor, operands = self._numbers_passed(node, operands)
+        if factor == 0:
+            self.inside.add(node)
+            self.polynomials[node.outputs[0]] = Polynomial({})
+            return
+        key = None
+        if is_mergeable(node.eqn):
+            interned = [self._intern(operand) for operand in operands]
+            key = (operation(node.eqn), arranged(node.eqn, interned))
+        results = self._found.get(key) if key is not None else None
+        if results is None:
+            results = [self._leaf(value) for value in node.outputs]
+            self.operands[node] = operands
+            if key is not None:
+                self._found[key] = results
+        for value, result in zip(node.outputs, results):
+            if factor != 1:
+                result = self.ring(value.dtype).scale(result, factor)
+            self.polynomials[value] = result
+
+    def _inside(self, node: Node) -> Polynomial | None:
+        """The polynomial that a sum or product is; `None` for other operations."""
+        if len(node.outputs) != 1 or not is_in_ring(node.outputs[0]):
+            return None
+        [out] = node.outputs
+        number = self._number(out)
+        if number is not None:
+            return number
+        if not all(is_in_ring(x) and x.dtype == out.dtype for x in node.inputs):
+            return None
+        polynomials = [self.of(value) for value in node.inputs]
+        if node.name in _MOVING:
+            is_plain = len(node.inputs) == 1 and node.eqn.params.get("sharding") is None
+            if is_plain and (self.options.through or node.inputs[0].shape == ()):
+                return self._moved(node.eqn, polynomials[0])
+            return None
+        rule = _RULES.get(node.name)
+        if rule is None:
+            return None
+        return rule(self, self.ring(out.dtype), node.eqn, polynomials)
+
+    def _numbers_passed(self, node, operands) -> tuple[Any, list[Operand]]:
+        """Numbers in front of operands are taken out of linear operations."""
+        linear = _LINEAR.get(node.name, ()) if self.options.through else ()
+        [out] = node.outputs if len(node.outputs) == 1 else [None]
+        total: Any = 1
+        operands = list(operands)
+        if out is None or not is_in_ring(out):
+            return total, operands
+        for i in linear:
+            operand = operands[i]
+            # An output of another dtype may be of another precision.
+            if operand.dtype != out.dtype or not is_in_ring(node.inputs[i]):
+                continue
+            ring = self.ring(out.dtype)
+            if operand.polynomial.is_zero:
+                return 0, operands
+            factor, rest = ring.content(operand.polynomial)
+            if factor != 1 and not rest.is_constant:
+                operands[i] = operand._replace(polynomial=rest, passed=True)
+                total *= factor
+        return total, operands
+
+    def operand(self, value: Value) -> Operand:
+        shape = getattr(value.aval, "shape", ())
+        dtype = getattr(value.aval, "dtype", None)
+        return Operand(self.of(value), shape, dtype, value)
+
+    def _intern(self, operand: Operand) -> int:
+        key = (operand.polynomial.key, operand.shape, operand.dtype)
+        return self._interned.setdefault(key, len(self._interned))
+
+    # -- indeterminates
+
+    def _number(self, value: Value) -> Polynomial | None:
+        if not is_in_ring(value):
+            return None
+        number = number_in(value)
+        if number is None:
+            return None
+        coefficient = self.ring(value.dtype).coefficient(number)
+        if coefficient is None:
+            return None
+        return Polynomial({ONE: coefficient} if coefficient != 0 else {})
+
+    def _leaf(self, value: Value) -> Polynomial:
+        shape = getattr(value.aval, "shape", ())
+        dtype = getattr(value.aval, "dtype", None)
+        return self._make(("leaf", value), Leaf(value), shape, dtype)
+
+    def _make(self, key: Hashable, what: Any, shape, dtype) -> Polynomial:
+        if key not in self._numbers:
+            self._numbers[key] = len(self.indeterminates)
+            self.indeterminates.append(Indeterminate(what, shape, dtype))
+        return Polynomial({((self._numbers[key], 1),): 1})
+
+    def _moved(self, eqn: JaxprEqn, p: Polynomial) -> Polynomial:
+        aval = eqn.outvars[0].aval
+
+        def moved(number: int) -> int:
+            if self.is_number(number):
+                return number
+            old = self.indeterminates[number]
+            if isinstance(old.what, Moved) and old.what.eqn.primitive.name == "reshape":
+                source = self.indeterminates[old.what.source]
+                if eqn.primitive.name == "reshape" and source.shape == aval.shape:
+                    return old.what.source
+            key = (operation(eqn), old.shape, aval.shape)
+            what = Moved(eqn, key, number)
+            new = self._make(("moved", key, number), what, aval.shape, aval.dtype)
+            [result] = new.indeterminates
+            return result
+
+        return substituted(p, moved)
+
+    def factor(self, ring: Ring, p: Polynomial) -> Polynomial:
+        """`p`, so that it has one term."""
+        if len(p.terms) <= 1:
+            return p
+        factor, rest = ring.content(p)
+        shapes = [self.indeterminates[n].shape for n in rest.indeterminates]
+        shape = max(shapes, key=len)
+        key = ("sum", rest.key, shape, ring.dtype)
+        return ring.scale(self._make(key, Sum(rest), shape, ring.dtype), factor)
+
+    def inverse(self, ring: Ring, p: Polynomial) -> Polynomial | None:
+        p = self.factor(ring, p)
+        if p.is_zero:
+            return None
+        [(monomial, coefficient)] = p.terms.items()
+        result = Polynomial({ONE: _reciprocal(coefficient)})
+        for number, exponent in monomial:
+            of = self.indeterminates[number]
+            key = ("inverse", number)
+            one = self._make(key, Inverse(number), of.shape, of.dtype)
+            power = ring.power(one, exponent, _MOST_TERMS)
+            result = ring.mul(result, power, _MOST_TERMS)
+        return result
+
+    def product(self, ring: Ring, p: Polynomial, q: Polynomial) -> Polynomial:
+        if self.options.expand or p.is_constant or q.is_constant:
+            try:
+                return ring.mul(p, q, _MOST_TERMS)
+            except TooLarge:
+                pass
+        p, q = self.factor(ring, p), self.factor(ring, q)
+        return ring.mul(p, q, _MOST_TERMS)
+
+
+def _reciprocal(coefficient):
+    return 1 / coefficient if isinstance(coefficient, complex) else 1 / Fraction(coefficient)
+
+
+def is_in_ring(value: Value) -> bool:
+    """An array of numbers, on one device as far as its type says."""
+    aval = value.aval
+    if not isinstance(aval, ShapedArray) or aval.dtype == np.bool_:
+        return False
+    if not jnp.issubdtype(aval.dtype, jnp.number):
+        return False
+    return all(part is None for part in getattr(aval.sharding, "spec", ()))
+
+
+# -- sums and products
+
+
+@_rule("add", "add_any")
+def _add(form, ring, eqn, polynomials):
+    return ring.add(*polynomials)
+
+
+@_rule("sub")
+def _sub(form, ring, eqn, polynomials):
+    p, q = polynomials
+    return ring.add(p, ring.scale(q, -1))
+
+
+@_rule("neg")
+def _neg(form, ring, eqn, polynomials):
+    return ring.scale(polynomials[0], -1)
+
+
+@_rule("mul")
+def _mul(form, ring, eqn, polynomials):
+    return form.product(ring, *polynomials)
+
+
+@_rule("square")
+def _square(form, ring, eqn, polynomials):
+    [p] = polynomials
+    return form.product(ring, p, p)
+
+
+@_rule("integer_pow")
+def _integer_pow(form, ring, eqn, polynomials):
+    [p], exponent = polynomials, eqn.params["y"]
+    if exponent < 0:
+        if ring.is_integral:
+            return None
+        p = form.inverse(ring, p)
+        if p is None:
+            return None
+    if form.options.expand:
+        try:
+            return ring.power(p, abs(exponent), _MOST_TERMS)
+        except TooLarge:
+            pass
+    return ring.power(form.factor(ring, p), abs(exponent), _MOST_TERMS)
+
+
+@_rule("div")
+def _div(form, ring, eqn, polynomials):
+    p, q = polynomials
+    if ring.is_integral:
+        return None
+    inverse = form.inverse(ring, q)
+    return None if inverse is None else form.product(ring, p, inverse)
+
+

@@ -1,0 +1,207 @@
+"""Replaces sums and products by their normal forms, wherever that is shorter."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from .._counts import count_jaxpr, inner_jaxprs
+from ._emit import Style, Writer
+from ._exact import apply_exact
+from ._graph import Graph, Jaxpr, Node, read, Value, write
+from ._normal_form import Leaf, NormalForm, Operand, Options
+from ._ring import TooLarge
+
+
+# The first of those that are shortest is taken.
+STYLES = [
+    Style(factor, divide, chain)
+    for chain in (True, False)
+    for divide in (True, False)
+    for factor in ("flat", "most", "none")
+]
+
+# One after the other, for as long as it helps. Sums are multiplied out last, and only
+# for what this saves: it is what may lose digits where terms cancel.
+_PASSES = [
+    Options(expand=False, through=False),
+    Options(expand=False, through=True),
+    Options(expand=True, through=False),
+    Options(expand=True, through=True),
+]
+
+
+class Cost(NamedTuple):
+    equations: int
+    # The entries of all arrays that are computed.
+    entries: int
+
+
+class Change(NamedTuple):
+    """What has become of a part of the program."""
+
+    before: Cost
+    after: Cost
+    style: Style
+    options: Options
+
+
+def simplified_jaxpr(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr:
+    def body(inner):
+        return simplified_jaxpr(inner, changes)
+
+    graph = read(jaxpr, apply_exact, body)
+    calls = {node.path[:1] for node in graph.live()}
+    for options in _PASSES:
+        while True:
+            made: list[Change] = []
+            new = reformed(graph, options, made)
+            if not cost(new.live()) < cost(graph.live()):
+                break
+            graph = new
+            if changes is not None:
+                changes += made
+    if len(calls) == 1:
+        # All of it was in one call of `jit`, and is so again.
+        [path] = calls
+        for node in graph.nodes:
+            node.path = node.path or path
+    return write(graph, jaxpr)
+
+
+def cost(nodes: Sequence[Node]) -> Cost:
+    equations = sum(
+        1 + sum(count_jaxpr(inner).total for inner in inner_jaxprs(node.eqn))
+        for node in nodes
+    )
+    entries = sum(getattr(x.aval, "size", 1) for node in nodes for x in node.outputs)
+    return Cost(equations, entries)
+
+
+def reformed(graph: Graph, options: Options, changes: list[Change]) -> Graph:
+    form = NormalForm(graph, options)
+    regions = _regions(graph, form)
+    styles = {id(region): _best_style(form, region, changes, options) for region in regions}
+    region_of = {node: region for region in regions for node in region.nodes}
+
+    new = Graph(value.aval for value in graph.inputs)
+    leaves: dict[int, Value] = {}
+    # What is left as it was written.
+    kept: dict[Value, Value] = dict(zip(graph.inputs, new.inputs))
+    writers = {style: Writer(new, form, leaves, style) for style in STYLES}
+    number_of = {
+        what.value: number
+        for number, (what, _, _) in enumerate(form.indeterminates)
+        if isinstance(what, Leaf)
+    }
+    for value, same in kept.items():
+        leaves[number_of[value]] = same
+
+    def rebuilt(value: Value) -> Value:
+        if value in kept:
+            return kept[value]
+        if value.constant:
+            number = number_of.get(value)
+            same = new.constant(value.aval, value.constant[0])
+            if number is not None:
+                leaves[number] = same
+            return same
+        assert value.node is not None
+        region = region_of.get(value.node)
+        style = STYLES[0] if region is None else styles[id(region)]
+        assert style is not None
+        return writers[style].exact(form.operand(value))
+
+    def rebuilt_operand(operand: Operand) -> Value:
+        if operand.passed:
+            return writers[STYLES[0]].exact(operand)
+        return rebuilt(operand.value)
+
+    for what, _, _ in form.indeterminates:
+        if isinstance(what, Leaf) and what.value.constant:
+            rebuilt(what.value)
+    for node in graph.live():
+        region = region_of.get(node)
+        if region is not None:
+            if styles[id(region)] is None:
+                inputs = [rebuilt(value) for value in node.inputs]
+                outs = apply_exact(new, node.eqn, inputs, ())
+                kept.update(zip(node.outputs, outs))
+        elif node in form.operands:
+            inputs = [rebuilt_operand(operand) for operand in form.operands[node]]
+            outs = apply_exact(new, node.eqn, inputs, ())
+            for value, out in zip(node.outputs, outs):
+                leaves[number_of[value]] = out
+    new.outputs = [rebuilt_operand(operand) for operand in form.outputs]
+    return new
+
+
+# -- parts of the program that are all sums and products
+
+
+class Region:
+    def __init__(self):
+        self.nodes: list[Node] = []
+        # What the rest of the program needs of them.
+        self.operands: list[Operand] = []
+
+
+def _regions(graph: Graph, form: NormalForm) -> list[Region]:
+    parent: dict[Node, Node] = {node: node for node in graph.nodes if node in form.inside}
+
+    def root(node):
+        while parent[node] is not node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for node in parent:
+        for value in node.inputs:
+            if value.node in parent:
+                parent[root(value.node)] = root(node)
+    regions: dict[Node, Region] = {}
+    for node in parent:
+        regions.setdefault(root(node), Region()).nodes.append(node)
+    for operands in [*form.operands.values(), form.outputs]:
+        for operand in operands:
+            if operand.value.node in parent:
+                regions[root(operand.value.node)].operands.append(operand)
+    return list(regions.values())
+
+
+def _best_style(form, region, changes, options) -> Style | None:
+    """`None` where the region is best left as it is."""
+    before = cost(_needed(region))
+    best, least = None, before
+    for style in STYLES:
+        try:
+            after = cost(_written(form, region, style).live())
+        except TooLarge:
+            continue
+        if after < least and after.entries <= before.entries:
+            best, least = style, after
+    if best is not None:
+        changes.append(Change(before, least, best, options))
+    return best
+
+
+def _needed(region: Region) -> list[Node]:
+    wanted = {operand.value for operand in region.operands}
+    found = []
+    for node in reversed(region.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            found.append(node)
+    return found
+
+
+def _written(form: NormalForm, region: Region, style: Style) -> Graph:
+    """The region alone, from its indeterminates."""
+    graph = Graph([])
+
+    class Leaves(dict):
+        def __missing__(self, number):
+            self[number] = graph.input(form.indeterminates[number].what.value.aval)
+            return self[number]
+
+    writer = Writer(graph, form, Leaves(), style)
+    graph.outputs = [writer.exact(operand) for operand in region.operands]
+    return graph
