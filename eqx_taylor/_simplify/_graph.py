@@ -7,6 +7,7 @@ called in this version. An equation that is new here is traced from a call of `j
 
 import functools as ft
 import itertools as it
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -73,6 +74,11 @@ class Node:
         return self.eqn.primitive.name
 
 
+class TooLarge(Exception):
+    """A program or polynomial is longer than is worth its while, or a coefficient is
+    larger than numbers are."""
+
+
 # Sums and products of two floating-point numbers are the same either way; of complex
 # ones a product is not, where a compiler contracts `ad + bc` to a fused operation.
 # Which of two zeros `max` returns is not said.
@@ -117,7 +123,9 @@ def is_mergeable(eqn: JaxprEqn) -> bool:
 class Graph:
     """A program under construction: what is added twice is there once."""
 
-    def __init__(self, avals: Iterable[Any]):
+    def __init__(self, avals: Iterable[Any], at_most: float = math.inf):
+        # Of nodes: for programs that are of interest only if they are short.
+        self.at_most = at_most
         self._numbers = it.count()
         self._memo: dict[Hashable, tuple[Value, ...]] = {}
         # Keys have the ids of what is held here.
@@ -155,6 +163,8 @@ class Graph:
             key = (operation(eqn), numbers)
             if key in self._memo:
                 return self._memo[key]
+        if len(self.nodes) >= self.at_most:
+            raise TooLarge
         node = Node(eqn, inputs, path)
         node.outputs = tuple(
             Value(var.aval, next(self._numbers), node) for var in eqn.outvars

@@ -14,6 +14,7 @@ polynomials: `sin(x + x)` and `sin(2 x)`. What is known of other operations:
 
 from collections.abc import Callable, Hashable, Sequence
 from fractions import Fraction
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,8 +22,8 @@ import numpy as np
 from jax.core import ShapedArray
 
 from ._exact import number_in
-from ._graph import arranged, Graph, is_mergeable, JaxprEqn, Node, operation, Value
-from ._ring import ONE, Polynomial, Ring, substituted, TooLarge
+from ._graph import arranged, Graph, is_mergeable, JaxprEqn, Node, operation, TooLarge, Value
+from ._ring import ONE, Polynomial, Ring, substituted
 
 
 class Options(NamedTuple):
@@ -81,7 +82,7 @@ class Operand(NamedTuple):
 
 
 # More terms are not multiplied out.
-_MOST_TERMS = 120
+_MOST_TERMS = 40
 
 _MOVING = frozenset(["broadcast_in_dim", "reshape", "squeeze", "transpose"])
 # For each the operands that it is linear in, one by one.
@@ -302,6 +303,37 @@ class NormalForm:
                 pass
         p, q = self.factor(ring, p), self.factor(ring, q)
         return ring.mul(p, q, _MOST_TERMS)
+
+    # -- in words
+
+    def text(self, p: Polynomial) -> str:
+        """For a reader: inputs are `x0`, `x1` ..., results of `sin` are `sin5` ..."""
+        terms = []
+        for monomial, coefficient in p.terms.items():
+            factors = [
+                self._name(number) + (f"^{exponent}" if exponent > 1 else "")
+                for number, exponent in monomial
+            ]
+            if coefficient == -1 and factors:
+                factors[0] = f"-{factors[0]}"
+            elif coefficient != 1 or not factors:
+                is_exact = isinstance(coefficient, complex | int)
+                number = coefficient if is_exact else float(coefficient)
+                factors.insert(0, f"{number:g}")
+            terms.append(" ".join(factors))
+        return shorten(" + ".join(terms) or "0", 200, placeholder=" ...")
+
+    def _name(self, number: int) -> str:
+        what = self.indeterminates[number].what
+        if isinstance(what, Leaf):
+            node = what.value.node
+            return f"{'x' if node is None else node.name}{number}"
+        if isinstance(what, Sum):
+            return f"({self.text(what.polynomial)})"
+        inner = self._name(what.source)
+        if isinstance(what, Inverse):
+            return f"1/{inner}"
+        return f"{what.eqn.primitive.name}({inner})"
 
 
 def _reciprocal(coefficient):

@@ -6,9 +6,17 @@ from typing import Any, NamedTuple
 from .._counts import count_jaxpr, inner_jaxprs
 from ._emit import Style, Writer
 from ._exact import apply_exact
-from ._graph import Graph, Jaxpr, Node, read, Value, write
-from ._normal_form import Leaf, NormalForm, Operand, Options
-from ._ring import TooLarge
+from ._graph import Graph, Jaxpr, Node, read, TooLarge, Value, write
+from ._normal_form import (
+    Inverse,
+    Leaf,
+    Moved,
+    NormalForm,
+    Operand,
+    Options,
+    Sum,
+)
+from ._ring import Polynomial
 
 
 # The first of those that are shortest is taken.
@@ -36,12 +44,23 @@ class Cost(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What has become of a part of the program."""
+    """What has become of a part of the program that is sums and products."""
 
     before: Cost
     after: Cost
-    style: Style
-    options: Options
+    expanded: bool
+    # What it computes now, and how many more of that there are.
+    polynomials: list[str]
+    more: int
+
+    def __str__(self):
+        how = ", multiplied out" if self.expanded else ""
+        more = f"\n    and {self.more} more" if self.more else ""
+        lines = "".join(f"\n    {text}" for text in self.polynomials)
+        return (
+            f"{self.before.equations} sums and products are now "
+            f"{self.after.equations}{how}:{lines}{more}"
+        )
 
 
 def simplified_jaxpr(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr:
@@ -171,15 +190,18 @@ def _best_style(form, region, changes, options) -> Style | None:
     """`None` where the region is best left as it is."""
     before = cost(_needed(region))
     best, least = None, before
-    for style in STYLES:
+    for style in _different_styles(form, region):
         try:
-            after = cost(_written(form, region, style).live())
+            after = cost(_written(form, region, style, least.equations).live())
         except TooLarge:
             continue
         if after < least and after.entries <= before.entries:
             best, least = style, after
     if best is not None:
-        changes.append(Change(before, least, best, options))
+        shown = list({x.polynomial.key: x for x in region.operands}.values())
+        texts = [form.text(operand.polynomial) for operand in shown[:3]]
+        more = max(0, len(shown) - 3)
+        changes.append(Change(before, least, options.expand, texts, more))
     return best
 
 
@@ -193,9 +215,32 @@ def _needed(region: Region) -> list[Node]:
     return found
 
 
-def _written(form: NormalForm, region: Region, style: Style) -> Graph:
+def _different_styles(form: NormalForm, region: Region) -> list[Style]:
+    """Without those that cannot differ from one before them."""
+    monomials, numbers = set(), set()
+    left = [operand.polynomial for operand in region.operands]
+    while left:
+        p = left.pop()
+        monomials.update(p.terms)
+        for number in p.indeterminates - numbers:
+            numbers.add(number)
+            what = form.indeterminates[number].what
+            if isinstance(what, Sum):
+                left.append(what.polynomial)
+            elif isinstance(what, Moved | Inverse):
+                left.append(Polynomial({((what.source, 1),): 1}))
+    powers = any(exponent > 4 for m in monomials for _, exponent in m)
+    inverses = any(isinstance(form.indeterminates[n].what, Inverse) for n in numbers)
+    return [
+        style
+        for style in STYLES
+        if (powers or style.chain) and (inverses or style.divide)
+    ]
+
+
+def _written(form: NormalForm, region: Region, style: Style, at_most: int) -> Graph:
     """The region alone, from its indeterminates."""
-    graph = Graph([])
+    graph = Graph([], at_most)
 
     class Leaves(dict):
         def __missing__(self, number):

@@ -16,17 +16,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ._graph import TooLarge
+
 
 # Indeterminates with their exponents, in the order of their numbers.
 Monomial = tuple[tuple[int, int], ...]
 Coefficient = Any
 
 ONE: Monomial = ()
-
-
-class TooLarge(Exception):
-    """A polynomial has more terms than are worth their while, or a coefficient that no
-    number of the dtype is near."""
 
 
 class Polynomial:
