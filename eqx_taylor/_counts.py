@@ -85,7 +85,7 @@ def operations(eqn: JaxprEqn) -> float:
     """As XLA counts them: one for each entry of an elementwise function, two for each
     product in a contraction. Moving numbers is free."""
     name = eqn.primitive.name
-    ins = [getattr(var.aval, "shape", ()) for var in eqn.invars]
+    ins: list[Any] = [getattr(var.aval, "shape", ()) for var in eqn.invars]
     size = sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)
     if name in _FREE:
         return 0.0

@@ -3,16 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from ._check import describe, untraceable, UNTRACEABLE
+from ._check import describe
 from ._counts import count_jaxpr, PrimitiveCounts
 from ._filter_jet import filter_jet
-from ._jax import trace
+from ._filter_trace import filter_trace, is_traced
 from ._simplify import cse, simplify
 
 
@@ -29,9 +28,9 @@ def count_primitives(
 
     - `fun`: a function of arbitrary PyTrees; a Module, or a transformed function, will
         do.
-    - `*args`, `**kwargs`: its arguments. Arrays, floating-point and complex numbers, and
-        `jax.ShapeDtypeStruct`s in the place of arrays, are inputs of the program; all
-        else is a part of it.
+    - `*args`, `**kwargs`: its arguments. Arrays, floating-point and complex numbers,
+        and `jax.ShapeDtypeStruct`s in the place of arrays, are inputs of the program;
+        all else is a part of it.
     - `weigh_loops`: if `True`, what is in the body of a `scan` counts as often as the
         loop turns. Of a `while_loop` nobody knows: its body counts once.
 
@@ -42,15 +41,15 @@ def count_primitives(
     - `counts`: a dictionary from the names of primitives to how often they occur, the
         most frequent one first;
     - `total`: the sum of these;
-    - `flops`: the operations of one evaluation, estimated as XLA does: one for each entry
-        of an elementwise function, two for each product in a contraction, none for moving
-        numbers. A `scan` has all its turns, a `while_loop` has one, and of the branches
-        of a `cond` the most expensive one is taken.
+    - `flops`: the operations of one evaluation, estimated as XLA does: one for each
+        entry of an elementwise function, two for each product in a contraction, none
+        for moving numbers. A `scan` has all its turns, a `while_loop` has one, and of
+        the branches of a `cond` the most expensive one is taken.
 
     **Raises:**
 
-    `TypeError` if `fun` is not callable, and for Python code that depends on the value of
-    an array.
+    `TypeError` if `fun` is not callable, and for Python code that depends on the value
+    of an array.
 
     !!! example
 
@@ -64,28 +63,15 @@ def count_primitives(
         ```
     """
     if not callable(fun):
-        raise TypeError(f"count_primitives: `fun` must be callable; got {describe(fun)}.")
-    arrays, static = eqx.partition((fun, args, kwargs), _is_input)
-    leaves, treedef = jtu.tree_flatten(arrays)
-
-    def flat_fun(*leaves):
-        arrays = jtu.tree_unflatten(treedef, leaves)
-        fun, args, kwargs = eqx.combine(arrays, static)
-        return jtu.tree_leaves(eqx.filter(fun(*args, **kwargs), eqx.is_array))
-
-    try:
-        jaxpr = trace(flat_fun, *leaves)
-    except UNTRACEABLE as e:
-        raise untraceable("count_primitives", "`fun`", e) from e
+        raise TypeError(
+            f"count_primitives: `fun` must be callable; got {describe(fun)}."
+        )
+    jaxpr = filter_trace("count_primitives", fun, args, kwargs, _is_input).jaxpr
     return count_jaxpr(jaxpr, weigh_loops)
 
 
 def _is_input(x: Any) -> bool:
-    if isinstance(x, float | complex | jax.ShapeDtypeStruct):
-        return True
-    if isinstance(x, np.ndarray | np.generic):
-        return x.dtype.kind in "biufc"
-    return eqx.is_array(x)
+    return isinstance(x, float | complex | jax.ShapeDtypeStruct) or is_traced(x)
 
 
 def plot_primitive_counts(
@@ -97,9 +83,10 @@ def plot_primitive_counts(
 ) -> Any:
     r"""Draws how the program of a function's derivatives grows with their order.
 
-    For each order $K$ it counts the equations of the value and the first $K$ derivatives,
-    along a straight line, by nested `jax.jvp`; of the same after [`eqx_taylor.cse`][] and
-    after [`eqx_taylor.simplify`][]; and by [`eqx_taylor.filter_jet`][].
+    For each order $K$ it counts the equations of the value and the first $K$
+    derivatives, along a straight line, by nested `jax.jvp`; of the same after
+    [`eqx_taylor.cse`][] and after [`eqx_taylor.simplify`][]; and by
+    [`eqx_taylor.filter_jet`][].
 
     **Arguments:**
 
@@ -115,8 +102,8 @@ def plot_primitive_counts(
 
     **Raises:**
 
-    `ValueError` for orders that are not positive integers; `ModuleNotFoundError` without
-    `matplotlib`, which the extra `plot` installs.
+    `ValueError` for orders that are not positive integers; `ModuleNotFoundError`
+    without `matplotlib`, which the extra `plot` installs.
 
     !!! example
 

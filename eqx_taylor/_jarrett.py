@@ -7,6 +7,7 @@ transpose needs no more than `f_a` and `f_b`. They are computed by forward mode,
 `f` is. To differentiate again is to differentiate them, which are elementwise as well.
 """
 
+import dataclasses
 import functools as ft
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,38 +19,37 @@ import jax.tree_util as jtu
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from ._check import describe, untraceable, UNTRACEABLE
+from ._check import describe
+from ._filter_trace import filter_trace
 from ._interpreter import register
 from ._jax import bind, close, evaluate, is_differentiable, is_literal, trace
 from ._simplify._cse import cse_jaxpr
-from ._simplify._transform import is_traced
 
 
 Jaxpr = Any
 
 
 def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
-    r"""An elementwise function, of which reverse-mode differentiation stores nothing but
-    its partial derivatives: one array for each argument, however many operations it
+    r"""An elementwise function, of which reverse-mode differentiation stores nothing
+    but its partial derivatives: one array for each argument, however many operations it
     consists of.
 
-    JAX stores what the derivative of each operation needs, about one array per operation.
-    But if $y_i = f(a_i, b_i)$ for every entry $i$, then
-    $\dot y_i = \partial_a f\, \dot a_i + \partial_b f\, \dot b_i$, and the two partial
-    derivatives are all that is needed. Here they are computed along with $f$, by forward
-    mode. This is `jax.jarrett`, which JAX once had, and which is named after its
-    inventor.
+    JAX stores what the derivative of each operation needs, about one array per
+    operation. But if $y_i = f(a_i, b_i)$ for every entry $i$, then $\dot y_i =
+    \partial_a f\, \dot a_i + \partial_b f\, \dot b_i$, and the two partial derivatives
+    are all that is needed. Here they are computed along with $f$, by forward mode. This
+    is `jax.jarrett`, which JAX once had, and which is named after its inventor.
 
-    It pays where memory is what counts, or its bandwidth: `jax.nn.gelu` stores one array
-    instead of several. `jax.checkpoint` stores the argument, and computes $f$ again; this
-    stores the derivative, and multiplies.
+    It pays where memory is what counts, or its bandwidth: `jax.nn.gelu` stores one
+    array instead of several. `jax.checkpoint` stores the argument, and computes $f$
+    again; this stores the derivative, and multiplies.
 
     **Arguments:**
 
-    - `fun`: an elementwise function of any number of arrays, in arbitrary PyTrees: entry
-        $i$ of every output depends on entry $i$ of the inputs and no other. Inputs may
-        have shapes that broadcast, as NumPy does it. A Module will do (its arrays are
-        inputs as well), and so will a function that closes over arrays.
+    - `fun`: an elementwise function of any number of arrays, in arbitrary PyTrees:
+        entry $i$ of every output depends on entry $i$ of the inputs and no other.
+        Inputs may have shapes that broadcast, as NumPy does it. A Module will do (its
+        arrays are inputs as well), and so will a function that closes over arrays.
 
     **Returns:**
 
@@ -61,8 +61,8 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
     **Raises:**
 
     `ValueError`, when called, for a function that is not elementwise: it names the
-    operation that is not. `TypeError` if `fun` is not callable, and for Python code that
-    depends on the value of an array.
+    operation that is not. `TypeError` if `fun` is not callable, and for Python code
+    that depends on the value of an array.
 
     !!! example
 
@@ -91,37 +91,28 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
     return Jarrett(fun)
 
 
-class Jarrett(eqx.Module):
+@ft.partial(jtu.register_dataclass, data_fields=["fun"], meta_fields=[])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Jarrett:
+    """A PyTree of the function's arrays."""
+
     fun: Callable[..., Any]
 
     @property
     def __wrapped__(self):
         return self.fun
 
+    @property
+    def __name__(self):
+        return getattr(self.fun, "__name__", type(self.fun).__name__)
+
     def __call__(self, /, *args, **kwargs):
-        arrays, static = eqx.partition((self.fun, args, kwargs), is_traced)
-        leaves, treedef = jtu.tree_flatten(arrays)
-        outs: list[Any] = []
-
-        def flat_fun(*leaves):
-            arrays = jtu.tree_unflatten(treedef, leaves)
-            fun, args, kwargs = eqx.combine(arrays, static)
-            out, out_static = eqx.partition(fun(*args, **kwargs), is_traced)
-            out_leaves, out_tree = jtu.tree_flatten(out)
-            outs.append((out_tree, out_static))
-            return out_leaves
-
-        try:
-            jaxpr = trace(flat_fun, *leaves)
-        except UNTRACEABLE as e:
-            raise untraceable("jarrett", "`fun`", e) from e
-        out_tree, out_static = outs[-1]
+        jaxpr, leaves, restored = filter_trace("jarrett", self.fun, args, kwargs)
         # What `fun` closes over may be what is differentiated.
         inputs = [*jaxpr.consts, *leaves]
         jaxpr = trace(ft.partial(_evaluate_open, jaxpr.jaxpr), *inputs)
         program = Program(jaxpr, dependencies(jaxpr))
-        out_leaves = _elementwise(program, *inputs)
-        return eqx.combine(jtu.tree_unflatten(out_tree, out_leaves), out_static)
+        return restored(_elementwise(program, *inputs))
 
     def __get__(self, instance, owner):
         return self if instance is None else eqx.Partial(self, instance)
@@ -248,14 +239,15 @@ def _read_in_place(walk, eqn, inputs):
 
 _ELEMENTWISE = frozenset(
     """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt
-    ceil clamp clz complex conj convert_element_type copy copy_p cos cosh digamma div eq
-    eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag
-    integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul mulhi
-    name ne neg nextafter not optimization_barrier or polygamma population_count pow
-    pvary random_gamma_grad real reduce_precision regularized_incomplete_beta rem round
-    rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh
-    sqrt square sub tan tanh xor zeta
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
+    cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos cosh digamma
+    div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a
+    igammac imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt
+    lt_to max min mul mulhi name ne neg nextafter not one_minus_square
+    optimization_barrier or polygamma population_count pow pvary random_gamma_grad
+    real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
+    shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+    sub tan tanh xor zeta
     """.split()
 )
 # A complex input has one slope only where the function is holomorphic.
@@ -264,6 +256,7 @@ _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
+    "composite": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
@@ -334,8 +327,8 @@ def _check_elementwise(eqn: Any, joined: _Atom) -> None:
         )
     if joined.complex and name in _NOT_HOLOMORPHIC:
         raise ValueError(
-            f"jarrett: `fun` applies `{name}` to what depends on a complex argument: it "
-            "is not holomorphic, and has no single partial derivative there. Pass the "
+            f"jarrett: `fun` applies `{name}` to what depends on a complex argument: "
+            "it is not holomorphic, and has no single partial derivative there. Pass the "
             "real and the imaginary part as two arguments."
         )
 
@@ -345,7 +338,9 @@ def _is_aligned(eqn: Any) -> bool:
     old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     if eqn.primitive.name == "broadcast_in_dim":
         start = len(new) - len(old)
-        return tuple(eqn.params["broadcast_dimensions"]) == tuple(range(start, len(new)))
+        return tuple(eqn.params["broadcast_dimensions"]) == tuple(
+            range(start, len(new))
+        )
     return _without_leading_ones(old) == _without_leading_ones(new)
 
 
@@ -353,4 +348,3 @@ def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     while shape and shape[0] == 1:
         shape = shape[1:]
     return shape
-

@@ -1,7 +1,8 @@
 """Polynomials as equations.
 
 There is more than one way to write a polynomial, and which is the shortest depends on
-what the others have in common with it. A `Style` is one of them; `_reform.py` tries them.
+what the others have in common with it. A `Style` is one of them; `_reform.py` tries
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -180,8 +181,9 @@ class Writer:
         groups: dict[Any, list[tuple[int, int]]] = {}
         for number, exponent in monomial:
             what = self.form.indeterminates[number].what
-            is_moved = isinstance(what, Moved) and not self.form.is_number(number)
-            key = what.key if is_moved else number
+            key = number
+            if isinstance(what, Moved) and not self.form.is_number(number):
+                key = what.key
             groups.setdefault(key, []).append((number, exponent))
         result = None
         for group in groups.values():
@@ -270,8 +272,7 @@ class Writer:
         candidates = [
             (len(found), -number)
             for number, found in exponents.items()
-            if len(found) > 1
-            and (self.style.factor == "most" or len(set(found)) == 1)
+            if len(found) > 1 and (self.style.factor == "most" or len(set(found)) == 1)
         ]
         return -max(candidates)[1] if candidates else None
 

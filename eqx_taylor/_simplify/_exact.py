@@ -1,5 +1,5 @@
-"""Simplifications that change no bit of the results: constants are folded, and what does
-nothing is left out.
+"""Simplifications that change no bit of the results: constants are folded, and what
+does nothing is left out.
 
     x · 1 = x / 1 = x - 0 = x^1 = -(-x) = x,     x · (-1) = -x,     x + (-y) = x - y
 
@@ -61,12 +61,12 @@ def _same_type(a: Any, b: Any) -> bool:
 # What is computed while tracing: cheap functions of few numbers.
 _FOLDED = frozenset(
     """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil
-    clamp concatenate conj convert_element_type copy cos cosh digamma div eq erf erf_inv
-    erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le lgamma log log1p
-    logistic lt max min mul ne neg nextafter not or pow real reduce_precision rem reshape
-    round rsqrt select_n sign sin sinh slice sqrt square squeeze sub tan tanh transpose
-    xor
+    abs acos acosh add add_any and asin asinh atan atan2 atanh broadcast_in_dim cbrt
+    ceil clamp concatenate conj convert_element_type copy cos cosh digamma div eq erf
+    erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le lgamma log
+    log1p logistic lt max min mul ne neg nextafter not or pow real reduce_precision rem
+    reshape round rsqrt select_n sign sin sinh slice sqrt square squeeze sub tan tanh
+    transpose xor
     """.split()
 )
 

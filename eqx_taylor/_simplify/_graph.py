@@ -1,8 +1,9 @@
 """A program as a graph of values, in which no computation stands twice.
 
 A jaxpr is read into a `Graph` and written from it. Equations are those of JAX, kept as
-they were found: applying one to other values is `_jax.bind`, whatever its parameters are
-called in this version. An equation that is new here is traced from a call of `jax.lax`.
+they were found: applying one to other values is `_jax.bind`, whatever its parameters
+are called in this version. An equation that is new here is traced from a call of
+`jax.lax`.
 """
 
 import functools as ft
@@ -91,15 +92,20 @@ _MIRRORED = {"gt": "lt", "ge": "le"}
 _DISTINCT = frozenset(["optimization_barrier", "rng_uniform"])
 
 
+def _name(eqn: JaxprEqn) -> str:
+    name: str = eqn.primitive.name
+    return _SAME.get(name, name)
+
+
 def operation(eqn: JaxprEqn) -> Hashable:
     """What an equation does with its inputs, whatever these are."""
-    name = _SAME.get(eqn.primitive.name, eqn.primitive.name)
+    name = _name(eqn)
     return (_MIRRORED.get(name, name), params_key(eqn), eqn.ctx)
 
 
 def arranged(eqn: JaxprEqn, inputs: Sequence[int]) -> tuple[int, ...]:
     """The numbers of the inputs, in one order for all ways of writing the same."""
-    name = _SAME.get(eqn.primitive.name, eqn.primitive.name)
+    name = _name(eqn)
     if name in _MIRRORED:
         return tuple(inputs[::-1])
     if name in _COMMUTATIVE:
@@ -191,7 +197,7 @@ class Graph:
         return found[::-1]
 
 
-@ft.lru_cache(maxsize=None)
+@ft.cache
 def _equation(fun: Callable, avals: tuple[tuple[Any, Any], ...], **params) -> JaxprEqn:
     types = [jax.ShapeDtypeStruct(*aval) for aval in avals]
     [eqn] = trace(lambda *args: [fun(*args, **params)], *types).jaxpr.eqns

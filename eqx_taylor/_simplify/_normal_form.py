@@ -1,8 +1,8 @@
 """What the values of a program are as polynomials.
 
 The indeterminates are the inputs, and the results of operations that are no sums or
-products. Two of these are one where the operation is the same and the operands are equal
-polynomials: `sin(x + x)` and `sin(2 x)`. What is known of other operations:
+products. Two of these are one where the operation is the same and the operands are
+equal polynomials: `sin(x + x)` and `sin(2 x)`. What is known of other operations:
 
 - those that move or copy entries (`broadcast_in_dim`, `reshape`, `squeeze`,
   `transpose`) are homomorphisms: applied to a polynomial they are applied to its
@@ -22,7 +22,16 @@ import numpy as np
 from jax.core import ShapedArray
 
 from ._exact import number_in
-from ._graph import arranged, Graph, is_mergeable, JaxprEqn, Node, operation, TooLarge, Value
+from ._graph import (
+    arranged,
+    Graph,
+    is_mergeable,
+    JaxprEqn,
+    Node,
+    operation,
+    TooLarge,
+    Value,
+)
 from ._ring import ONE, Polynomial, Ring, substituted
 
 
@@ -337,7 +346,11 @@ class NormalForm:
 
 
 def _reciprocal(coefficient):
-    return 1 / coefficient if isinstance(coefficient, complex) else 1 / Fraction(coefficient)
+    return (
+        1 / coefficient
+        if isinstance(coefficient, complex)
+        else 1 / Fraction(coefficient)
+    )
 
 
 def is_in_ring(value: Value) -> bool:
@@ -380,6 +393,13 @@ def _square(form, ring, eqn, polynomials):
     return form.product(ring, p, p)
 
 
+@_rule("one_minus_square")
+def _one_minus_square(form, ring, eqn, polynomials):
+    [p] = polynomials
+    square = form.product(ring, p, p)
+    return ring.add(Polynomial({ONE: 1}), ring.scale(square, -1))
+
+
 @_rule("integer_pow")
 def _integer_pow(form, ring, eqn, polynomials):
     [p], exponent = polynomials, eqn.params["y"]
@@ -404,5 +424,3 @@ def _div(form, ring, eqn, polynomials):
         return None
     inverse = form.inverse(ring, q)
     return None if inverse is None else form.product(ring, p, inverse)
-
-

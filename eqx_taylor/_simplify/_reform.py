@@ -1,7 +1,7 @@
 """Replaces sums and products by their normal forms, wherever that is shorter."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from .._counts import count_jaxpr, inner_jaxprs
 from ._emit import Style, Writer
@@ -98,7 +98,9 @@ def cost(nodes: Sequence[Node]) -> Cost:
 def reformed(graph: Graph, options: Options, changes: list[Change]) -> Graph:
     form = NormalForm(graph, options)
     regions = _regions(graph, form)
-    styles = {id(region): _best_style(form, region, changes, options) for region in regions}
+    styles = {
+        id(region): _best_style(form, region, changes, options) for region in regions
+    }
     region_of = {node: region for region in regions for node in region.nodes}
 
     new = Graph(value.aval for value in graph.inputs)
@@ -164,7 +166,9 @@ class Region:
 
 
 def _regions(graph: Graph, form: NormalForm) -> list[Region]:
-    parent: dict[Node, Node] = {node: node for node in graph.nodes if node in form.inside}
+    parent: dict[Node, Node] = {
+        node: node for node in graph.nodes if node in form.inside
+    }
 
     def root(node):
         while parent[node] is not node:

@@ -1,4 +1,4 @@
-"""From functions of PyTrees to jaxprs and back."""
+"""`cse` and `simplify`: transformations of functions."""
 
 import dataclasses
 import functools as ft
@@ -8,12 +8,12 @@ from typing import Any
 
 import equinox as eqx
 import jax.tree_util as jtu
-import numpy as np
 from jax.core import Tracer
 
-from .._check import describe, untraceable, UNTRACEABLE
+from .._check import describe
 from .._counts import count_equations
-from .._jax import evaluate, trace
+from .._filter_trace import filter_trace
+from .._jax import evaluate
 from .._memo import jaxpr_key
 from ._cse import cse_jaxpr
 from ._exact import exact_jaxpr
@@ -32,8 +32,8 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     Two equations are one if they apply the same primitive, with the same parameters, to
     the same operands; for sums, products of real numbers and comparisons in either
-    order. Numbers are the same if their bits are. Calls of `jax.jit` are looked through,
-    and stay calls of what is left of them; the bodies of loops, branches,
+    order. Numbers are the same if their bits are. Calls of `jax.jit` are looked
+    through, and stay calls of what is left of them; the bodies of loops, branches,
     `jax.checkpoint` and custom rules are treated each by itself. Equations with effects
     stay as they are and in their order, and so does `jax.lax.optimization_barrier`.
 
@@ -48,8 +48,8 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     A function of the same arguments with the same results. Every operation that is left
     gets the same operands, so that results are the same bit for bit, as far as the
-    compiler takes care: XLA contracts `a * b + c` to one rounding where it puts both into
-    one loop, which may differ between two programs that are compiled.
+    compiler takes care: XLA contracts `a * b + c` to one rounding where it puts both
+    into one loop, which may differ between two programs that are compiled.
 
     It can be differentiated, vectorised and compiled; it is to be called within
     `jax.jit`, since it is traced and treated anew with every call. Apply it last: to
@@ -57,8 +57,8 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     **Raises:**
 
-    `TypeError` if `fun` is not callable, and for Python code that depends on the value of
-    an array.
+    `TypeError` if `fun` is not callable, and for Python code that depends on the value
+    of an array.
 
     !!! example
 
@@ -73,20 +73,22 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
     return _rewritten("cse", fun, _cse)
 
 
-def simplify(fun: Callable[..., Any], *, reassociate: bool = True) -> Callable[..., Any]:
-    r"""The same function, by a program of fewer equations: [`eqx_taylor.cse`][], and sums
-    and products as polynomials.
+def simplify(
+    fun: Callable[..., Any], *, reassociate: bool = True
+) -> Callable[..., Any]:
+    r"""The same function, by a program of fewer equations: [`eqx_taylor.cse`][], and
+    sums and products as polynomials.
 
     Every maximal part of the program that is nothing but `add`, `sub`, `mul`, `neg`,
     `square`, `integer_pow` and `div` is multiplied out, in exact arithmetic, to
     polynomials in the values that it is made of. There `x + x + x` is `3 x`, products
     meet that were written in different orders, derivatives that were taken separately
-    are found to be the same, and what cancels is gone. The polynomials are written again
-    with common factors taken out and powers shared. That is kept where it has fewer
-    equations, and no more numbers to compute, than what was there: a program never
-    grows. `broadcast_in_dim`, `reshape`, `squeeze` and `transpose` are looked through;
-    constant factors are taken out of sums over axes, matrix products and other linear
-    operations. Operations of which all operands are constants are computed.
+    are found to be the same, and what cancels is gone. The polynomials are written
+    again with common factors taken out and powers shared. That is kept where it has
+    fewer equations, and no more numbers to compute, than what was there: a program
+    never grows. `broadcast_in_dim`, `reshape`, `squeeze` and `transpose` are looked
+    through; constant factors are taken out of sums over axes, matrix products and other
+    linear operations. Operations of which all operands are constants are computed.
 
     The eight derivatives of `0.3 * sin(x) * x**10` are 17154 equations for JAX, and
     99 after this.
@@ -95,21 +97,22 @@ def simplify(fun: Callable[..., Any], *, reassociate: bool = True) -> Callable[.
 
         Results are equal to rounding, in the sense of the largest term of each sum: a
         sum that nearly cancels has another error, smaller or larger, than it had.
-        `(a + b) - a` becomes `b`; `(1 - y) * (1 + y)` may become `1 - y * y`; numbers are
-        collected, and rounded once (`0.1 * x + 0.2 * x` is `0.3 * x`); quotients with a
-        common denominator are added first. Products are grouped in another way, so that
-        one that overflows on its way may no longer do so, or may now.
+        `(a + b) - a` becomes `b`; `(1 - y) * (1 + y)` may become `1 - y * y`; numbers
+        are collected, and rounded once (`0.1 * x + 0.2 * x` is `0.3 * x`); quotients
+        with a common denominator are added first. Products are grouped in another way,
+        so that one that overflows on its way may no longer do so, or may now.
 
         `x - x` and `0 * x` become 0, also where `x` is infinite or NaN. A reciprocal is
         not cancelled: `x * (1 / x)` stays what it is. Integers are exact, as residues.
 
-        `simplify(fun).explain(*args)` says which parts of a program have been rewritten.
+        `simplify(fun).explain(*args)` says which parts of a program have been
+        rewritten.
 
     **Arguments:**
 
     - `fun`: a function of arbitrary PyTrees, as for [`eqx_taylor.cse`][].
-    - `reassociate`: if `False`, no rounding changes: besides common subexpressions, only
-        constants are folded, and operations are left out that do nothing (`x * 1`,
+    - `reassociate`: if `False`, no rounding changes: besides common subexpressions,
+        only constants are folded, and operations are left out that do nothing (`x * 1`,
         `x / 1`, `x - 0`, `-(-x)`, conversions to the same type) or become another that
         rounds the same way (`x + (-y)`, `x * (-1)`).
 
@@ -121,8 +124,8 @@ def simplify(fun: Callable[..., Any], *, reassociate: bool = True) -> Callable[.
 
     **Raises:**
 
-    `TypeError` if `fun` is not callable, and for Python code that depends on the value of
-    an array.
+    `TypeError` if `fun` is not callable, and for Python code that depends on the value
+    of an array.
 
     !!! example
 
@@ -139,7 +142,8 @@ def simplify(fun: Callable[..., Any], *, reassociate: bool = True) -> Callable[.
     """
     if not isinstance(reassociate, bool):
         raise TypeError(
-            f"simplify: `reassociate` must be True or False; got {describe(reassociate)}."
+            "simplify: `reassociate` must be True or False; got "
+            f"{describe(reassociate)}."
         )
     return _rewritten("simplify", fun, simplified_jaxpr if reassociate else _exact)
 
@@ -161,15 +165,8 @@ def _rewritten(caller: str, fun: Any, rewrite: Callable[..., Jaxpr]) -> Callable
     return Rewritten(fun, rewrite, caller)
 
 
-def is_traced(x: Any) -> bool:
-    """Arrays; a number of Python's is a part of the program."""
-    if isinstance(x, np.ndarray | np.generic):
-        return x.dtype.kind in "biufc"
-    return eqx.is_array(x)
-
-
-# A PyTree of the function's arrays. Not an Equinox module, which warns of functions that
-# are closures of arrays: here these are what is to be simplified.
+# A PyTree of the function's arrays. Not an Equinox module, which warns of functions
+# that are closures of arrays: here these are what is to be simplified.
 @ft.partial(
     jtu.register_dataclass, data_fields=["fun"], meta_fields=["rewrite", "caller"]
 )
@@ -190,12 +187,12 @@ class Rewritten:
         return getattr(self.fun, "__name__", type(self.fun).__name__)
 
     def __call__(self, /, *args, **kwargs):
-        jaxpr, leaves, restored = self._trace(args, kwargs)
+        jaxpr, leaves, restored = filter_trace(self.caller, self.fun, args, kwargs)
         return restored(evaluate(_remembered(self.rewrite, jaxpr, leaves), leaves))
 
     def explain(self, /, *args, **kwargs) -> str:
         """What becomes of the program for these arguments, in words."""
-        jaxpr, _, _ = self._trace(args, kwargs)
+        jaxpr = filter_trace(self.caller, self.fun, args, kwargs).jaxpr
         changes: list[Change] = []
         new = self.rewrite(jaxpr, changes)
         first = (
@@ -203,31 +200,6 @@ class Rewritten:
             f"there were {count_equations(jaxpr)}."
         )
         return "\n".join([first, *[f"- {change}" for change in changes]])
-
-    def _trace(self, args, kwargs) -> tuple[Jaxpr, list[Any], Callable]:
-        """The program, its inputs, and the result that its outputs are leaves of."""
-        arrays, static = eqx.partition((self.fun, args, kwargs), is_traced)
-        leaves, treedef = jtu.tree_flatten(arrays)
-        outs: list[Any] = []
-
-        def flat_fun(*leaves):
-            arrays = jtu.tree_unflatten(treedef, leaves)
-            fun, args, kwargs = eqx.combine(arrays, static)
-            out, out_static = eqx.partition(fun(*args, **kwargs), is_traced)
-            out_leaves, out_tree = jtu.tree_flatten(out)
-            outs.append((out_tree, out_static))
-            return out_leaves
-
-        try:
-            jaxpr = trace(flat_fun, *leaves)
-        except UNTRACEABLE as e:
-            raise untraceable(self.caller, "`fun`", e) from e
-        out_tree, out_static = outs[-1]
-
-        def restored(out_leaves):
-            return eqx.combine(jtu.tree_unflatten(out_tree, out_leaves), out_static)
-
-        return jaxpr, leaves, restored
 
     def __get__(self, instance, owner):
         return self if instance is None else eqx.Partial(self, instance)
