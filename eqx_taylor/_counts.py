@@ -111,5 +111,5 @@ def operations(eqn: JaxprEqn) -> float:
         n = ins[0][-1]
         factor = dict(cholesky=1 / 3, lu=2 / 3, triangular_solve=1).get(name, 4)
         width = ins[1][-1] if name == "triangular_solve" else n
-        return factor * math.prod(ins[0][:-1]) * n * width
+        return float(factor) * math.prod(ins[0][:-1]) * n * width
     return float(size)

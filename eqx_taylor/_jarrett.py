@@ -96,7 +96,8 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
 class Jarrett:
     """A PyTree of the function's arrays."""
 
-    fun: Callable[..., Any]
+    # Anything: PyTrees are made of other things than functions on the way.
+    fun: Any
 
     @property
     def __wrapped__(self):
@@ -244,12 +245,14 @@ _ELEMENTWISE = frozenset(
     div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a
     igammac imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt
     lt_to max min mul mulhi name ne neg nextafter not one_minus_square
-    optimization_barrier or polygamma population_count pow pvary random_gamma_grad
-    real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
-    shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
-    sub tan tanh xor zeta
+    optimization_barrier or polygamma polynomial population_count pow pvary
+    random_gamma_grad real reduce_precision regularized_incomplete_beta rem round
+    rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh
+    sqrt square sub tan tanh xor zeta
     """.split()
 )
+# Elementwise if the shapes are right.
+_PLACING = ("bitcast_convert_type", "broadcast_in_dim", "reshape", "squeeze")
 # A complex input has one slope only where the function is holomorphic.
 _NOT_HOLOMORPHIC = frozenset("abs conj imag real sign".split())
 _CALLS = {
@@ -311,7 +314,7 @@ def _walk(jaxpr: Any, atoms: Sequence[_Atom]) -> list[_Atom]:
 
 def _check_elementwise(eqn: Any, joined: _Atom) -> None:
     name = eqn.primitive.name
-    aligned = name in ("broadcast_in_dim", "reshape", "squeeze") and _is_aligned(eqn)
+    aligned = name in _PLACING and _is_aligned(eqn)
     if name not in _ELEMENTWISE and not aligned:
         shapes = ", ".join(str(np.shape(var.aval)) for var in eqn.invars)
         why = (
@@ -328,8 +331,8 @@ def _check_elementwise(eqn: Any, joined: _Atom) -> None:
     if joined.complex and name in _NOT_HOLOMORPHIC:
         raise ValueError(
             f"jarrett: `fun` applies `{name}` to what depends on a complex argument: "
-            "it is not holomorphic, and has no single partial derivative there. Pass the "
-            "real and the imaginary part as two arguments."
+            "it is not holomorphic, and has no single partial derivative there. Pass "
+            "the real and the imaginary part as two arguments."
         )
 
 
@@ -341,6 +344,8 @@ def _is_aligned(eqn: Any) -> bool:
         return tuple(eqn.params["broadcast_dimensions"]) == tuple(
             range(start, len(new))
         )
+    if eqn.primitive.name == "bitcast_convert_type":
+        return old == new
     return _without_leading_ones(old) == _without_leading_ones(new)
 
 

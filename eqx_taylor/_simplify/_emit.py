@@ -52,6 +52,10 @@ class Writer:
         p, shape = operand.polynomial, operand.shape
         if p.indeterminate is not None:
             value = self.indeterminate(p.indeterminate)
+        elif p.is_constant:
+            number = self.form.ring(operand.dtype).number(p.constant)
+            weak = operand.value.aval.weak_type
+            value = self.graph.number(number, operand.dtype, weak)
         else:
             value = self.write(self.form.ring(operand.dtype), p)
         if getattr(value.aval, "shape", shape) == shape:
@@ -149,18 +153,18 @@ class Writer:
         if array is None:
             array, scalar = scalar, None
         if below:
-            below_value = self._factors(ring, below)
-            assert below_value is not None
-            if array is None and coefficient == 1 and len(below) == 1:
-                [(number, exponent)] = below
-                if exponent > 1:
-                    return self.graph.call(
-                        lax.integer_pow, self.indeterminate(number), y=-exponent
-                    )
-            if array is None:
-                array = self.graph.number(ring.number(coefficient), ring.dtype)
-                coefficient = 1
-            array = self.graph.call(lax.div, array, below_value)
+            (number, exponent), *others = below
+            if array is None and exponent > 1 and not others:
+                array = self.graph.call(
+                    lax.integer_pow, self.indeterminate(number), y=-exponent
+                )
+            else:
+                if array is None:
+                    array = self.graph.number(ring.number(coefficient), ring.dtype)
+                    coefficient = 1
+                divisor = self._factors(ring, below)
+                assert divisor is not None
+                array = self.graph.call(lax.div, array, divisor)
         assert array is not None
         if scalar is not None:
             return self.graph.call(

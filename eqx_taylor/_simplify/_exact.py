@@ -107,7 +107,7 @@ def number_in(value: Value) -> Any:
     return numbers[0] if same else None
 
 
-def _is_number(value: Value, number: float) -> bool:
+def _is_number(value: Value, number: int | float) -> bool:
     """With the sign that a zero has."""
     found = number_in(value)
     if found is None or value.dtype == np.bool_ or found != number:

@@ -129,7 +129,7 @@ def is_mergeable(eqn: JaxprEqn) -> bool:
 class Graph:
     """A program under construction: what is added twice is there once."""
 
-    def __init__(self, avals: Iterable[Any], at_most: float = math.inf):
+    def __init__(self, avals: Iterable[Any], at_most: int | float = math.inf):
         # Of nodes: for programs that are of interest only if they are short.
         self.at_most = at_most
         self._numbers = it.count()
@@ -155,9 +155,9 @@ class Graph:
             self._held.append(value)
         return self._memo[key][0]
 
-    def number(self, value: Any, dtype: Any) -> Value:
-        """A constant without axes, which is weak: the other operand has its way."""
-        aval = ShapedArray((), np.dtype(dtype), weak_type=True)
+    def number(self, value: Any, dtype: Any, weak: bool = True) -> Value:
+        """A constant without axes. If it is weak the other operand has its way."""
+        aval = ShapedArray((), np.dtype(dtype), weak_type=weak)
         return self.constant(aval, number_like(aval, value))
 
     def apply(
@@ -184,7 +184,7 @@ class Graph:
     def call(self, fun: Callable, *inputs: Value, **params: Any) -> Value:
         """The value of a function of `jax.lax` that is one equation."""
         avals = tuple((value.shape, np.dtype(value.dtype)) for value in inputs)
-        return self.apply(_equation(fun, avals, **params), inputs)[0]
+        return self.apply(equation(fun, avals, **params), inputs)[0]
 
     def live(self) -> list[Node]:
         """The nodes that the outputs or an effect depend on, in order."""
@@ -198,7 +198,7 @@ class Graph:
 
 
 @ft.cache
-def _equation(fun: Callable, avals: tuple[tuple[Any, Any], ...], **params) -> JaxprEqn:
+def equation(fun: Callable, avals: tuple[tuple[Any, Any], ...], **params) -> JaxprEqn:
     types = [jax.ShapeDtypeStruct(*aval) for aval in avals]
     [eqn] = trace(lambda *args: [fun(*args, **params)], *types).jaxpr.eqns
     return eqn

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import ShapedArray
 
 from ._exact import number_in
@@ -93,7 +94,7 @@ class Operand(NamedTuple):
 # More terms are not multiplied out.
 _MOST_TERMS = 40
 
-_MOVING = frozenset(["broadcast_in_dim", "reshape", "squeeze", "transpose"])
+MOVING = frozenset(["broadcast_in_dim", "reshape", "squeeze", "transpose"])
 # For each the operands that it is linear in, one by one.
 _LINEAR = {
     "conv_general_dilated": (0, 1),
@@ -196,7 +197,7 @@ class NormalForm:
         if not all(is_in_ring(x) and x.dtype == out.dtype for x in node.inputs):
             return None
         polynomials = [self.of(value) for value in node.inputs]
-        if node.name in _MOVING:
+        if node.name in MOVING:
             is_plain = len(node.inputs) == 1 and node.eqn.params.get("sharding") is None
             if is_plain and (self.options.through or node.inputs[0].shape == ()):
                 return self._moved(node.eqn, polynomials[0])
@@ -262,19 +263,24 @@ class NormalForm:
         return Polynomial({((self._numbers[key], 1),): 1})
 
     def _moved(self, eqn: JaxprEqn, p: Polynomial) -> Polynomial:
-        aval = eqn.outvars[0].aval
+        shape = eqn.outvars[0].aval.shape
 
         def moved(number: int) -> int:
             if self.is_number(number):
                 return number
-            old = self.indeterminates[number]
-            if isinstance(old.what, Moved) and old.what.eqn.primitive.name == "reshape":
-                source = self.indeterminates[old.what.source]
-                if eqn.primitive.name == "reshape" and source.shape == aval.shape:
-                    return old.what.source
-            key = (operation(eqn), old.shape, aval.shape)
-            what = Moved(eqn, key, number)
-            new = self._make(("moved", key, number), what, aval.shape, aval.dtype)
+            move, source = eqn, number
+            what = self.indeterminates[number].what
+            if isinstance(what, Moved):
+                both = composed(what.eqn, eqn)
+                if both is not None:
+                    move, source = both, what.source
+            old = self.indeterminates[source]
+            if old.shape == shape and _keeps_order(move):
+                return source
+            key = (operation(move), old.shape, shape)
+            new = self._make(
+                ("moved", key, source), Moved(move, key, source), shape, old.dtype
+            )
             [result] = new.indeterminates
             return result
 
@@ -351,6 +357,58 @@ def _reciprocal(coefficient):
         if isinstance(coefficient, complex)
         else 1 / Fraction(coefficient)
     )
+
+
+# -- moving twice
+
+
+def _keeps_order(eqn: JaxprEqn) -> bool:
+    """Whether an array has the same entries in the same order, in other axes."""
+    old, new = eqn.invars[0].aval, eqn.outvars[0].aval
+    if eqn.primitive.name == "transpose":
+        axes = [i for i in eqn.params["permutation"] if old.shape[i] != 1]
+        return axes == sorted(axes)
+    return old.size == new.size and eqn.params.get("dimensions") is None
+
+
+def composed(first: JaxprEqn, second: JaxprEqn) -> JaxprEqn | None:
+    """One operation in the place of two, where there is one."""
+    old, new = first.invars[0].aval, second.outvars[0].aval
+    kind = (old.shape, np.dtype(old.dtype))
+    if _keeps_order(first) and _keeps_order(second):
+        if old.shape == new.shape:
+            return second.replace(invars=first.invars)
+        return equation(lax.reshape, (kind,), new_sizes=new.shape)
+    if second.primitive.name != "broadcast_in_dim":
+        return None
+    if first.primitive.name == "broadcast_in_dim":
+        axes = first.params["broadcast_dimensions"]
+    elif _keeps_order(first):
+        axes = _places(old.shape, first.outvars[0].aval.shape)
+    else:
+        return None
+    if axes is None:
+        return None
+    onto = second.params["broadcast_dimensions"]
+    axes = tuple(onto[i] for i in axes)
+    return equation(
+        lax.broadcast_in_dim, (kind,), shape=new.shape, broadcast_dimensions=axes
+    )
+
+
+def _places(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Where the axes are after others of length one were put between them."""
+    places, start = [], 0
+    for length in old:
+        while start < len(new) and new[start] != length:
+            if new[start] != 1:
+                return None
+            start += 1
+        if start == len(new):
+            return None
+        places.append(start)
+        start += 1
+    return tuple(places) if all(n == 1 for n in new[start:]) else None
 
 
 def is_in_ring(value: Value) -> bool:

@@ -11,6 +11,7 @@ from ._normal_form import (
     Inverse,
     Leaf,
     Moved,
+    MOVING,
     NormalForm,
     Operand,
     Options,
@@ -39,7 +40,7 @@ _PASSES = [
 
 class Cost(NamedTuple):
     equations: int
-    # The entries of all arrays that are computed.
+    # The entries of all arrays that are computed, and not just moved or copied.
     entries: int
 
 
@@ -91,7 +92,12 @@ def cost(nodes: Sequence[Node]) -> Cost:
         1 + sum(count_jaxpr(inner).total for inner in inner_jaxprs(node.eqn))
         for node in nodes
     )
-    entries = sum(getattr(x.aval, "size", 1) for node in nodes for x in node.outputs)
+    entries = sum(
+        getattr(value.aval, "size", 1)
+        for node in nodes
+        if node.name not in MOVING
+        for value in node.outputs
+    )
     return Cost(equations, entries)
 
 

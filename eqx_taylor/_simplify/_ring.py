@@ -95,15 +95,15 @@ class Ring:
     def number(self, coefficient: Coefficient) -> Any:
         """Rounded to the dtype. What is not zero must not become so, and what is finite
         must stay so."""
-        if self.is_integral:
+        if self.is_integral or coefficient == 0:
             return np.asarray(coefficient, self.dtype)[()]
         try:
-            if isinstance(coefficient, complex):
-                value = np.asarray(coefficient, self.dtype)[()]
-            else:
-                value = np.asarray(float(coefficient), self.dtype)[()]
+            if not isinstance(coefficient, complex):
+                coefficient = float(coefficient)
         except OverflowError as e:
             raise TooLarge from e
+        with np.errstate(over="ignore", under="ignore"):
+            value = np.asarray(coefficient, self.dtype)[()]
         size = abs(complex(value))
         if not float(jnp.finfo(self.dtype).tiny) <= size < math.inf:
             raise TooLarge
@@ -112,7 +112,9 @@ class Ring:
     # -- arithmetic
 
     def polynomial(
-        self, terms: Iterable[tuple[Monomial, Coefficient]], at_most: float = math.inf
+        self,
+        terms: Iterable[tuple[Monomial, Coefficient]],
+        at_most: int | float = math.inf,
     ) -> Polynomial:
         found: dict[Monomial, Coefficient] = {}
         for monomial, coefficient in terms:
@@ -128,7 +130,7 @@ class Ring:
     def scale(self, p: Polynomial, factor: Coefficient) -> Polynomial:
         return self.polynomial((m, factor * c) for m, c in p.terms.items())
 
-    def mul(self, p: Polynomial, q: Polynomial, at_most: float) -> Polynomial:
+    def mul(self, p: Polynomial, q: Polynomial, at_most: int | float) -> Polynomial:
         return self.polynomial(
             (
                 (times(m, n), c * d)
@@ -138,7 +140,7 @@ class Ring:
             at_most,
         )
 
-    def power(self, p: Polynomial, exponent: int, at_most: float) -> Polynomial:
+    def power(self, p: Polynomial, exponent: int, at_most: int | float) -> Polynomial:
         result = Polynomial({ONE: 1})
         for _ in range(exponent if len(p.terms) > 1 else 0):
             result = self.mul(result, p, at_most)

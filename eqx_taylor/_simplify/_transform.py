@@ -174,7 +174,8 @@ def _rewritten(caller: str, fun: Any, rewrite: Callable[..., Jaxpr]) -> Callable
 class Rewritten:
     """A function whose program is rewritten whenever it is called."""
 
-    fun: Callable[..., Any]
+    # Anything: PyTrees are made of other things than functions on the way.
+    fun: Any
     rewrite: Callable[..., Jaxpr]
     caller: str
 
