@@ -25,6 +25,7 @@ from jax.core import ShapedArray
 from ._exact import number_in
 from ._graph import (
     arranged,
+    equation,
     Graph,
     is_mergeable,
     JaxprEqn,
