@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
 from ._check import describe
@@ -110,8 +111,9 @@ class Jarrett:
     def __call__(self, /, *args, **kwargs):
         jaxpr, leaves, restored = filter_trace("jarrett", self.fun, args, kwargs)
         # What `fun` closes over may be what is differentiated.
-        inputs = [*jaxpr.consts, *leaves]
-        jaxpr = trace(ft.partial(_evaluate_open, jaxpr.jaxpr), *inputs)
+        tracers = [x for x in jaxpr.consts if isinstance(x, Tracer)]
+        inputs = [*tracers, *leaves]
+        jaxpr = trace(ft.partial(_evaluate_with, jaxpr, len(tracers)), *inputs)
         program = Program(jaxpr, dependencies(jaxpr))
         return restored(_elementwise(program, *inputs))
 
@@ -119,9 +121,13 @@ class Jarrett:
         return self if instance is None else eqx.Partial(self, instance)
 
 
-def _evaluate_open(jaxpr: Any, *arrays: Any) -> list[Any]:
-    """With the values of constants first."""
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], arrays))
+def _evaluate_with(closed: Jaxpr, num_tracers: int, *inputs: Any) -> list[Any]:
+    """With the first of the inputs in the place of tracers that are constants."""
+    tracers = iter(inputs[:num_tracers])
+    consts = [next(tracers) if isinstance(x, Tracer) else x for x in closed.consts]
+    jaxpr = closed.jaxpr
+    env = dict(zip(jaxpr.constvars, consts))
+    env.update(zip(jaxpr.invars, inputs[num_tracers:]))
 
     def read(atom):
         return atom.val if is_literal(atom) else env[atom]

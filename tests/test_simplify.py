@@ -141,12 +141,12 @@ def test_second_derivatives(fun, x):
 def test_random_programs():
     """Counts of many of them, values of some: `fuzz_simplify.py` takes all of both."""
     checked = 0
-    for seed in range(12):
+    for seed in range(6):
         found = derivatives_of(seed, order=1)
         if found is not None:
-            check(*found, values=seed % 4 == 0)
+            check(*found, values=seed % 3 == 0)
             checked += 1
-    assert checked >= 10
+    assert checked >= 5
 
 
 _PROGRAMS = [

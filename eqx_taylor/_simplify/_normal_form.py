@@ -272,12 +272,13 @@ class NormalForm:
             move, source = eqn, number
             what = self.indeterminates[number].what
             if isinstance(what, Moved):
+                back = self.indeterminates[what.source].shape == shape
+                if back and _keeps_order(what.eqn) and _keeps_order(eqn):
+                    return what.source
                 both = composed(what.eqn, eqn)
                 if both is not None:
                     move, source = both, what.source
             old = self.indeterminates[source]
-            if old.shape == shape and _keeps_order(move):
-                return source
             key = (operation(move), old.shape, shape)
             new = self._make(
                 ("moved", key, source), Moved(move, key, source), shape, old.dtype
@@ -377,8 +378,6 @@ def composed(first: JaxprEqn, second: JaxprEqn) -> JaxprEqn | None:
     old, new = first.invars[0].aval, second.outvars[0].aval
     kind = (old.shape, np.dtype(old.dtype))
     if _keeps_order(first) and _keeps_order(second):
-        if old.shape == new.shape:
-            return second.replace(invars=first.invars)
         return equation(lax.reshape, (kind,), new_sizes=new.shape)
     if second.primitive.name != "broadcast_in_dim":
         return None
