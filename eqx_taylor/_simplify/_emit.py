@@ -60,8 +60,9 @@ class Writer:
             value = self.write(self.form.ring(operand.dtype), p)
         if getattr(value.aval, "shape", shape) == shape:
             return value
+        axes = tuple(range(len(shape) - len(value.shape), len(shape)))
         return self.graph.call(
-            lax.broadcast_in_dim, value, shape=shape, broadcast_dimensions=()
+            lax.broadcast_in_dim, value, shape=shape, broadcast_dimensions=axes
         )
 
     def write(self, ring: Ring, p: Polynomial) -> Value:

@@ -199,8 +199,17 @@ class NormalForm:
             return None
         polynomials = [self.of(value) for value in node.inputs]
         if node.name in MOVING:
+            shape = node.inputs[0].shape
             is_plain = len(node.inputs) == 1 and node.eqn.params.get("sharding") is None
-            if is_plain and (self.options.through or node.inputs[0].shape == ()):
+            # Sums and products broadcast axes of length one, which are not looked into.
+            shapes = {
+                self.indeterminates[n].shape for n in polynomials[0].indeterminates
+            }
+            if (
+                is_plain
+                and shapes <= {(), shape}
+                and (self.options.through or not shape)
+            ):
                 return self._moved(node.eqn, polynomials[0])
             return None
         rule = _RULES.get(node.name)
@@ -294,7 +303,7 @@ class NormalForm:
             return p
         factor, rest = ring.content(p)
         shapes = [self.indeterminates[n].shape for n in rest.indeterminates]
-        shape = max(shapes, key=len)
+        shape = np.broadcast_shapes(*shapes)
         key = ("sum", rest.key, shape, ring.dtype)
         return ring.scale(self._make(key, Sum(rest), shape, ring.dtype), factor)
 
