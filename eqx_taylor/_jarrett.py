@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
 from ._check import describe
+from ._counts import count_jaxpr
 from ._filter_trace import filter_trace
 from ._interpreter import register
 from ._jax import bind, close, evaluate, is_differentiable, is_literal, trace
@@ -171,10 +172,7 @@ class Program:
             found = {wrt: tower(*inputs) for wrt, tower in towers.items()}
             return [found[wrt][i] for i, wrt in self.partials]
 
-        jaxpr = cse_jaxpr(trace(compute, *inputs))
-        # A custom derivative may not be elementwise though the function is.
-        dependencies(jaxpr)
-        return evaluate(jaxpr, inputs)
+        return evaluate(cse_jaxpr(trace(compute, *inputs)), inputs)
 
     def _derived(self, fun, wrt):
         for number in wrt:
@@ -214,6 +212,7 @@ def _elementwise_jvp(program, primals, tangents):
         if not isinstance(tangent, SymbolicZero)
         and is_differentiable(jax.typeof(primal))
     ]
+    _check_custom_rules(program, primals, moving)
     factors = list(program.factors(moving))
     # The values are wanted as well, and come first.
     wanted = list(dict.fromkeys([*program.partials, *[what for _, _, what in factors]]))
@@ -240,6 +239,32 @@ def _elementwise_jvp(program, primals, tangents):
 def _read_in_place(walk, eqn, inputs):
     """Of a Taylor series nothing is stored: the function itself is what to read."""
     return walk.interpret(close(eqn.params["call_jaxpr"]), inputs)
+
+
+def _check_custom_rules(program, primals, moving) -> None:
+    """A custom derivative may not be elementwise though the function is."""
+    if not _has_custom_rules(program.jaxpr):
+        return
+
+    def slopes(moved, tangents):
+        def of_moving(*moved):
+            inputs = list(primals)
+            for number, x in zip(moving, moved):
+                inputs[number] = x
+            return program(*inputs)
+
+        out = jax.jvp(of_moving, moved, tangents)[1]
+        return [x for x in out if x.dtype != jax.dtypes.float0]
+
+    moved = tuple(primals[number] for number in moving)
+    jaxpr = trace(
+        lambda *xs: slopes(xs[: len(moved)], xs[len(moved) :]), *moved, *moved
+    )
+    dependencies(jaxpr)
+
+
+def _has_custom_rules(jaxpr: Jaxpr) -> bool:
+    return "custom_jvp_call" in count_jaxpr(jaxpr).counts
 
 
 # -- which functions are elementwise
