@@ -25,7 +25,7 @@ class Style(NamedTuple):
     factor: str
     # Quotients, or products with reciprocals.
     divide: bool
-    # Powers are products of powers; otherwise `integer_pow`, from the fifth on.
+    # All powers are products of powers; otherwise `integer_pow`, from the fifth on.
     chain: bool
 
 

@@ -157,16 +157,25 @@ class Graph:
 
     def number(self, value: Any, dtype: Any, weak: bool = True) -> Value:
         """A constant without axes. If it is weak the other operand has its way."""
-        aval = ShapedArray((), np.dtype(dtype), weak_type=weak)
-        return self.constant(aval, number_like(aval, value))
+        value = np.asarray(value, dtype)
+        key = (value.dtype, value.tobytes(), weak)
+        if key not in self._memo:
+            aval = ShapedArray((), value.dtype, weak_type=weak)
+            self._memo[key] = (self.constant(aval, number_like(aval, value)),)
+        return self._memo[key][0]
 
     def apply(
-        self, eqn: JaxprEqn, inputs: Sequence[Value], path: Path = ()
+        self,
+        eqn: JaxprEqn,
+        inputs: Sequence[Value],
+        path: Path = (),
+        known: Hashable = None,
     ) -> tuple[Value, ...]:
+        """The outputs of an equation on these inputs; `known` is its `operation`."""
         key = None
-        if is_mergeable(eqn):
+        if known is not None or is_mergeable(eqn):
             numbers = arranged(eqn, [value.number for value in inputs])
-            key = (operation(eqn), numbers)
+            key = (operation(eqn) if known is None else known, numbers)
             if key in self._memo:
                 return self._memo[key]
         if len(self.nodes) >= self.at_most:
@@ -183,8 +192,9 @@ class Graph:
 
     def call(self, fun: Callable, *inputs: Value, **params: Any) -> Value:
         """The value of a function of `jax.lax` that is one equation."""
-        avals = tuple((value.shape, np.dtype(value.dtype)) for value in inputs)
-        return self.apply(equation(fun, avals, **params), inputs)[0]
+        avals = tuple((value.shape, value.dtype) for value in inputs)
+        eqn, known = _known_equation(fun, avals, tuple(params.items()))
+        return self.apply(eqn, inputs, known=known)[0]
 
     def live(self) -> list[Node]:
         """The nodes that the outputs or an effect depend on, in order."""
@@ -197,11 +207,16 @@ class Graph:
         return found[::-1]
 
 
-@ft.cache
-def equation(fun: Callable, avals: tuple[tuple[Any, Any], ...], **params) -> JaxprEqn:
+def equation(fun: Callable, avals: Sequence[tuple[Any, Any]], **params) -> JaxprEqn:
+    """That of a function of `jax.lax`, for operands of these shapes and dtypes."""
+    return _known_equation(fun, tuple(avals), tuple(params.items()))[0]
+
+
+@ft.lru_cache(maxsize=4096)
+def _known_equation(fun, avals, params) -> tuple[JaxprEqn, Hashable]:
     types = [jax.ShapeDtypeStruct(*aval) for aval in avals]
-    [eqn] = trace(lambda *args: [fun(*args, **params)], *types).jaxpr.eqns
-    return eqn
+    [eqn] = trace(lambda *args: [fun(*args, **dict(params))], *types).jaxpr.eqns
+    return eqn, operation(eqn)
 
 
 # -- from jaxprs

@@ -199,17 +199,8 @@ class NormalForm:
             return None
         polynomials = [self.of(value) for value in node.inputs]
         if node.name in MOVING:
-            shape = node.inputs[0].shape
             is_plain = len(node.inputs) == 1 and node.eqn.params.get("sharding") is None
-            # Sums and products broadcast axes of length one, which are not looked into.
-            shapes = {
-                self.indeterminates[n].shape for n in polynomials[0].indeterminates
-            }
-            if (
-                is_plain
-                and shapes <= {(), shape}
-                and (self.options.through or not shape)
-            ):
+            if is_plain and (self.options.through or node.inputs[0].shape == ()):
                 return self._moved(node.eqn, polynomials[0])
             return None
         rule = _RULES.get(node.name)
@@ -270,10 +261,29 @@ class NormalForm:
         if key not in self._numbers:
             self._numbers[key] = len(self.indeterminates)
             self.indeterminates.append(Indeterminate(what, shape, dtype))
-        return Polynomial({((self._numbers[key], 1),): 1})
+        return self._alone(self._numbers[key])
+
+    def _alone(self, number: int) -> Polynomial:
+        return Polynomial({((number, 1),): 1})
 
     def _moved(self, eqn: JaxprEqn, p: Polynomial) -> Polynomial:
-        shape = eqn.outvars[0].aval.shape
+        before, shape = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+        for number in p.indeterminates:
+            old = self.indeterminates[number]
+            if old.shape not in ((), before):
+                # Sums and products may broadcast axes of length one.
+                kind = (old.shape, np.dtype(old.dtype))
+                axes = tuple(range(len(before)))
+                stretch = equation(
+                    lax.broadcast_in_dim,
+                    (kind,),
+                    shape=before,
+                    broadcast_dimensions=axes,
+                )
+                [wide] = self._moved(stretch, self._alone(number)).indeterminates
+                p = substituted(
+                    p, lambda n, old=number, new=wide: new if n == old else n
+                )
 
         def moved(number: int) -> int:
             if self.is_number(number):

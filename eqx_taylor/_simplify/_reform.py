@@ -1,5 +1,6 @@
 """Replaces sums and products by their normal forms, wherever that is shorter."""
 
+import itertools as it
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,14 +29,11 @@ STYLES = [
     for factor in ("flat", "most", "none")
 ]
 
-# One after the other, for as long as it helps. Sums are multiplied out last, and only
-# for what this saves: it is what may lose digits where terms cancel.
-_PASSES = [
-    Options(expand=False, through=False),
-    Options(expand=False, through=True),
-    Options(expand=True, through=False),
-    Options(expand=True, through=True),
-]
+# In turn, for as long as one of them helps. Sums are multiplied out only for what this
+# saves: it is what may lose digits where terms cancel.
+_PASSES = [Options(expand=False, through=True), Options(expand=True, through=True)]
+# If there is nothing in that.
+_PLAIN_PASSES = [option._replace(through=False) for option in _PASSES]
 
 
 class Cost(NamedTuple):
@@ -70,21 +68,33 @@ def simplified_jaxpr(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr
 
     graph = read(jaxpr, apply_exact, body)
     calls = {node.path[:1] for node in graph.live()}
-    for options in _PASSES:
-        while True:
-            made: list[Change] = []
-            new = reformed(graph, options, made)
-            if not cost(new.live()) < cost(graph.live()):
-                break
-            graph = new
-            if changes is not None:
-                changes += made
+    graph, found = _improved(graph, _PASSES)
+    if not found:
+        graph, found = _improved(graph, _PLAIN_PASSES)
+    if changes is not None:
+        changes += found
     if len(calls) == 1:
         # All of it was in one call of `jit`, and is so again.
         [path] = calls
         for node in graph.nodes:
             node.path = node.path or path
     return write(graph, jaxpr)
+
+
+def _improved(graph: Graph, passes: Sequence[Options]) -> tuple[Graph, list[Change]]:
+    """What the passes make of a program, and how."""
+    best, changes, in_vain = cost(graph.live()), [], 0
+    for options in it.cycle(passes):
+        made: list[Change] = []
+        new = reformed(graph, options, made)
+        after = cost(new.live())
+        in_vain += 1
+        if after < best:
+            graph, best, in_vain = new, after, 0
+            changes += made
+        if in_vain == len(passes):
+            break
+    return graph, changes
 
 
 def cost(nodes: Sequence[Node]) -> Cost:
@@ -201,6 +211,8 @@ def _best_style(form, region, changes, options) -> Style | None:
     before = cost(_needed(region))
     best, least = None, before
     for style in _different_styles(form, region):
+        if best is not None and not style.chain:
+            break  # Only where products of powers are too many.
         try:
             after = cost(_written(form, region, style, least.equations).live())
         except TooLarge:

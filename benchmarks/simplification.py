@@ -1,0 +1,234 @@
+"""What `cse`, `simplify` and `jarrett` do to programs of derivatives: equations, the
+time to compile and to run, and what reverse mode stores."""
+
+import functools as ft
+import pathlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from eqx_taylor import count_primitives, cse, filter_jet, jarrett, simplify
+
+from ._report import Figure, main, Report
+from ._timing import check_equal, compare, Timing, timing_table
+
+
+ORDERS = [1, 2, 3, 4, 5, 6, 7, 8]
+NESTED, CSE, SIMPLIFY, JET = "nested `jvp`", "`cse`", "`simplify`", "`filter_jet`"
+REWRITES = {CSE: cse, SIMPLIFY: simplify}
+
+
+def fun(x):
+    return 0.3 * jnp.sin(x) * x**10
+
+
+def total(function, *args) -> int:
+    return count_primitives(function, *args).total
+
+
+# -- the blow-up
+
+
+def nested(order):
+    """The value and the derivatives up to `order`."""
+
+    def tower(x):
+        return [fun(x)]
+
+    for _ in range(order):
+
+        def tower(x, lower=tower):
+            values, slopes = jax.jvp(lower, (x,), (jnp.ones_like(x),))
+            return [*values, slopes[-1]]
+
+    return tower
+
+
+def by_jet(order):
+    return lambda x: filter_jet(fun, (x,), ([1.0] + [None] * (order - 1),))
+
+
+def counts_by_order() -> list[dict[str, Any]]:
+    methods = {
+        NESTED: nested,
+        **{name: lambda k, f=f: f(nested(k)) for name, f in REWRITES.items()},
+        JET: by_jet,
+    }
+    return [
+        {"order": k, **{name: total(f(k), 1.1) for name, f in methods.items()}}
+        for k in ORDERS
+    ]
+
+
+# -- one constant, two callers
+
+
+def directional(t):
+    """The fourth derivative along `t` at 2."""
+    f = fun
+    for _ in range(4):
+        f = (lambda f: lambda x: jax.jvp(f, (x,), (t,))[1])(f)
+    return f(2.0)
+
+
+def two_callers(x, v):
+    def second(x):
+        return jax.jvp(lambda x: jax.jvp(fun, (x,), (v,))[1], (x,), (v,))[1]
+
+    def all_three(x):
+        return jax.jvp(lambda x: jax.jvp(fun, (x,), (v,)), (x,), (v,))
+
+    return second(x), all_three(x)
+
+
+def second_order_jet(x, v):
+    return filter_jet(fun, (x,), ([v, None],))
+
+
+# -- programs as people write them
+
+
+def cases() -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    x = jnp.sin(jnp.arange(16.0))
+    mlp = eqx.nn.MLP(16, "scalar", 64, 3, activation=jnp.tanh, key=jax.random.key(0))
+    gelu = eqx.nn.MLP(
+        16, "scalar", 64, 3, activation=jax.nn.gelu, key=jax.random.key(0)
+    )
+
+    def scalar(x):
+        return jnp.sin(x) * jnp.exp(x**2) / (1 + x) + jnp.log1p(x**4)
+
+    def nth(k):
+        f = scalar
+        for _ in range(k):
+            f = jax.grad(f)
+        return f
+
+    def laplacian(x):
+        return jnp.trace(jax.hessian(lambda x: gelu(x))(x))
+
+    return {
+        "Hessian of a 3-layer tanh MLP": (jax.hessian(lambda x: mlp(x)), (x,)),
+        "Laplacian of a 3-layer gelu MLP": (laplacian, (x,)),
+        "`grad` of `grad` of a number": (nth(2), (jnp.array(0.6),)),
+        "`grad`, four times": (nth(4), (jnp.array(0.6),)),
+        "the eighth derivative tower": (nested(8), (jnp.array(1.1),)),
+    }
+
+
+def timed(seconds: float) -> tuple[list[Figure], list[str]]:
+    figures, tables = [], []
+    for name, (function, args) in cases().items():
+        rivals = [
+            ("`simplify`", simplify(function)),
+            ("`cse`", cse(function)),
+            ("as it is", function),
+        ]
+        timings: list[Timing] = compare(rivals, args, seconds, compiles=5)
+        for timing in timings[:-1]:
+            check_equal(timing.result, timings[-1].result, 1e-11, timing.name)
+        ours, _, theirs = timings
+        equations = [total(f, *args) for _, f in rivals]
+        tables.append(f"**{name}**: {equations[2]} equations, with `cse` "
+                      f"{equations[1]}, with `simplify` {equations[0]}.\n\n"
+                      + timing_table(timings))  # fmt: skip
+        figures += [
+            Figure(name, "equations", "as it is", equations[0], equations[2], unit="",
+                   at_most=1.0),
+            Figure(name, "trace and compile", "as it is", ours.compile, theirs.compile,
+                   ours_spread=ours.compile_spread,
+                   theirs_spread=theirs.compile_spread, at_most=1.0),
+        ]  # fmt: skip
+    return figures, tables
+
+
+# -- what is stored
+
+
+def stored(function, *args) -> int:
+    """Bytes that reverse mode keeps between the two passes."""
+    pullback = jax.eval_shape(lambda *args: jax.vjp(function, *args)[1], *args)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pullback))
+
+
+def chain(length, x):
+    for i in range(length):
+        x = jnp.sin(x) if i % 2 else jnp.tanh(x) * x
+    return x
+
+
+def memory() -> list[Figure]:
+    x = jnp.ones((128, 256))
+    functions = {
+        "a chain of 20 operations": ft.partial(chain, 20),
+        "`jax.nn.gelu`": jax.nn.gelu,
+        "`jax.nn.silu`": jax.nn.silu,
+        "`jax.nn.mish`": jax.nn.mish,
+    }
+    return [
+        Figure(name, "stored", "as it is", stored(jarrett(f), x), stored(f, x), "bytes")
+        for name, f in functions.items()
+    ]
+
+
+# -- all of it
+
+
+def run(seconds: float) -> Report:
+    jax.config.update("jax_enable_x64", True)
+    rows = counts_by_order()
+    names = [NESTED, CSE, SIMPLIFY, JET]
+    lines = [f"| order | {' | '.join(names)} |", "|---:|---:|---:|---:|---:|"]
+    lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]  # fmt: skip
+    one = count_primitives(simplify(directional), 1.0).counts
+    callers = total(simplify(two_callers), 1.1, 0.7)
+    jet = total(second_order_jet, 1.1, 0.7)
+    figures, tables = timed(seconds)
+    text = "\n\n".join([
+        "Equations of the value and all derivatives of `0.3 * sin(x) * x**10` up to an "
+        "order:",
+        "\n".join(lines),
+        f"The fourth derivative along `t` at 2: {total(directional, 1.0)} equations, "
+        f"simplified {one}. Second derivatives taken by two callers: "
+        f"{total(two_callers, 1.1, 0.7)} equations, simplified {callers}; the jet of "
+        f"order 2: {jet}.",
+        *tables,
+    ])  # fmt: skip
+    figures = [
+        Figure("derivatives to order 8", "equations", NESTED, rows[-1][SIMPLIFY],
+               rows[-1][NESTED], unit=""),
+        Figure("two callers", "equations", "the jet", callers, jet, unit="", at_most=1.0),
+        *figures,
+        *memory(),
+    ]  # fmt: skip
+    return Report("Simplified programs of derivatives", text, figures, rows)
+
+
+def plot(data: Any, path: pathlib.Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for name, mark in [(NESTED, "^:"), (CSE, "v--"), (JET, "s-."), (SIMPLIFY, "o-")]:
+        ax.semilogy(
+            [row["order"] for row in data],
+            [row[name] for row in data],
+            mark,
+            markersize=5,
+            label=name.replace("`", ""),
+        )
+    ax.set_xlabel("order")
+    ax.set_ylabel("equations")
+    ax.grid(True, which="major", alpha=0.3)
+    ax.legend(fontsize=9)
+    # Without the version of matplotlib in the file.
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main(run)
