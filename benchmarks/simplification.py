@@ -118,30 +118,37 @@ def cases() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     }
 
 
-def timed(seconds: float) -> tuple[list[Figure], list[str]]:
-    figures, tables = [], []
+def timed(seconds: float) -> tuple[list[Figure], list[str], dict[str, list[int]]]:
+    figures, tables, equations = [], [], {}
     for name, (function, args) in cases().items():
         rivals = [
             ("`simplify`", simplify(function)),
+            ("`simplify`, no reassociation", simplify(function, reassociate=False)),
             ("`cse`", cse(function)),
             ("as it is", function),
         ]
         timings: list[Timing] = compare(rivals, args, seconds, compiles=5)
         for timing in timings[:-1]:
             check_equal(timing.result, timings[-1].result, 1e-11, timing.name)
-        ours, _, theirs = timings
-        equations = [total(f, *args) for _, f in rivals]
-        tables.append(f"**{name}**: {equations[2]} equations, with `cse` "
-                      f"{equations[1]}, with `simplify` {equations[0]}.\n\n"
-                      + timing_table(timings))  # fmt: skip
-        figures += [
-            Figure(name, "equations", "as it is", equations[0], equations[2], unit="",
-                   at_most=1.0),
-            Figure(name, "trace and compile", "as it is", ours.compile, theirs.compile,
-                   ours_spread=ours.compile_spread,
-                   theirs_spread=theirs.compile_spread, at_most=1.0),
-        ]  # fmt: skip
-    return figures, tables
+        ours, theirs = timings[0], timings[-1]
+        counts = equations[name] = [total(f, *args) for _, f in rivals]
+        named = zip(rivals[:-1], counts)
+        listed = ", ".join(f"{count} with {rival}" for (rival, _), count in named)
+        tables.append(
+            f"**{name}**: {counts[-1]} equations; {listed}.\n\n{timing_table(timings)}"
+        )
+        equal = Figure(name, "equations", "as it is", counts[0], counts[-1], unit="")
+        compiled = Figure(
+            name,
+            "trace and compile",
+            "as it is",
+            ours.compile,
+            theirs.compile,
+            ours_spread=ours.compile_spread,
+            theirs_spread=theirs.compile_spread,
+        )
+        figures += [x._replace(at_most=1.0) for x in (equal, compiled)]
+    return figures, tables, equations
 
 
 # -- what is stored
@@ -181,12 +188,12 @@ def run(seconds: float) -> Report:
     rows = counts_by_order()
     names = [NESTED, CSE, SIMPLIFY, JET]
     lines = [f"| order | {' | '.join(names)} |", "|---:|---:|---:|---:|---:|"]
-    lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]  # fmt: skip
+    lines += [f"| {' | '.join(map(str, row.values()))} |" for row in rows]
     one = count_primitives(simplify(directional), 1.0).counts
     callers = total(simplify(two_callers), 1.1, 0.7)
     jet = total(second_order_jet, 1.1, 0.7)
-    figures, tables = timed(seconds)
-    text = "\n\n".join([
+    figures, tables, equations = timed(seconds)
+    text = [
         "Equations of the value and all derivatives of `0.3 * sin(x) * x**10` up to an "
         "order:",
         "\n".join(lines),
@@ -195,15 +202,22 @@ def run(seconds: float) -> Report:
         f"{total(two_callers, 1.1, 0.7)} equations, simplified {callers}; the jet of "
         f"order 2: {jet}.",
         *tables,
-    ])  # fmt: skip
+    ]
+    last = rows[-1]
+    stored_by = memory()
     figures = [
-        Figure("derivatives to order 8", "equations", NESTED, rows[-1][SIMPLIFY],
-               rows[-1][NESTED], unit=""),
-        Figure("two callers", "equations", "the jet", callers, jet, unit="", at_most=1.0),
+        Figure("order 8", "equations", NESTED, last[SIMPLIFY], last[NESTED], unit=""),
+        Figure("two callers", "equations", "the jet", callers, jet, "", at_most=1.0),
         *figures,
-        *memory(),
-    ]  # fmt: skip
-    return Report("Simplified programs of derivatives", text, figures, rows)
+        *stored_by,
+    ]
+    data = dict(
+        orders=rows,
+        equations=equations,
+        stored={f.work: [f.ours, f.theirs] for f in stored_by},
+    )
+    title = "Simplified programs of derivatives"
+    return Report(title, "\n\n".join(text), figures, data)
 
 
 def plot(data: Any, path: pathlib.Path) -> None:
@@ -212,22 +226,43 @@ def plot(data: Any, path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    by_order, by_case, by_function = axes
     for name, mark in [(NESTED, "^:"), (CSE, "v--"), (JET, "s-."), (SIMPLIFY, "o-")]:
-        ax.semilogy(
-            [row["order"] for row in data],
-            [row[name] for row in data],
+        by_order.semilogy(
+            [row["order"] for row in data["orders"]],
+            [row[name] for row in data["orders"]],
             mark,
             markersize=5,
             label=name.replace("`", ""),
         )
-    ax.set_xlabel("order")
-    ax.set_ylabel("equations")
-    ax.grid(True, which="major", alpha=0.3)
-    ax.legend(fontsize=9)
+    by_order.set_xlabel("order")
+    by_order.set_title("equations, 0.3 sin(x) x^10", fontsize=10)
+
+    labels = ["simplify", "no reassociation", "cse", "as it is"]
+    _bars(by_case, data["equations"], labels)
+    by_case.set_title("equations", fontsize=10)
+    kib = {name: [n / 1024 for n in both] for name, both in data["stored"].items()}
+    _bars(by_function, kib, ["jarrett", "as it is"])
+    by_function.set_title("KiB stored for reverse mode, 128 x 256", fontsize=10)
+    for ax in axes:
+        ax.grid(True, which="major", alpha=0.3)
+        ax.legend(fontsize=8)
     # Without the version of matplotlib in the file.
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
+
+
+def _bars(ax, groups, labels) -> None:
+    height = 0.8 / len(labels)
+    for i, label in enumerate(labels):
+        places = [place + i * height for place in range(len(groups))]
+        ax.barh(places, [values[i] for values in groups.values()], height, label=label)
+    centres = [place + 0.4 - height / 2 for place in range(len(groups))]
+    names = [name.replace("`", "").replace(" of a ", "\nof a ") for name in groups]
+    ax.set_yticks(centres, names, fontsize=7)
+    ax.set_xscale("log")
+    ax.invert_yaxis()
 
 
 if __name__ == "__main__":
