@@ -624,12 +624,14 @@ def test_as_deep_as_programs_get():
     """Long chains of sums and products do not meet Python's limit of recursion."""
 
     def fun(x):
-        for i in range(700):
-            x = x * 0.5 + jnp.sin(x) if i % 100 == 0 else x * 0.999 + 0.1
+        for i in range(400):
+            x = x * 0.5 + jnp.sin(x) if i % 100 == 0 else 3.1 * x * (1 - x)
         return x
 
     x = jnp.array(0.3)
-    assert_close(jax.jit(simplify(fun))(x), jax.jit(fun)(x))
+    # Rounding errors of 400 turns.
+    assert_close(jax.jit(simplify(fun))(x), jax.jit(fun)(x), ulps=1e6)
+    assert "..." in simplify(fun).explain(x)
 
 
 def test_counts_do_not_depend_on_chance():

@@ -46,10 +46,30 @@ class Writer:
         self.style = style
         self._written: dict[Any, Value] = {}
         self._powers: dict[int, dict[int, Value]] = {}
+        self._prepared: set[int] = set()
+
+    def _prepare(self, p: Polynomial) -> None:
+        """Writes the sums that are factors in `p`, the innermost first: they may be in
+        each other as often as the program has equations."""
+        sums, left = [], list(p.indeterminates)
+        while left:
+            number = left.pop()
+            if number in self._prepared:
+                continue
+            self._prepared.add(number)
+            what = self.form.indeterminates[number].what
+            if isinstance(what, Sum):
+                sums.append(number)
+                left += what.polynomial.indeterminates
+            elif not isinstance(what, Leaf):
+                left.append(what.source)
+        for number in sorted(sums):
+            self.indeterminate(number)
 
     def exact(self, operand: Operand) -> Value:
         """The value, as an array of this shape."""
         p, shape = operand.polynomial, operand.shape
+        self._prepare(p)
         if p.indeterminate is not None:
             value = self.indeterminate(p.indeterminate)
         elif p.is_constant:

@@ -193,7 +193,7 @@ class Graph:
     def call(self, fun: Callable, *inputs: Value, **params: Any) -> Value:
         """The value of a function of `jax.lax` that is one equation."""
         avals = tuple((value.shape, value.dtype) for value in inputs)
-        eqn, known = _known_equation(fun, avals, tuple(params.items()))
+        eqn, known = _known_equation(fun, avals, tuple(params.items()), _mesh())
         return self.apply(eqn, inputs, known=known)[0]
 
     def live(self) -> list[Node]:
@@ -209,11 +209,15 @@ class Graph:
 
 def equation(fun: Callable, avals: Sequence[tuple[Any, Any]], **params) -> JaxprEqn:
     """That of a function of `jax.lax`, for operands of these shapes and dtypes."""
-    return _known_equation(fun, tuple(avals), tuple(params.items()))[0]
+    return _known_equation(fun, tuple(avals), tuple(params.items()), _mesh())[0]
+
+
+# Equations have the mesh that they were traced with.
+_mesh = jax.sharding.get_abstract_mesh
 
 
 @ft.lru_cache(maxsize=4096)
-def _known_equation(fun, avals, params) -> tuple[JaxprEqn, Hashable]:
+def _known_equation(fun, avals, params, mesh) -> tuple[JaxprEqn, Hashable]:
     types = [jax.ShapeDtypeStruct(*aval) for aval in avals]
     [eqn] = trace(lambda *args: [fun(*args, **dict(params))], *types).jaxpr.eqns
     return eqn, operation(eqn)
@@ -364,7 +368,7 @@ def write(graph: Graph, like: Jaxpr) -> Jaxpr:
             for value, aval in zip(graph.outputs, like.out_avals)
         ]
 
-    return trace(program, *[value.aval for value in graph.inputs])
+    return without_dead_code(trace(program, *[x.aval for x in graph.inputs]))
 
 
 def read_value(env: dict[Value, Any], value: Value) -> Any:

@@ -342,12 +342,14 @@ class NormalForm:
 
     # -- in words
 
-    def text(self, p: Polynomial) -> str:
+    def text(self, p: Polynomial, depth: int = 2) -> str:
         """For a reader: inputs are `x0`, `x1` ..., results of `sin` are `sin5` ..."""
+        if depth == 0:
+            return "..."
         terms = []
         for monomial, coefficient in p.terms.items():
             factors = [
-                self._name(number) + (f"^{exponent}" if exponent > 1 else "")
+                self._name(number, depth) + (f"^{exponent}" if exponent > 1 else "")
                 for number, exponent in monomial
             ]
             if coefficient == -1 and factors:
@@ -359,14 +361,14 @@ class NormalForm:
             terms.append(" ".join(factors))
         return shorten(" + ".join(terms) or "0", 200, placeholder=" ...")
 
-    def _name(self, number: int) -> str:
+    def _name(self, number: int, depth: int) -> str:
         what = self.indeterminates[number].what
         if isinstance(what, Leaf):
             node = what.value.node
             return f"{'x' if node is None else node.name}{number}"
         if isinstance(what, Sum):
-            return f"({self.text(what.polynomial)})"
-        inner = self._name(what.source)
+            return f"({self.text(what.polynomial, depth - 1)})"
+        inner = self._name(what.source, depth)
         if isinstance(what, Inverse):
             return f"1/{inner}"
         return f"{what.eqn.primitive.name}({inner})"

@@ -4,7 +4,7 @@ import itertools as it
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .._counts import count_jaxpr, inner_jaxprs
+from .._counts import count_equations, inner_jaxprs
 from ._emit import Style, Writer
 from ._exact import apply_exact
 from ._graph import Graph, Jaxpr, Node, read, TooLarge, Value, write
@@ -63,43 +63,51 @@ class Change(NamedTuple):
 
 
 def simplified_jaxpr(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr:
+    """The same function by fewer equations. What was done is appended to `changes`."""
+
     def body(inner):
         return simplified_jaxpr(inner, changes)
 
     graph = read(jaxpr, apply_exact, body)
     calls = {node.path[:1] for node in graph.live()}
-    graph, found = _improved(graph, _PASSES)
-    if not found:
-        graph, found = _improved(graph, _PLAIN_PASSES)
-    if changes is not None:
-        changes += found
+    new = _improved(graph, _PASSES, changes)
+    if new is graph:
+        new = _improved(graph, _PLAIN_PASSES, changes)
     if len(calls) == 1:
         # All of it was in one call of `jit`, and is so again.
         [path] = calls
-        for node in graph.nodes:
+        for node in new.nodes:
             node.path = node.path or path
-    return write(graph, jaxpr)
+    result = write(new, jaxpr)
+    # Types of results that have to be restored may be equations, too.
+    if count_equations(result) > count_equations(jaxpr):
+        return write(graph, jaxpr)
+    return result
 
 
-def _improved(graph: Graph, passes: Sequence[Options]) -> tuple[Graph, list[Change]]:
-    """What the passes make of a program, and how."""
-    best, changes, in_vain = cost(graph.live()), [], 0
-    for options in it.cycle(passes):
+def _improved(
+    graph: Graph, passes: Sequence[Options], changes: list[Change] | None
+) -> Graph:
+    """What the passes make of a program; the program itself if that is nothing."""
+    best, in_vain, turn = cost(graph.live()), 0, it.cycle(passes)
+    while in_vain < len(passes):
         made: list[Change] = []
-        new = reformed(graph, options, made)
-        after = cost(new.live())
         in_vain += 1
+        try:
+            new = reformed(graph, next(turn), None if changes is None else made)
+        except TooLarge:
+            continue
+        after = cost(new.live())
         if after < best:
             graph, best, in_vain = new, after, 0
-            changes += made
-        if in_vain == len(passes):
-            break
-    return graph, changes
+            if changes is not None:
+                changes += made
+    return graph
 
 
 def cost(nodes: Sequence[Node]) -> Cost:
     equations = sum(
-        1 + sum(count_jaxpr(inner).total for inner in inner_jaxprs(node.eqn))
+        1 + sum(count_equations(inner) for inner in inner_jaxprs(node.eqn))
         for node in nodes
     )
     entries = sum(
@@ -111,7 +119,7 @@ def cost(nodes: Sequence[Node]) -> Cost:
     return Cost(equations, entries)
 
 
-def reformed(graph: Graph, options: Options, changes: list[Change]) -> Graph:
+def reformed(graph: Graph, options: Options, changes: list[Change] | None) -> Graph:
     form = NormalForm(graph, options)
     regions = _regions(graph, form)
     styles = {
@@ -219,7 +227,7 @@ def _best_style(form, region, changes, options) -> Style | None:
             continue
         if after < least and after.entries <= before.entries:
             best, least = style, after
-    if best is not None:
+    if best is not None and changes is not None:
         shown = list({x.polynomial.key: x for x in region.operands}.values())
         texts = [form.text(operand.polynomial) for operand in shown[:3]]
         more = max(0, len(shown) - 3)
