@@ -327,8 +327,7 @@ class NormalForm:
             of = self.indeterminates[number]
             key = ("inverse", number)
             one = self._make(key, Inverse(number), of.shape, of.dtype)
-            power = ring.power(one, exponent, _MOST_TERMS)
-            result = ring.mul(result, power, _MOST_TERMS)
+            result = ring.mul(result, ring.power(one, exponent))
         return result
 
     def product(self, ring: Ring, p: Polynomial, q: Polynomial) -> Polynomial:
@@ -337,8 +336,7 @@ class NormalForm:
                 return ring.mul(p, q, _MOST_TERMS)
             except TooLarge:
                 pass
-        p, q = self.factor(ring, p), self.factor(ring, q)
-        return ring.mul(p, q, _MOST_TERMS)
+        return ring.mul(self.factor(ring, p), self.factor(ring, q))
 
     # -- in words
 
@@ -493,7 +491,7 @@ def _integer_pow(form, ring, eqn, polynomials):
             return ring.power(p, abs(exponent), _MOST_TERMS)
         except TooLarge:
             pass
-    return ring.power(form.factor(ring, p), abs(exponent), _MOST_TERMS)
+    return ring.power(form.factor(ring, p), abs(exponent))
 
 
 @_rule("div")

@@ -24,6 +24,8 @@ Monomial = tuple[tuple[int, int], ...]
 Coefficient = Any
 
 ONE: Monomial = ()
+# Those of ten numbers in float64.
+_MOST_BITS = 530
 
 
 class Polynomial:
@@ -116,11 +118,16 @@ class Ring:
         terms: Iterable[tuple[Monomial, Coefficient]],
         at_most: int | float = math.inf,
     ) -> Polynomial:
+        """Of these terms; an error if there are more than `at_most`, or if so many
+        numbers were multiplied that exact arithmetic gets slow."""
         found: dict[Monomial, Coefficient] = {}
         for monomial, coefficient in terms:
             found[monomial] = found.get(monomial, 0) + coefficient
             if len(found) > at_most:
                 raise TooLarge
+            if at_most < math.inf and isinstance(coefficient, Fraction):
+                if coefficient.denominator.bit_length() > _MOST_BITS:
+                    raise TooLarge
         reduced = {m: self.reduced(c) for m, c in found.items()}
         return Polynomial({m: c for m, c in reduced.items() if c != 0})
 
@@ -130,7 +137,9 @@ class Ring:
     def scale(self, p: Polynomial, factor: Coefficient) -> Polynomial:
         return self.polynomial((m, factor * c) for m, c in p.terms.items())
 
-    def mul(self, p: Polynomial, q: Polynomial, at_most: int | float) -> Polynomial:
+    def mul(
+        self, p: Polynomial, q: Polynomial, at_most: int | float = math.inf
+    ) -> Polynomial:
         return self.polynomial(
             (
                 (times(m, n), c * d)
@@ -140,7 +149,9 @@ class Ring:
             at_most,
         )
 
-    def power(self, p: Polynomial, exponent: int, at_most: int | float) -> Polynomial:
+    def power(
+        self, p: Polynomial, exponent: int, at_most: int | float = math.inf
+    ) -> Polynomial:
         result = Polynomial({ONE: 1})
         for _ in range(exponent if len(p.terms) > 1 else 0):
             result = self.mul(result, p, at_most)
