@@ -192,6 +192,8 @@ def solution_series(
     ]
     walk = Walk(order)
     slopes = walk.interpret(jaxpr, [time, *state])
+    for slope in slopes:
+        slope.uses += 1
     # y' = f  =>  y_{k+1} = f_k / (k + 1)
     for k in range(order):
         walk.advance(k)
