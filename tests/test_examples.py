@@ -62,8 +62,12 @@ def _page(name):
 
 def _assert_same_number(shown, printed, line):
     """To one unit of the last digit shown; and to a factor of ten where it is rounding
-    (1e-12 and below), which differs between machines."""
+    (1e-12 and below), which differs between machines. Numbers of steps at an error that
+    lies between two tolerances differ by a few, as that does."""
     a, b = float(shown), float(printed)
+    if shown.isdecimal() and a > 100:
+        assert abs(a - b) < 0.03 * a, line
+        return
     mantissa, _, exponent = shown.partition("e")
     if exponent and int(exponent) <= -12:
         assert abs(np.log10(a / b)) < 1, line
