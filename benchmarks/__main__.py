@@ -38,6 +38,7 @@ NAMES = [
     "heyoka_single",
     "heyoka_ensemble",
     "gradient_time",
+    "engine",
 ]
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"

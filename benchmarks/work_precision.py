@@ -170,7 +170,11 @@ def measure(
     executables: dict[Any, tuple[Callable, float]] = {}
     costs: dict[int, float] = {}
     rows = []
-    methods = [m for m in methods if problem.small or m.name != "Kvaerno5"]
+    if not problem.small:
+        methods = [
+            m._replace(lowest_tolerance=1e-6) if m.name == "Kvaerno5" else m
+            for m in methods
+        ]
     for i, tolerance in enumerate(tolerances, 1):
         rivals = []
         for method in methods:

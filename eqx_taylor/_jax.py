@@ -68,13 +68,13 @@ def evaluate(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
 
 # Earlier CPU compilers drop the barrier before they fuse; it then only stands in the
 # way of their simplifications. Seen in the fusions of 0.10.2, 0.11.0, 0.11.1 and 0.12.
-_BARRIER_HOLDS = jax.__version_info__ >= (0, 11, 1)
+BARRIER_HOLDS = jax.__version_info__ >= (0, 11, 1)
 
 
 def materialise(x: Any) -> Any:
     """Has XLA compute an array once and store it, rather than again in every fusion
     that uses it."""
-    return jax.lax.optimization_barrier(x) if _BARRIER_HOLDS else x
+    return jax.lax.optimization_barrier(x) if BARRIER_HOLDS else x
 
 
 def join_axes(x: Any) -> Any:

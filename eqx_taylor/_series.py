@@ -383,12 +383,19 @@ def _meet(a: Series, i: int, b: Series, j: int) -> bool:
 
 
 def evaluate(terms: Sequence[Any], s: Any) -> Any:
-    """`Σ_k terms[k] s^k` by Horner's rule; `terms[0]` is added last."""
+    """`Σ_k terms[k] s^k`; `terms[0]` is added last. By Horner's rule in `s²` for odd and
+    even orders, side by side: each waits for the other's half of the additions only."""
     s = jnp.asarray(s, terms[0].dtype)
-    total = terms[-1] * s
-    for term in terms[-2:0:-1]:
-        total = (total + term) * s
-    return terms[0] + total
+    odd, even = (_horner(terms[first::2], s * s) for first in (1, 2))
+    return terms[0] + add(odd, None if even is None else even * s) * s
+
+
+def _horner(terms: Sequence[Any], s: Any) -> Any:
+    """`Σ_k terms[k] s^k`; `None` of no terms."""
+    total = None
+    for term in reversed(terms):
+        total = term if total is None else total * s + term
+    return total
 
 
 def evaluate_derivative(terms: Sequence[Any], s: Any) -> Any:
