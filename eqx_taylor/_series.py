@@ -383,8 +383,11 @@ def _meet(a: Series, i: int, b: Series, j: int) -> bool:
 
 
 def evaluate(terms: Sequence[Any], s: Any) -> Any:
-    """`Σ_k terms[k] s^k`; `terms[0]` is added last. By Horner's rule in `s²` for odd and
-    even orders, side by side: each waits for the other's half of the additions only."""
+    """`Σ_k terms[k] s^k`; `terms[0]` is added last.
+
+    Odd and even orders apart, by Horner's rule in `s²`: half as many operations wait
+    for each other.
+    """
     s = jnp.asarray(s, terms[0].dtype)
     odd, even = (_horner(terms[first::2], s * s) for first in (1, 2))
     return terms[0] + add(odd, None if even is None else even * s) * s
