@@ -1,0 +1,264 @@
+r"""Collapsed Taylor mode: sums over directions, propagated as one vector.
+
+The top coefficient of a jet enters every recurrence linearly, `y_K = f'(x_0) x_K + (of
+lower order)`. Where only `Σ_r w_r y_K` is wanted, over many directions at one point,
+the sum itself can be propagated: one vector in the place of one for each direction
+(Dangel et al. 2025). The Laplacian of a function of D numbers then takes 2 + D vectors,
+and not 1 + 2 D: the value, D first derivatives, and the sum of the second ones.
+
+Here this is a way of reading a program. A jet is traced for one direction, and read
+once for all of them. What depends on the point alone is computed once. From the results
+backwards it is found out of which values nothing but the sum is wanted: the operands of
+an equation that is linear in all that moves with the direction, if it holds for its
+result. The other values are computed for each direction, along a leading axis. Which
+primitives are linear, and in which operands, is what their Taylor rules say; equations
+of which nothing is known (loops, custom calls) are computed for each direction.
+"""
+
+import functools as ft
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from . import _rules as _rules
+from ._interpreter import RULES
+from ._jax import bind, close, is_differentiable, is_literal, live_equations, trace
+from ._rules._define import _bilinear_rule, _linear_rule
+
+
+# The number of a weighted sum, among those that are wanted.
+Label = int
+
+
+def sums_over_directions(
+    fun: Callable[[list[Any], list[Any]], Sequence[Sequence[Any]]],
+    point: Sequence[Any],
+    directions: Sequence[Any],
+    weights: Sequence[Any],
+) -> list[list[Any]]:
+    """`Σ_r weights[i][r] fun(point, directions[r])[i]`, array by array, for every i.
+
+    `fun` is a function of two lists of arrays, and returns as many lists of arrays as
+    there are weights. The directions are stacked along the first axis of each array.
+    """
+    point = [jnp.asarray(x) for x in point]
+    directions = [jnp.asarray(v) for v in directions]
+    lengths = []
+
+    def flat_fun(*arrays):
+        results = fun(list(arrays[: len(point)]), list(arrays[len(point) :]))
+        lengths.append([len(result) for result in results])
+        return [x for result in results for x in result]
+
+    of_one = [jax.typeof(v).update(shape=v.shape[1:]) for v in directions]
+    jaxpr = trace(flat_fun, *map(jax.typeof, point), *of_one)
+    inputs = [_known(x) for x in point]
+    inputs += [_Value(moves=True, each=v) for v in directions]
+    program: list[_Equation] = []
+    outputs = _read(jaxpr, inputs, program)
+
+    sums = [_Weights(w) for w in weights]
+    labels = [i for i, n in enumerate(lengths[-1]) for _ in range(n)]
+    for output, label in zip(outputs, labels):
+        output.wanted.add(label)
+    _demand(program)
+    _run(program, sums)
+    results = iter(
+        _scaled(sums[label].factor, output.sum(label, sums[label]))
+        for output, label in zip(outputs, labels)
+    )
+    return [[next(results) for _ in range(n)] for n in lengths[-1]]
+
+
+class _Weights:
+    """Of the directions in a sum. A common factor is left to the end."""
+
+    def __init__(self, weights: Any):
+        if isinstance(weights, Tracer | jax.Array) or np.ptp(weights) != 0:
+            self.factor, self.each, self.total = 1.0, weights, jnp.sum(weights)
+        else:
+            self.factor, self.each, self.total = weights[0], None, len(weights)
+
+    def sum(self, stacked: Any) -> Any:
+        if self.each is not None:
+            each = jnp.asarray(self.each, stacked.dtype)
+            stacked = stacked * each.reshape(-1, *[1] * (stacked.ndim - 1))
+        return jnp.sum(stacked, axis=0)
+
+    def times_total(self, x: Any) -> Any:
+        """Of something that is the same for all directions."""
+        if not isinstance(x, Tracer | jax.Array) and not np.any(x):
+            return x  # A zero that was written as such.
+        return x * jnp.asarray(self.total, jnp.asarray(x).dtype)
+
+
+def _scaled(factor: float, x: Any) -> Any:
+    return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
+
+
+class _Value:
+    """A value of the program, and what is known of it and wanted."""
+
+    __slots__ = ("moves", "shared", "each", "sums", "wanted")
+
+    def __init__(self, moves: bool, shared: Any = None, each: Any = None):
+        # Whether it depends on the direction.
+        self.moves = moves
+        # What it is if it does not; its values for all directions; its weighted sums.
+        self.shared, self.each = shared, each
+        self.sums: dict[Label, Any] = {}
+        # Sums, or `_EACH`.
+        self.wanted: set[Any] = set()
+
+    def sum(self, label: Label, weights: _Weights) -> Any:
+        if not self.moves:
+            return weights.times_total(self.shared)
+        if label not in self.sums:
+            self.sums[label] = weights.sum(self.each)
+        return self.sums[label]
+
+
+_EACH = "each"
+
+
+def _known(x: Any) -> _Value:
+    return _Value(moves=False, shared=x)
+
+
+class _Equation:
+    __slots__ = ("eqn", "inputs", "outputs", "linear", "labels")
+
+    def __init__(self, eqn: Any, inputs: list[_Value]):
+        self.eqn, self.inputs = eqn, inputs
+        moves = any(value.moves for value in inputs)
+        self.outputs = [_Value(moves) for _ in eqn.outvars]
+        # The operands in which it is linear together, if that is all that move.
+        self.linear: Collection[int] = ()
+        # The sums that are computed from the sums of the operands; else `None`.
+        self.labels: set[Label] | None = None
+        if moves:
+            self.linear = _linear_operands(
+                eqn, [i for i, value in enumerate(inputs) if value.moves]
+            )
+
+
+# Calls, and the names of their programs.
+_CALLS = {"jit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
+
+
+def _read(jaxpr: Any, inputs: Sequence[_Value], program: list[_Equation]):
+    """Appends the equations of a jaxpr to a program, those of calls within in their
+    place. The values of its outputs."""
+    inner = jaxpr.jaxpr
+    env = dict(zip(inner.constvars, map(_known, jaxpr.consts)))
+    env.update(zip(inner.invars, inputs))
+
+    def read(atom) -> _Value:
+        return _known(atom.val) if is_literal(atom) else env[atom]
+
+    for eqn in live_equations(jaxpr):
+        operands = [read(atom) for atom in eqn.invars]
+        name = eqn.primitive.name
+        if name in _CALLS and any(value.moves for value in operands):
+            results = _read(close(eqn.params[_CALLS[name]]), operands, program)
+        else:
+            program.append(_Equation(eqn, operands))
+            results = program[-1].outputs
+        env.update(zip(eqn.outvars, results))
+    return [read(atom) for atom in inner.outvars]
+
+
+def _demand(program: Sequence[_Equation]) -> None:
+    """Says of each value what is wanted of it, from what is wanted of the results."""
+    for equation in reversed(program):
+        wanted = set().union(*(output.wanted for output in equation.outputs))
+        if not wanted and not equation.eqn.effects:
+            continue
+        if equation.linear and _EACH not in wanted:
+            equation.labels = wanted
+        else:
+            wanted = {_EACH}
+        for value in equation.inputs:
+            value.wanted |= wanted
+
+
+def _run(program: Sequence[_Equation], sums: Sequence[_Weights]) -> None:
+    for equation in program:
+        eqn, inputs, outputs = equation.eqn, equation.inputs, equation.outputs
+        if not eqn.effects and not any(output.wanted for output in outputs):
+            continue
+        if not any(value.moves for value in inputs):
+            for output, result in zip(outputs, bind(eqn, [v.shared for v in inputs])):
+                output.shared = result
+        elif equation.labels is not None:
+            for label in equation.labels:
+                operands = [
+                    value.sum(label, sums[label])
+                    if i in equation.linear
+                    else value.shared
+                    for i, value in enumerate(inputs)
+                ]
+                for output, result in zip(outputs, bind(eqn, operands)):
+                    output.sums[label] = result
+        else:
+            for output, result in zip(outputs, _for_each(eqn, inputs)):
+                output.each = result
+
+
+def _for_each(eqn: Any, inputs: Sequence[_Value]) -> list[Any]:
+    """The results of an equation for all directions, along the first axis."""
+    operands = [value.each if value.moves else value.shared for value in inputs]
+    axes = [0 if value.moves else None for value in inputs]
+    if eqn.primitive.name == "dot_general" and axes == [None, 0]:
+        (contract, batch) = eqn.params["dimension_numbers"]
+        if batch == ((), ()):
+            return [_product_with_each(eqn, *operands, *contract)]
+    return jax.vmap(ft.partial(_bind, eqn), in_axes=axes)(*operands)
+
+
+def _bind(eqn: Any, *operands: Any) -> list[Any]:
+    return bind(eqn, operands)
+
+
+def _product_with_each(eqn: Any, a: Any, stacked: Any, of_a: Any, of_b: Any) -> Any:
+    """`a @ b` for all b, as one product `b @ a` whose result begins with the axis of
+    the directions: there is nothing to transpose if b is a vector."""
+    precision = eqn.params["precision"]
+    params = eqn.params | dict(
+        dimension_numbers=((tuple(i + 1 for i in of_b), of_a), ((), ())),
+        precision=precision[::-1] if isinstance(precision, tuple) else precision,
+    )
+    [product] = bind(eqn.replace(params=params), [stacked, a])
+    # The axes of b that are left come before those of a.
+    left = stacked.ndim - len(of_b)
+    return jnp.moveaxis(product, range(1, left), range(product.ndim - left + 1, product.ndim))
+
+
+def _linear_operands(eqn: Any, moving: Sequence[int]) -> Collection[int]:
+    """The operands that an equation is linear in together, if those that move are among
+    them; else none."""
+    if not all(is_differentiable(var.aval) for var in eqn.outvars):
+        return ()
+    name, count = eqn.primitive.name, len(eqn.invars)
+    rule = RULES.get(name)
+    if name in ("add", "add_any", "sub"):
+        linear = range(count)
+    elif name == "optimization_barrier":
+        linear = moving if len(moving) == count else ()
+    elif name == "div":
+        linear = (0,)
+    elif name == "triangular_solve":
+        linear = (1,)
+    elif isinstance(rule, ft.partial) and rule.func is _linear_rule:
+        linear = range(count)[rule.keywords["operands"]]
+    elif isinstance(rule, ft.partial) and rule.func is _bilinear_rule:
+        linear = [i for i in rule.keywords["operands"] if i in moving]
+        if len(linear) != 1:
+            return ()
+    else:
+        return ()
+    return linear if set(moving) <= set(linear) else ()
