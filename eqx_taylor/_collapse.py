@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 
 from . import _rules as _rules
@@ -103,9 +104,13 @@ def _scaled(factor: float, x: Any) -> Any:
 class _Value:
     """A value of the program, and what is known of it and wanted."""
 
-    __slots__ = ("moves", "shared", "each", "sums", "wanted")
+    __slots__ = ("moves", "origin", "shared", "each", "sums", "wanted")
 
-    def __init__(self, moves: bool, shared: Any = None, each: Any = None):
+    def __init__(
+        self, moves: bool, shared: Any = None, each: Any = None, origin: Any = None
+    ):
+        # The equation that it is a result of.
+        self.origin: _Equation | None = origin
         # Whether it depends on the direction.
         self.moves = moves
         # What it is if it does not; its values for all directions; its weighted sums.
@@ -130,16 +135,18 @@ def _known(x: Any) -> _Value:
 
 
 class _Equation:
-    __slots__ = ("eqn", "inputs", "outputs", "linear", "labels")
+    __slots__ = ("eqn", "inputs", "outputs", "linear", "labels", "factors")
 
     def __init__(self, eqn: Any, inputs: list[_Value]):
         self.eqn, self.inputs = eqn, inputs
         moves = any(value.moves for value in inputs)
-        self.outputs = [_Value(moves) for _ in eqn.outvars]
+        self.outputs = [_Value(moves, origin=self) for _ in eqn.outvars]
         # The operands in which it is linear together, if that is all that move.
         self.linear: Collection[int] = ()
         # The sums that are computed from the sums of the operands; else `None`.
         self.labels: set[Label] | None = None
+        # Of a product of which sums are wanted: what moves, and what does not.
+        self.factors: tuple[list[_Value], list[_Value]] | None = None
         if moves:
             self.linear = _linear_operands(
                 eqn, [i for i, value in enumerate(inputs) if value.moves]
@@ -178,12 +185,41 @@ def _demand(program: Sequence[_Equation]) -> None:
         wanted = set().union(*(output.wanted for output in equation.outputs))
         if not wanted and not equation.eqn.effects:
             continue
-        if equation.linear and _EACH not in wanted:
+        inputs = equation.inputs
+        if _EACH in wanted or not any(value.moves for value in inputs):
+            wanted = {_EACH}
+        elif equation.linear:
             equation.labels = wanted
         else:
+            if equation.eqn.primitive.name in _PRODUCTS:
+                equation.labels, equation.factors = wanted, _factors(equation)
+                inputs = [*equation.factors[0], *equation.factors[1]]
             wanted = {_EACH}
-        for value in equation.inputs:
+        for value in inputs:
             value.wanted |= wanted
+
+
+# Element by element; of the first operand with itself if there is no other.
+_PRODUCTS = ("mul", "square")
+
+
+def _factors(product: _Equation) -> tuple[list[_Value], list[_Value]]:
+    """Two factors of a product that move, and those that do not, which can be taken
+    out of the sum."""
+    moving, shared = [], []
+    for value in product.inputs:
+        while (origin := value.origin) is not None:
+            operands = origin.inputs
+            inner = [x for x in operands if x.moves]
+            same = [var.aval.shape for var in origin.eqn.outvars] == [
+                atom.aval.shape for x, atom in zip(operands, origin.eqn.invars) if x.moves
+            ]
+            if origin.eqn.primitive.name != "mul" or len(inner) != 1 or not same:
+                break
+            shared += [x for x in operands if not x.moves]
+            [value] = inner
+        moving.append(value)
+    return moving, shared
 
 
 def _run(program: Sequence[_Equation], sums: Sequence[_Weights]) -> None:
@@ -194,6 +230,14 @@ def _run(program: Sequence[_Equation], sums: Sequence[_Weights]) -> None:
         if not any(value.moves for value in inputs):
             for output, result in zip(outputs, bind(eqn, [v.shared for v in inputs])):
                 output.shared = result
+        elif equation.factors is not None:
+            moving, shared = equation.factors
+            product = ft.reduce(lax.mul, [moving[0].each, moving[-1].each])
+            for label in equation.labels or ():
+                total = sums[label].sum(product)
+                for value in shared:
+                    total = lax.mul(total, value.shared)
+                outputs[0].sums[label] = total
         elif equation.labels is not None:
             for label in equation.labels:
                 operands = [
