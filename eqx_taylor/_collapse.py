@@ -207,7 +207,8 @@ def _factors(product: _Equation) -> tuple[list[_Value], list[_Value]]:
     """Two factors of a product that move, and those that do not, which can be taken
     out of the sum."""
     moving, shared = [], []
-    for value in product.inputs:
+    operands = product.inputs
+    for value in operands if len(operands) == 2 else 2 * operands:
         while (origin := value.origin) is not None:
             operands = origin.inputs
             inner = [x for x in operands if x.moves]
@@ -232,7 +233,7 @@ def _run(program: Sequence[_Equation], sums: Sequence[_Weights]) -> None:
                 output.shared = result
         elif equation.factors is not None:
             moving, shared = equation.factors
-            product = ft.reduce(lax.mul, [moving[0].each, moving[-1].each])
+            product = lax.mul(*[value.each for value in moving])
             for label in equation.labels or ():
                 total = sums[label].sum(product)
                 for value in shared:
