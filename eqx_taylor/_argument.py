@@ -62,8 +62,8 @@ class Argument:
     def replaced(self, arrays: Sequence[Any], otherwise: Any = ...) -> PyTree:
         """The argument with these arrays in the place of those that move, and with
         `otherwise` in the place of the other leaves."""
-        leaves = list(self.leaves) if otherwise is ... else [otherwise] * len(
-            self.leaves
+        leaves = (
+            list(self.leaves) if otherwise is ... else [otherwise] * len(self.leaves)
         )
         for i, array in zip(self.where, arrays):
             leaves[i] = array
@@ -104,9 +104,7 @@ class Argument:
         """The leaves of a direction; `None` where they are zero."""
         terms = [
             as_term(self.caller, f"{name}, `v`,", 1, array, term)
-            for name, array, term in zip(
-                self.names, self.arrays, self.matching("v", v)
-            )
+            for name, array, term in zip(self.names, self.arrays, self.matching("v", v))
         ]
         return terms
 
@@ -119,14 +117,18 @@ class Argument:
         def parts(flat, depth, shapes):
             if depth == order:
                 split = len(shapes)
-                flat = jnp.moveaxis(flat, range(split), range(flat.ndim - split, flat.ndim))
+                flat = jnp.moveaxis(
+                    flat, range(split), range(flat.ndim - split, flat.ndim)
+                )
                 rest = flat.shape[: flat.ndim - split]
                 return flat.reshape(*rest, *[n for shape in shapes for n in shape])
             found, start = [], 0
             for array in self.arrays:
                 window = [slice(None)] * depth + [slice(start, start + array.size)]
                 start += array.size
-                found.append(parts(flat[tuple(window)], depth + 1, [*shapes, array.shape]))
+                found.append(
+                    parts(flat[tuple(window)], depth + 1, [*shapes, array.shape])
+                )
             return self.replaced(found, otherwise=None)
 
         return parts(flat, 0, [])
@@ -242,7 +244,5 @@ def check_count(caller: str, name: str, value: Any, least: int) -> int:
             f"{value!r}."
         ) from None
     if number < least:
-        raise ValueError(
-            f"{caller}: `{name}` must be at least {least}; got {number}."
-        )
+        raise ValueError(f"{caller}: `{name}` must be at least {least}; got {number}.")
     return number

@@ -213,7 +213,9 @@ def _factors(product: _Equation) -> tuple[list[_Value], list[_Value]]:
             operands = origin.inputs
             inner = [x for x in operands if x.moves]
             same = [var.aval.shape for var in origin.eqn.outvars] == [
-                atom.aval.shape for x, atom in zip(operands, origin.eqn.invars) if x.moves
+                atom.aval.shape
+                for x, atom in zip(operands, origin.eqn.invars)
+                if x.moves
             ]
             if origin.eqn.primitive.name != "mul" or len(inner) != 1 or not same:
                 break
@@ -280,7 +282,9 @@ def _product_with_each(eqn: Any, a: Any, stacked: Any, of_a: Any, of_b: Any) -> 
     [product] = bind(eqn.replace(params=params), [stacked, a])
     # The axes of b that are left come before those of a.
     left = stacked.ndim - len(of_b)
-    return jnp.moveaxis(product, range(1, left), range(product.ndim - left + 1, product.ndim))
+    return jnp.moveaxis(
+        product, range(1, left), range(product.ndim - left + 1, product.ndim)
+    )
 
 
 def _linear_operands(eqn: Any, moving: Sequence[int]) -> Collection[int]:

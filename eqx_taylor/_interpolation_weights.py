@@ -81,7 +81,7 @@ def _compositions(total: int, parts: int):
 def _griewank(pairs: tuple[tuple[int, int], ...]) -> Fraction:
     """The weight of direction j in derivative i, which are given as pairs (i_l, j_l):
 
-        γ_ij = Σ_{0<k≤i} (-1)^{|i-k|} C(i, k) C(d k/|k|, j) (|k|/d)^{|i|},   d = |j|.
+    γ_ij = Σ_{0<k≤i} (-1)^{|i-k|} C(i, k) C(d k/|k|, j) (|k|/d)^{|i|},   d = |j|.
     """
     total = sum(j for _, j in pairs)
     weight = Fraction(0)
@@ -142,6 +142,6 @@ def as_array(weights: Iterable[Any]) -> Any:
     weights = list(weights)
     if all(isinstance(w, Fraction) for w in weights):
         return np.array([float(w) for w in weights])
-    return jnp.stack([
-        jnp.asarray(float(w)) if isinstance(w, Fraction) else w for w in weights
-    ])
+    return jnp.stack(
+        [jnp.asarray(float(w)) if isinstance(w, Fraction) else w for w in weights]
+    )

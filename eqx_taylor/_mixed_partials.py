@@ -1,7 +1,6 @@
 """Mixed partial derivatives, from jets along straight lines."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._argument import Argument, check_count
-from ._check import describe
 from ._differential_operators import apply_operator, as_multi_index
 from ._interpolation_weights import as_rows, interpolated, Sparse
 
