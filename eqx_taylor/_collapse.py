@@ -191,7 +191,7 @@ def _demand(program: Sequence[_Equation]) -> None:
         elif equation.linear:
             equation.labels = wanted
         else:
-            if equation.eqn.primitive.name in _PRODUCTS:
+            if _is_product(equation.eqn):
                 equation.labels, equation.factors = wanted, _factors(equation)
                 inputs = [*equation.factors[0], *equation.factors[1]]
             wanted = {_EACH}
@@ -199,28 +199,29 @@ def _demand(program: Sequence[_Equation]) -> None:
             value.wanted |= wanted
 
 
-# Element by element; of the first operand with itself if there is no other.
-_PRODUCTS = ("mul", "square")
+def _is_product(eqn: Any) -> bool:
+    """Whether it multiplies arrays of the same shape element by element. A number may
+    be multiplied by an array as well."""
+    [shape] = {var.aval.shape for var in eqn.outvars[:1]}
+    shapes = [atom.aval.shape for atom in eqn.invars]
+    return eqn.primitive.name in ("mul", "square") and set(shapes) == {shape}
 
 
 def _factors(product: _Equation) -> tuple[list[_Value], list[_Value]]:
-    """Two factors of a product that move, and those that do not, which can be taken
-    out of the sum."""
+    """Two factors of a product that move, and others that do not, and can be taken out
+    of its sum."""
     moving, shared = [], []
     operands = product.inputs
     for value in operands if len(operands) == 2 else 2 * operands:
-        while (origin := value.origin) is not None:
-            operands = origin.inputs
-            inner = [x for x in operands if x.moves]
-            same = [var.aval.shape for var in origin.eqn.outvars] == [
-                atom.aval.shape
-                for x, atom in zip(operands, origin.eqn.invars)
-                if x.moves
-            ]
-            if origin.eqn.primitive.name != "mul" or len(inner) != 1 or not same:
+        while (inner := value.origin) is not None and len(inner.linear) == 1:
+            [i] = inner.linear
+            eqn = inner.eqn
+            if eqn.primitive.name != "mul":
                 break
-            shared += [x for x in operands if not x.moves]
-            [value] = inner
+            if eqn.invars[i].aval.shape != eqn.outvars[0].aval.shape:
+                break  # A number that becomes an array.
+            shared.append(inner.inputs[1 - i])
+            value = inner.inputs[i]
         moving.append(value)
     return moving, shared
 
@@ -238,8 +239,8 @@ def _run(program: Sequence[_Equation], sums: Sequence[_Weights]) -> None:
             product = lax.mul(*[value.each for value in moving])
             for label in equation.labels or ():
                 total = sums[label].sum(product)
-                for value in shared:
-                    total = lax.mul(total, value.shared)
+                for value in shared:  # Some are numbers.
+                    total = lax.mul(total, jnp.broadcast_to(value.shared, total.shape))
                 outputs[0].sums[label] = total
         elif equation.labels is not None:
             for label in equation.labels:
@@ -264,7 +265,18 @@ def _for_each(eqn: Any, inputs: Sequence[_Value]) -> list[Any]:
         (contract, batch) = eqn.params["dimension_numbers"]
         if batch == ((), ()):
             return [_product_with_each(eqn, *operands, *contract)]
-    return jax.vmap(ft.partial(_bind, eqn), in_axes=axes)(*operands)
+    try:
+        return jax.vmap(ft.partial(_bind, eqn), in_axes=axes)(*operands)
+    except NotImplementedError:  # It has no batching rule.
+        pass
+
+    def one(moving):
+        moving = iter(moving)
+        return bind(
+            eqn, [x if i is None else next(moving) for x, i in zip(operands, axes)]
+        )
+
+    return lax.map(one, [x for x, i in zip(operands, axes) if i is not None])
 
 
 def _bind(eqn: Any, *operands: Any) -> list[Any]:

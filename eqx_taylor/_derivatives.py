@@ -113,7 +113,7 @@ def _of_number(caller, fun, order, t, args, kwargs) -> list[PyTree[Array]]:
 def directional_derivatives(
     fun: Callable[[PyTree], PyTree], x: PyTree, v: PyTree, order: int
 ) -> PyTree[Array]:
-    r"""The derivatives of $f(x + t v)$ with respect to $t$ at $t = 0$, up to some order.
+    r"""The derivatives of $f(x + t v)$ with respect to $t$ at $t = 0$, to some order.
 
     **Arguments:**
 

@@ -24,7 +24,7 @@ Weights = dict[Sparse, Fraction]
 
 
 def sparse(entries: Iterable[int]) -> Sparse:
-    return tuple((l, int(n)) for l, n in enumerate(entries) if n)
+    return tuple((place, int(n)) for place, n in enumerate(entries) if n)
 
 
 def order_of(index: Sparse) -> int:
@@ -47,7 +47,7 @@ def polarised(index: Sparse) -> Weights:
             continue
         if next(filter(None, entries)) < 0:
             multiple = -multiple
-        v = tuple((l, n // multiple) for (l, _), n in zip(index, entries) if n)
+        v = tuple((i, n // multiple) for (i, _), n in zip(index, entries) if n)
         weight = math.prod(math.comb(n, k_l) for (_, n), k_l in zip(index, k))
         weight *= (-1) ** sum(k) * multiple**order
         weights[v] = weights.get(v, Fraction(0)) + Fraction(weight, 2**order)
@@ -58,12 +58,12 @@ def interpolated(index: Sparse, total: int) -> Weights:
     """Of one monomial, from the directions j with |j| = `total`, its order or more.
     All monomials share them: there are as many as monomials of this order (Griewank,
     Utke, Walther 2000)."""
-    places = [l for l, _ in index]
+    places = [place for place, _ in index]
     weights: Weights = {}
     for v in _compositions(total, len(index)):
         weight = _griewank(tuple(sorted((n, j) for (_, n), j in zip(index, v))))
         if weight:
-            weights[tuple((l, j) for l, j in zip(places, v) if j)] = weight
+            weights[tuple((i, j) for i, j in zip(places, v) if j)] = weight
     return weights
 
 
@@ -107,7 +107,7 @@ def of_operator(terms: Mapping[Sparse, Any]) -> dict[Sparse, Any]:
     directions of the two ways. Numbers are added up exactly."""
     every = [polarised(index) for index in terms]
     directions = dict.fromkeys(v for weights in every for v in weights)
-    places = {l for index in terms for l, _ in index}
+    places = {place for index in terms for place, _ in index}
     [order] = {order_of(index) for index in terms}
     if math.comb(len(places) + order - 1, order) < len(directions):
         every = [interpolated(index, order) for index in terms]
@@ -132,8 +132,8 @@ def as_rows(directions: Iterable[Sparse], size: int) -> np.ndarray:
     directions = list(directions)
     rows = np.zeros((len(directions), size))
     for row, v in zip(rows, directions):
-        for l, n in v:
-            row[l] = n
+        for place, n in v:
+            row[place] = n
     return rows
 
 

@@ -172,4 +172,4 @@ def _combinations(size: int, order: int):
 
 
 def _counted(combination: Sequence[int]) -> Sparse:
-    return tuple((l, len(list(same))) for l, same in itertools.groupby(combination))
+    return tuple((i, len(list(same))) for i, same in itertools.groupby(combination))

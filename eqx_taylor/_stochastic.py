@@ -146,7 +146,7 @@ def stochastic_biharmonic(
     \partial x_e^2$, from fourth derivatives in random directions.
 
     For a direction $v$ with normally distributed entries, $\mathbb{E} (v \cdot
-    \partial)^4 = 3 \Delta^2$; for one on the unit sphere it is $3 \Delta^2 / (D (D + 2))$.
+    \partial)^4 = 3 \Delta^2$; for one on the unit sphere $3 \Delta^2 / (D (D + 2))$.
 
     **Arguments:**
 
@@ -224,8 +224,8 @@ def _batches(argument: Argument, num_samples: Any, batch_size: Any) -> tuple[int
 def _check_sampling(argument: Argument, sampling: Any, known: tuple[str, ...]) -> None:
     if sampling not in known:
         raise ValueError(
-            f"{argument.caller}: `sampling` must be one of {', '.join(map(repr, known))}"
-            f"; got {sampling!r}."
+            f"{argument.caller}: `sampling` must be one of "
+            f"{', '.join(map(repr, known))}; got {sampling!r}."
         )
 
 

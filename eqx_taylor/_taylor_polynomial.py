@@ -123,8 +123,9 @@ class TaylorPolynomial(eqx.Module):
         """
         if self.order < 4:
             raise ValueError(
-                "TaylorPolynomial.radius_of_convergence: four numbers are fitted to the "
-                f"coefficients, which takes an order of at least 4; got {self.order}."
+                "TaylorPolynomial.radius_of_convergence: four numbers are fitted to "
+                "the coefficients, which takes an order of at least 4; got "
+                f"{self.order}."
             )
         columns = []
         for c in jtu.tree_leaves(self.coefficients):
