@@ -23,7 +23,7 @@ Sparse = tuple[tuple[int, int], ...]
 Weights = dict[Sparse, Fraction]
 
 
-def sparse(entries: Iterable[int]) -> Sparse:
+def sparse(entries: Iterable[Any]) -> Sparse:
     return tuple((place, int(n)) for place, n in enumerate(entries) if n)
 
 

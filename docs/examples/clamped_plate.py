@@ -13,7 +13,7 @@ from eqx_taylor import biharmonic, partial_derivative
 
 jax.config.update("jax_enable_x64", True)
 
-STEPS = 20
+STEPS = 40
 
 
 def load(point):
