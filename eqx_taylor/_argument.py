@@ -59,6 +59,11 @@ class Argument:
     def size(self) -> int:
         return sum(array.size for array in self.arrays)
 
+    @property
+    def dtype(self) -> Any:
+        """The widest of the types of its numbers."""
+        return max((x.dtype for x in self.arrays), key=lambda d: jnp.finfo(d).bits)
+
     def replaced(self, arrays: Sequence[Any], otherwise: Any = ...) -> PyTree:
         """The argument with these arrays in the place of those that move, and with
         `otherwise` in the place of the other leaves."""

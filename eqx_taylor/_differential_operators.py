@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, PyTree
 
 from ._argument import Argument
 from ._check import describe
@@ -192,7 +192,7 @@ def weighted_laplacian(
 def linear_operator(
     fun: Callable[[PyTree], PyTree],
     x: PyTree,
-    terms: Sequence[tuple[ArrayLike, PyTree]],
+    terms: Sequence[Any],
 ) -> PyTree[Array]:
     r"""A linear differential operator $\sum_i c_i\, \partial^{|i|} f / \partial
     x_1^{i_1} \partial x_2^{i_2} \cdots$, given by its terms.
@@ -251,20 +251,17 @@ def linear_operator(
             coefficient = Fraction(coefficient)
         elif isinstance(coefficient, float) and np.isfinite(coefficient):
             coefficient = Fraction(coefficient)
+        elif (
+            eqx.is_array_like(coefficient)
+            and jnp.shape(coefficient) == ()
+            and not jnp.iscomplexobj(coefficient)
+        ):
+            coefficient = jnp.asarray(coefficient)
         else:
-            try:
-                coefficient = jnp.asarray(coefficient)
-            except (TypeError, ValueError):
-                pass
-            if (
-                not isinstance(coefficient, Tracer | Array)
-                or coefficient.shape != ()
-                or jnp.iscomplexobj(coefficient)
-            ):
-                raise TypeError(
-                    f"linear_operator: the coefficient of terms[{n}] must be a real "
-                    f"number or a scalar array; got {describe(term[0])}."
-                )
+            raise TypeError(
+                f"linear_operator: the coefficient of terms[{n}] must be a real number "
+                f"or a scalar array; got {describe(coefficient)}."
+            )
         checked.append((coefficient, as_multi_index(argument, f"terms[{n}][1]", index)))
     return apply_operator(argument, checked)
 

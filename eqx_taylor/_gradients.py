@@ -201,8 +201,11 @@ def value_jacobian_hessian(
 def _by_reverse_mode(argument: Argument) -> tuple[PyTree[Array], PyTree[Array]]:
     """Rows of the Jacobian and the Hessian, for each number that is returned: the
     gradients of the slope in all directions."""
-    size = argument.size
+    size, dtype = argument.size, argument.dtype
     units = argument.split(jnp.eye(size))
+
+    def flat(arrays):
+        return jnp.concatenate([x.reshape(-1).astype(dtype) for x in arrays])
 
     def one_direction(v):
         def slope(arrays, v):
@@ -218,7 +221,7 @@ def _by_reverse_mode(argument: Argument) -> tuple[PyTree[Array], PyTree[Array]]:
                 cotangents = [jnp.zeros_like(leaf) for leaf in leaves]
                 cotangents[i] = unit.reshape(leaves[i].shape)
                 slopes = pull_back(jtu.tree_unflatten(treedef, cotangents))
-                return [_flat(arrays) for arrays in slopes]
+                return [flat(arrays) for arrays in slopes]
 
             return jax.vmap(row)(jnp.eye(leaves[i].size, dtype=leaves[i].dtype))
 
@@ -239,8 +242,3 @@ def _by_reverse_mode(argument: Argument) -> tuple[PyTree[Array], PyTree[Array]]:
         return argument.tensor(rows.reshape(size, size, *y.shape[1:]), 2)
 
     return jtu.tree_map(jacobian, first, y), jtu.tree_map(hessian, second, y)
-
-
-def _flat(arrays: list[Array]) -> Array:
-    dtype = jnp.result_type(*arrays)
-    return jnp.concatenate([x.reshape(-1).astype(dtype) for x in arrays])

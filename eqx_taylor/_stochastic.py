@@ -231,7 +231,7 @@ def _check_sampling(argument: Argument, sampling: Any, known: tuple[str, ...]) -
 
 def _directions(argument, key, shape, sampling) -> Array:
     """Rows of random numbers with mean 0 and variance 1."""
-    dtype = jnp.result_type(*argument.arrays)
+    dtype = argument.dtype
     if sampling == "rademacher":
         return jax.random.rademacher(key, shape, dtype)
     rows = jax.random.normal(key, shape, dtype)

@@ -20,7 +20,12 @@ from eqx_taylor import (
     partial_derivative,
     value_jacobian_hessian,
 )
-from eqx_taylor._interpolation_weights import interpolated, of_operator, polarised, sparse
+from eqx_taylor._interpolation_weights import (
+    interpolated,
+    of_operator,
+    polarised,
+    sparse,
+)
 
 
 def _product(x):
@@ -103,7 +108,9 @@ def test_weights_are_exact():
                 # (v·ξ)^K / K!
                 for picks in itertools.combinations_with_replacement(places, order):
                     counts = [picks.count(i) for i in places]
-                    term = math.prod(Fraction(v.get(i, 0)) ** n for i, n in zip(places, counts))
+                    term = math.prod(
+                        Fraction(v.get(i, 0)) ** n for i, n in zip(places, counts)
+                    )
                     term = w * term / math.prod(map(math.factorial, counts))
                     found[picks] = found.get(picks, 0) + term
             wanted = tuple(i for i, n in index for _ in range(n))
@@ -166,7 +173,9 @@ def test_tensors(size):
     # By derivatives of tanh, and along lines: a symmetric tensor is given by T v...v.
     of_tanh = _of_tanh(w @ x + b)
     lines = jax.random.normal(jax.random.key(7), (5, size))
-    along = jax.jit(jax.vmap(lambda v: nested(lambda t: deep(x + t * v), 6)(0.0)))(lines)
+    along = jax.jit(jax.vmap(lambda v: nested(lambda t: deep(x + t * v), 6)(0.0)))(
+        lines
+    )
     for order in range(1, 7):
         shallow, of_deep = jax.jit(lambda x: derivative_tensor(fun, x, order))(x)
         assert shallow.shape == of_deep.shape == (size,) * order
@@ -207,7 +216,10 @@ def test_tensors_of_trees():
     """In the structure of nested `jax.jacfwd`."""
 
     def fun(x):
-        return {"u": jnp.outer(jnp.sin(x["a"]), x["b"][1]), "w": jnp.sum(x["a"]) * x["s"] ** 3}
+        return {
+            "u": jnp.outer(jnp.sin(x["a"]), x["b"][1]),
+            "w": jnp.sum(x["a"]) * x["s"] ** 3,
+        }
 
     x = dict(a=jnp.array([0.1, 0.2]), b=jnp.array([[0.5], [0.6]]), s=jnp.array(0.3))
     expected = fun
@@ -253,7 +265,9 @@ def test_gradients_of_a_model():
     mlp = eqx.nn.MLP(3, "scalar", 8, 2, activation=jnp.tanh, key=jax.random.key(0))
     x = jnp.array([0.3, -0.2, 0.5])
     arrays, static = eqx.partition(mlp, eqx.is_inexact_array)
-    v = jtu.tree_map(lambda p: jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), arrays)
+    v = jtu.tree_map(
+        lambda p: jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), arrays
+    )
 
     def loss(mlp):
         return jnp.sin(mlp(x))
@@ -269,9 +283,17 @@ def test_gradients_of_a_model():
         assert_close(jtu.tree_map(lambda p: p[k], actual), expected[k], scale=10.0)
     product = eqx.filter_jit(hvp)(loss, mlp, v)
     assert_close(product, expected[1], scale=10.0)
-    assert_close(directional_gradients(loss, mlp, v, 0).layers[0].bias[0], expected[0].layers[0].bias)
+    assert_close(
+        directional_gradients(loss, mlp, v, 0).layers[0].bias[0],
+        expected[0].layers[0].bias,
+    )
     # It takes the parameters that do not move as they are.
-    one = eqx.tree_at(lambda p: p.layers[0].bias, jtu.tree_map(lambda p: None, arrays), v.layers[0].bias, is_leaf=lambda p: p is None)
+    one = eqx.tree_at(
+        lambda p: p.layers[0].bias,
+        jtu.tree_map(lambda p: None, arrays),
+        v.layers[0].bias,
+        is_leaf=lambda p: p is None,
+    )
     part = eqx.filter_jit(hvp)(loss, mlp, one)
     assert part.layers[1].weight.shape == (8, 8)
 

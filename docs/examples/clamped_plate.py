@@ -41,7 +41,9 @@ def quadrature(rings, spokes):
     angles = 2 * np.pi * (np.arange(spokes) + 0.5) / spokes
     x, y = np.outer(r, np.cos(angles)), np.outer(r, np.sin(angles))
     weights = np.outer(weights * r, np.full(spokes, 2 * np.pi / spokes))
-    return jnp.array(np.stack([x.ravel(), y.ravel()], axis=1)), jnp.array(weights.ravel())
+    return jnp.array(np.stack([x.ravel(), y.ravel()], axis=1)), jnp.array(
+        weights.ravel()
+    )
 
 
 def residual(model, point):
