@@ -1,4 +1,4 @@
-"""Laplacians and the biharmonic operator of an MLP, against folx and nested derivatives.
+"""Laplacians and the biharmonic operator of an MLP, against folx and others.
 
 All of them are ordinary functions of a point, which `jax.vmap` takes to a batch.
 """

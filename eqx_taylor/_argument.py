@@ -40,9 +40,8 @@ class Argument:
             check_floating(caller, name, array)
             if real and jnp.iscomplexobj(array):
                 raise TypeError(
-                    f"{caller}: {name} has dtype {array.dtype}, but the sum of second "
-                    "derivatives in all directions is meant for real numbers. Pass the "
-                    "real and the imaginary part."
+                    f"{caller}: {name} has dtype {array.dtype}, but must be real. Pass "
+                    "the real and the imaginary part as arguments of their own."
                 )
             self.where.append(i)
             self.names.append(name)

@@ -34,7 +34,7 @@ def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
     **Raises:**
 
     `TypeError` or `ValueError` for a function that does not return a real scalar, for
-    integer inputs, and for a `v` that does not fit the point.
+    integer or complex inputs, and for a `v` that does not fit the point.
 
     !!! example
 
@@ -51,7 +51,7 @@ def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
         product = hvp(loss, mlp, gradient)
         ```
     """
-    argument = Argument("hvp", fun, x)
+    argument = Argument("hvp", fun, x, real=True)
     terms = _gradient_coefficients(argument, argument.direction(v), 1)
     return argument.replaced([leaf[1] for leaf in terms], otherwise=None)
 
@@ -84,8 +84,8 @@ def directional_gradients(
     **Raises:**
 
     `TypeError` or `ValueError` for a function that does not return a real scalar, for
-    integer inputs, an order that is not a non-negative integer, and for a direction
-    that does not fit the point.
+    integer or complex inputs, an order that is not a non-negative integer, and for a
+    direction that does not fit the point.
 
     !!! example
 
@@ -98,7 +98,7 @@ def directional_gradients(
         ```
     """
     order = check_count("directional_gradients", "order", order, 0)
-    argument = Argument("directional_gradients", fun, x)
+    argument = Argument("directional_gradients", fun, x, real=True)
     terms = _gradient_coefficients(argument, argument.direction(v), order)
     return argument.replaced(
         [

@@ -148,16 +148,30 @@ def tensors(
 
 def _interpolate(argument: Argument, y: Any, lines: list[Sparse], k: int) -> PyTree:
     size = argument.size
-    column = {v: n for n, v in enumerate(lines)}
+    place = {v: n for n, v in enumerate(lines)}
     unique = list(_combinations(size, k))
-    weights = np.zeros((len(unique), len(lines)))
     [order] = {sum(n for _, n in v) for v in lines}
-    for row, combination in zip(weights, unique):
-        for v, w in interpolated(_counted(combination), order).items():
-            row[column[v]] = float(w)
-    partials = jnp.tensordot(
-        jnp.asarray(weights, y.dtype), y, axes=1, precision=jax.lax.Precision.HIGHEST
-    )
+    every = [interpolated(_counted(c), order) for c in unique]
+    # Of many variables each of them needs few of the directions.
+    count = max(map(len, every))
+    columns, weights = np.zeros((2, len(unique), count))
+    for n, one in enumerate(every):
+        columns[n, : len(one)] = [place[v] for v in one]
+        weights[n, : len(one)] = [float(w) for w in one.values()]
+    if 4 * count < len(lines):
+        weights = jnp.asarray(
+            weights.reshape(*weights.shape, *[1] * (y.ndim - 1)), y.dtype
+        )
+        partials = jnp.sum(weights * y[columns.astype(int)], axis=1)
+    else:
+        dense = np.zeros((len(unique), len(lines)))
+        np.add.at(
+            dense, (np.arange(len(unique))[:, None], columns.astype(int)), weights
+        )
+        highest = jax.lax.Precision.HIGHEST
+        partials = jnp.tensordot(
+            jnp.asarray(dense, y.dtype), y, axes=1, precision=highest
+        )
     # Each entry of the tensor is the one with its indices in order.
     indices = np.sort(np.indices((size,) * k).reshape(k, -1), axis=0)
     keys = np.ravel_multi_index(tuple(indices), (size,) * k)

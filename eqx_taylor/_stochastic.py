@@ -117,9 +117,9 @@ def stochastic_laplacian(
     size = argument.size
     if sampling == "sparse" and batch > size:
         raise ValueError(
-            f"stochastic_laplacian: `x` has {size} coordinates, of which a batch cannot "
-            f"have {batch} different ones. Choose a smaller `batch_size`; or take the "
-            "exact `laplacian`, which costs no more."
+            f"stochastic_laplacian: `x` has {size} coordinates, of which a batch "
+            f"cannot have {batch} different ones. Choose a smaller `batch_size`; or "
+            "take the exact `laplacian`, which costs no more."
         )
 
     def sample(key):
@@ -191,9 +191,8 @@ def stochastic_biharmonic(
     def sample(key):
         if sampling == "sparse":
             # a² b² = ((a + b)⁴ + (a - b)⁴ - 2 a⁴ - 2 b⁴) / 12, for a = b too.
-            a, b = _units(jax.random.randint(key, (2 * batch,), 0, size), size).reshape(
-                2, batch, size
-            )
+            places = jax.random.randint(key, (2, batch), 0, size)
+            a, b = (_units(row, size) for row in places)
             weights = np.repeat([1.0, 1.0, -2.0, -2.0], batch)
             rows = jnp.concatenate([a + b, a - b, a, b])
             return rows, weights * (2 * size**2 / batch)
