@@ -15,6 +15,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from . import _collapse_calls as _collapse_calls
 from ._check import as_term, describe, is_none
 from ._collapse import sums_over_directions
 from ._filter_jet import filter_jet

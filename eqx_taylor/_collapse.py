@@ -12,12 +12,13 @@ backwards it is found out of which values nothing but the sum is wanted: the ope
 an equation that is linear in all that moves with the direction, if it holds for its
 result. The other values are computed for each direction, along a leading axis. Which
 primitives are linear, and in which operands, is what their Taylor rules say; equations
-of which nothing is known (loops, custom calls) are computed for each direction.
+of which nothing is known are computed for each direction. (The programs within loops
+and branches are read in `_collapse_calls.py`.)
 """
 
 import functools as ft
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,10 @@ from ._jax import bind, close, is_differentiable, is_literal, live_equations, tr
 from ._rules._define import _bilinear_rule, _linear_rule
 
 
-# The number of a weighted sum, among those that are wanted.
-Label = int
+# The number of a weighted sum among those that are wanted; or `EACH`, for the values of
+# all directions.
+Wanted = int | str
+EACH = "each"
 
 
 def sums_over_directions(
@@ -57,32 +60,35 @@ def sums_over_directions(
 
     of_one = [jax.typeof(v).update(shape=v.shape[1:]) for v in directions]
     jaxpr = trace(flat_fun, *map(jax.typeof, point), *of_one)
-    inputs = [_known(x) for x in point]
-    inputs += [_Value(moves=True, each=v) for v in directions]
-    program: list[_Equation] = []
-    outputs = _read(jaxpr, inputs, program)
+    inputs = [known(x) for x in point]
+    for v in directions:
+        inputs.append(Value(moves=True))
+        inputs[-1].each = v
+    program: list[Node] = []
+    outputs = read(jaxpr, inputs, program)
 
-    sums = [_Weights(w) for w in weights]
+    sums = [Weights(w) for w in weights]
     labels = [i for i, n in enumerate(lengths[-1]) for _ in range(n)]
     for output, label in zip(outputs, labels):
         output.wanted.add(label)
-    _demand(program)
-    _run(program, sums)
+    demand(program)
+    run(program, sums)
     results = iter(
-        _scaled(sums[label].factor, output.sum(label, sums[label]))
+        _scaled(sums[label].factor, output.sum(label, sums))
         for output, label in zip(outputs, labels)
     )
     return [[next(results) for _ in range(n)] for n in lengths[-1]]
 
 
-class _Weights:
+class Weights:
     """Of the directions in a sum. A common factor is left to the end."""
 
     def __init__(self, weights: Any):
+        self.count = len(weights)
         if isinstance(weights, Tracer | jax.Array) or np.ptp(weights) != 0:
             self.factor, self.each, self.total = 1.0, weights, jnp.sum(weights)
         else:
-            self.factor, self.each, self.total = weights[0], None, len(weights)
+            self.factor, self.each, self.total = weights[0], None, self.count
 
     def sum(self, stacked: Any) -> Any:
         if self.each is not None:
@@ -101,113 +107,176 @@ def _scaled(factor: float, x: Any) -> Any:
     return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
 
 
-class _Value:
-    """A value of the program, and what is known of it and wanted."""
+# -- a program, and what is known of its values
+
+
+class Value:
+    """A value of the program. What it is, is found by running the program, as far as it
+    is wanted."""
 
     __slots__ = ("moves", "origin", "shared", "each", "sums", "wanted")
 
-    def __init__(
-        self, moves: bool, shared: Any = None, each: Any = None, origin: Any = None
-    ):
-        # The equation that it is a result of.
-        self.origin: _Equation | None = origin
+    def __init__(self, moves: bool, origin: "Equation | None" = None):
         # Whether it depends on the direction.
         self.moves = moves
-        # What it is if it does not; its values for all directions; its weighted sums.
-        self.shared, self.each = shared, each
-        self.sums: dict[Label, Any] = {}
-        # Sums, or `_EACH`.
-        self.wanted: set[Any] = set()
+        # The equation that it is a result of.
+        self.origin = origin
+        self.wanted: set[Wanted] = set()
+        self.forget()
 
-    def sum(self, label: Label, weights: _Weights) -> Any:
+    def forget(self) -> None:
+        # If it does not move; if it does: for all directions, and weighted sums.
+        self.shared: Any = None
+        self.each: Any = None
+        self.sums: dict[Wanted, Any] = {}
+
+    def sum(self, label: Wanted, sums: Sequence[Weights]) -> Any:
+        weights = sums[label]
         if not self.moves:
             return weights.times_total(self.shared)
         if label not in self.sums:
             self.sums[label] = weights.sum(self.each)
         return self.sums[label]
 
-
-_EACH = "each"
-
-
-def _known(x: Any) -> _Value:
-    return _Value(moves=False, shared=x)
-
-
-class _Equation:
-    __slots__ = ("eqn", "inputs", "outputs", "linear", "labels", "factors")
-
-    def __init__(self, eqn: Any, inputs: list[_Value]):
-        self.eqn, self.inputs = eqn, inputs
-        moves = any(value.moves for value in inputs)
-        self.outputs = [_Value(moves, origin=self) for _ in eqn.outvars]
-        # The operands in which it is linear together, if that is all that move.
-        self.linear: Collection[int] = ()
-        # The sums that are computed from the sums of the operands; else `None`.
-        self.labels: set[Label] | None = None
-        # Of a product of which sums are wanted: what moves, and what does not.
-        self.factors: tuple[list[_Value], list[_Value]] | None = None
-        if moves:
-            self.linear = _linear_operands(
-                eqn, [i for i, value in enumerate(inputs) if value.moves]
-            )
+    def for_each(self, sums: Sequence[Weights]) -> Any:
+        if self.moves:
+            return self.each
+        shared = jnp.asarray(self.shared)
+        return jnp.broadcast_to(shared, (sums[0].count, *shared.shape))
 
 
-# Calls, and the names of their programs.
-_CALLS = {"jit": "jaxpr", "closed_call": "call_jaxpr", "remat2": "jaxpr"}
+def known(x: Any) -> Value:
+    value = Value(moves=False)
+    value.shared = x
+    return value
 
 
-def _read(jaxpr: Any, inputs: Sequence[_Value], program: list[_Equation]):
-    """Appends the equations of a jaxpr to a program, those of calls within in their
-    place. The values of its outputs."""
+class Node(Protocol):
+    """What a program is made of: equations, and those with programs inside."""
+
+    eqn: Any
+    inputs: list[Value]
+    outputs: list[Value]
+
+    def demand(self) -> None:
+        """Says what is wanted of the inputs, from what is wanted of the outputs."""
+        ...
+
+    def run(self, sums: Sequence[Weights]) -> None:
+        """Finds what is wanted of the outputs."""
+        ...
+
+
+# Calls that are read as a part of the program around them, and where theirs is.
+_INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr"}
+# For other primitives with programs inside: what reads an equation whose inputs move.
+# `None` if it cannot.
+READERS: dict[str, Callable[[Any, list[Value]], Node | None]] = {}
+
+
+def read(jaxpr: Any, inputs: Sequence[Value], program: list[Node]) -> list[Value]:
+    """Appends the equations of a jaxpr to a program. The values of its outputs."""
     inner = jaxpr.jaxpr
-    env = dict(zip(inner.constvars, map(_known, jaxpr.consts)))
+    env = dict(zip(inner.constvars, map(known, jaxpr.consts)))
     env.update(zip(inner.invars, inputs))
 
-    def read(atom) -> _Value:
-        return _known(atom.val) if is_literal(atom) else env[atom]
+    def value_of(atom) -> Value:
+        return known(atom.val) if is_literal(atom) else env[atom]
 
     for eqn in live_equations(jaxpr):
-        operands = [read(atom) for atom in eqn.invars]
+        operands = [value_of(atom) for atom in eqn.invars]
         name = eqn.primitive.name
-        if name in _CALLS and any(value.moves for value in operands):
-            results = _read(close(eqn.params[_CALLS[name]]), operands, program)
+        moves = any(value.moves for value in operands)
+        if moves and name in _INLINED:
+            results = read(close(eqn.params[_INLINED[name]]), operands, program)
         else:
-            program.append(_Equation(eqn, operands))
+            node = READERS[name](eqn, operands) if moves and name in READERS else None
+            program.append(Equation(eqn, operands) if node is None else node)
             results = program[-1].outputs
         env.update(zip(eqn.outvars, results))
-    return [read(atom) for atom in inner.outvars]
+    return [value_of(atom) for atom in inner.outvars]
 
 
-def _demand(program: Sequence[_Equation]) -> None:
+def demand(program: Sequence[Node]) -> None:
     """Says of each value what is wanted of it, from what is wanted of the results."""
-    for equation in reversed(program):
-        wanted = set().union(*(output.wanted for output in equation.outputs))
-        if not wanted and not equation.eqn.effects:
-            continue
-        inputs = equation.inputs
-        if _EACH in wanted or not any(value.moves for value in inputs):
-            wanted = {_EACH}
-        elif equation.linear:
-            equation.labels = wanted
-        else:
-            if _is_product(equation.eqn):
-                equation.labels, equation.factors = wanted, _factors(equation)
-                inputs = [*equation.factors[0], *equation.factors[1]]
-            wanted = {_EACH}
+    for node in reversed(program):
+        if _is_wanted(node):
+            node.demand()
+
+
+def run(program: Sequence[Node], sums: Sequence[Weights]) -> None:
+    for node in program:
+        if _is_wanted(node):
+            node.run(sums)
+
+
+def _is_wanted(node: Node) -> bool:
+    return bool(node.eqn.effects) or any(output.wanted for output in node.outputs)
+
+
+# -- equations
+
+
+class Equation:
+    __slots__ = ("eqn", "inputs", "outputs", "linear", "labels", "factors")
+
+    def __init__(self, eqn: Any, inputs: list[Value]):
+        self.eqn, self.inputs = eqn, inputs
+        moving = [i for i, value in enumerate(inputs) if value.moves]
+        self.outputs = [Value(bool(moving), origin=self) for _ in eqn.outvars]
+        # The operands in which it is linear together, if that is all that move.
+        self.linear = _linear_operands(eqn, moving) if moving else ()
+
+    def demand(self) -> None:
+        wanted = set().union(*(output.wanted for output in self.outputs))
+        # The sums that are computed without the results for each direction.
+        self.labels: set[Wanted] = set()
+        # Of a product of which sums are wanted: what moves, and what does not.
+        self.factors: tuple[list[Value], list[Value]] | None = None
+        inputs = self.inputs
+        if EACH not in wanted and any(value.moves for value in inputs):
+            if self.linear:
+                self.labels = wanted
+            elif _is_product(self.eqn):
+                self.labels, self.factors = wanted, _factors(self)
+                inputs = [*self.factors[0], *self.factors[1]]
         for value in inputs:
-            value.wanted |= wanted
+            value.wanted |= wanted if self.labels and self.linear else {EACH}
+
+    def run(self, sums: Sequence[Weights]) -> None:
+        eqn, inputs, outputs = self.eqn, self.inputs, self.outputs
+        if not any(value.moves for value in inputs):
+            for output, result in zip(outputs, bind(eqn, [v.shared for v in inputs])):
+                output.shared = result
+        elif self.factors is not None:
+            moving, shared = self.factors
+            product = lax.mul(*[value.each for value in moving])
+            for label in self.labels:
+                total = sums[label].sum(product)
+                for value in shared:  # Some are numbers.
+                    total = lax.mul(total, jnp.broadcast_to(value.shared, total.shape))
+                outputs[0].sums[label] = total
+        elif self.labels:
+            for label in self.labels:
+                operands = [
+                    value.sum(label, sums) if i in self.linear else value.shared
+                    for i, value in enumerate(inputs)
+                ]
+                for output, result in zip(outputs, bind(eqn, operands)):
+                    output.sums[label] = result
+        else:
+            for output, result in zip(outputs, _for_each(eqn, inputs)):
+                output.each = result
 
 
 def _is_product(eqn: Any) -> bool:
     """Whether it multiplies arrays of the same shape element by element. A number may
     be multiplied by an array as well."""
-    [shape] = {var.aval.shape for var in eqn.outvars[:1]}
-    shapes = [atom.aval.shape for atom in eqn.invars]
-    return eqn.primitive.name in ("mul", "square") and set(shapes) == {shape}
+    shapes = {var.aval.shape for var in [*eqn.invars, *eqn.outvars]}
+    return eqn.primitive.name in ("mul", "square") and len(shapes) == 1
 
 
-def _factors(product: _Equation) -> tuple[list[_Value], list[_Value]]:
+def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
     """Two factors of a product that move, and others that do not, and can be taken out
     of its sum."""
     moving, shared = [], []
@@ -226,38 +295,7 @@ def _factors(product: _Equation) -> tuple[list[_Value], list[_Value]]:
     return moving, shared
 
 
-def _run(program: Sequence[_Equation], sums: Sequence[_Weights]) -> None:
-    for equation in program:
-        eqn, inputs, outputs = equation.eqn, equation.inputs, equation.outputs
-        if not eqn.effects and not any(output.wanted for output in outputs):
-            continue
-        if not any(value.moves for value in inputs):
-            for output, result in zip(outputs, bind(eqn, [v.shared for v in inputs])):
-                output.shared = result
-        elif equation.factors is not None:
-            moving, shared = equation.factors
-            product = lax.mul(*[value.each for value in moving])
-            for label in equation.labels or ():
-                total = sums[label].sum(product)
-                for value in shared:  # Some are numbers.
-                    total = lax.mul(total, jnp.broadcast_to(value.shared, total.shape))
-                outputs[0].sums[label] = total
-        elif equation.labels is not None:
-            for label in equation.labels:
-                operands = [
-                    value.sum(label, sums[label])
-                    if i in equation.linear
-                    else value.shared
-                    for i, value in enumerate(inputs)
-                ]
-                for output, result in zip(outputs, bind(eqn, operands)):
-                    output.sums[label] = result
-        else:
-            for output, result in zip(outputs, _for_each(eqn, inputs)):
-                output.each = result
-
-
-def _for_each(eqn: Any, inputs: Sequence[_Value]) -> list[Any]:
+def _for_each(eqn: Any, inputs: Sequence[Value]) -> list[Any]:
     """The results of an equation for all directions, along the first axis."""
     operands = [value.each if value.moves else value.shared for value in inputs]
     axes = [0 if value.moves else None for value in inputs]
