@@ -16,9 +16,10 @@ of which nothing is known are computed for each direction. (The programs within 
 and branches are read in `_collapse_calls.py`.)
 """
 
+import abc
 import functools as ft
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,9 @@ from ._jax import bind, close, is_differentiable, is_literal, live_equations, tr
 from ._rules._define import _bilinear_rule, _linear_rule
 
 
-# The number of a weighted sum among those that are wanted; or `EACH`, for the values of
-# all directions.
-Wanted = int | str
+# What is wanted of a value: the number of a weighted sum; or `EACH`, what it is for all
+# directions.
+Wanted = Any
 EACH = "each"
 
 
@@ -151,20 +152,20 @@ def known(x: Any) -> Value:
     return value
 
 
-class Node(Protocol):
+class Node(abc.ABC):
     """What a program is made of: equations, and those with programs inside."""
 
     eqn: Any
     inputs: list[Value]
     outputs: list[Value]
 
+    @abc.abstractmethod
     def demand(self) -> None:
         """Says what is wanted of the inputs, from what is wanted of the outputs."""
-        ...
 
+    @abc.abstractmethod
     def run(self, sums: Sequence[Weights]) -> None:
         """Finds what is wanted of the outputs."""
-        ...
 
 
 # Calls that are read as a part of the program around them, and where theirs is.
@@ -217,9 +218,7 @@ def _is_wanted(node: Node) -> bool:
 # -- equations
 
 
-class Equation:
-    __slots__ = ("eqn", "inputs", "outputs", "linear", "labels", "factors")
-
+class Equation(Node):
     def __init__(self, eqn: Any, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         moving = [i for i, value in enumerate(inputs) if value.moves]

@@ -88,7 +88,7 @@ class _Body:
         return results
 
 
-class _Scan:
+class _Scan(Node):
     def __init__(self, eqn: Any, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         self.params = p = scan_params(eqn)
@@ -147,7 +147,7 @@ def _moved(arrays, forms, source: int, destination: int) -> list[list[Any]]:
     ]
 
 
-class _Checkpoint:
+class _Checkpoint(Node):
     def __init__(self, eqn: Any, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         self.body = _Body(eqn.params["jaxpr"], [value.moves for value in inputs])
@@ -171,7 +171,7 @@ class _Checkpoint:
         _put_all(self.outputs, self.out_forms, arrays)
 
 
-class _Branches:
+class _Branches(Node):
     """Where the choice is the same for all directions."""
 
     def __init__(self, eqn: Any, inputs: list[Value]):
