@@ -19,13 +19,23 @@ from . import _collapse_calls as _collapse_calls
 from ._check import as_term, describe, is_none
 from ._collapse import sums_over_directions
 from ._filter_jet import filter_jet
+from ._jax import as_varying_as
 
 
 class Argument:
     """Of `fun`, at the point `x`. Floating-point leaves move; leaves that are no arrays
-    do not."""
+    do not. Integers are an error; unless `x` is a `model`, whose floating-point arrays
+    are its parameters."""
 
-    def __init__(self, caller: str, fun: Callable, x: PyTree, *, real: bool = False):
+    def __init__(
+        self,
+        caller: str,
+        fun: Callable,
+        x: PyTree,
+        *,
+        real: bool = False,
+        model: bool = False,
+    ):
         check_function(caller, fun, x)
         self.caller, self.fun = caller, fun
         paths, self.treedef = jtu.tree_flatten_with_path(x, is_leaf=is_none)
@@ -34,7 +44,9 @@ class Argument:
         self.names: list[str] = []
         self.arrays: list[Array] = []
         for i, (path, leaf) in enumerate(paths):
-            if not eqx.is_array_like(leaf):
+            if not eqx.is_array_like(leaf) or isinstance(leaf, bool):
+                continue
+            if model and not eqx.is_inexact_array(leaf):
                 continue
             name = f"x{jtu.keystr(path)}"
             array = jnp.asarray(leaf)
@@ -47,7 +59,7 @@ class Argument:
             self.where.append(i)
             self.names.append(name)
             self.arrays.append(array)
-        if len(self.arrays) == 0:
+        if self.size == 0:
             raise TypeError(
                 f"{caller}: `x` has no floating-point array that could move; got "
                 f"{eqx.tree_pformat(x)}."
@@ -83,7 +95,8 @@ class Argument:
             part = part.reshape(-1, *array.shape)
             # Where nothing moves in any direction nothing need be computed.
             none = isinstance(part, np.ndarray) and not np.any(part)
-            parts.append(None if none else jnp.asarray(part, array.dtype))
+            part = None if none else jnp.asarray(part, array.dtype)
+            parts.append(part if part is None else as_varying_as(array, part))
         return parts
 
     def matching(self, name: str, tree: PyTree) -> list[Any]:

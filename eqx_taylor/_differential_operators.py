@@ -256,7 +256,8 @@ def linear_operator(
             and jnp.shape(coefficient) == ()
             and not jnp.iscomplexobj(coefficient)
         ):
-            coefficient = jnp.asarray(coefficient)
+            real = jnp.finfo(argument.dtype).dtype
+            coefficient = jnp.asarray(coefficient).astype(real)
         else:
             raise TypeError(
                 f"linear_operator: the coefficient of terms[{n}] must be a real number "
@@ -313,13 +314,10 @@ def apply_operator(
             coefficient = Fraction(coefficient)
         group = by_order.setdefault(order_of(index), {})
         if index in group:
-            known = group[index]
-            if isinstance(known, Fraction) != isinstance(coefficient, Fraction):
-                known, coefficient = (
-                    float(c) if isinstance(c, Fraction) else c
-                    for c in (known, coefficient)
-                )
-            coefficient = known + coefficient
+            pair = [group[index], coefficient]
+            if not all(isinstance(c, Fraction) for c in pair):
+                pair = [float(c) if isinstance(c, Fraction) else c for c in pair]
+            coefficient = pair[0] + pair[1]
         group[index] = coefficient
     results = []
     if 0 in by_order:

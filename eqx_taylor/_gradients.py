@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from ._argument import Argument, check_count
 from ._check import describe
 from ._filter_jet import filter_jet
+from ._jax import as_varying_as
 from ._mixed_partials import tensors
 
 
@@ -22,19 +23,19 @@ def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a real scalar.
-    - `x`: the point.
+    - `x`: the point. Its floating-point arrays move, and no other leaves.
     - `v`: the vector, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that are zero.
 
     **Returns:**
 
     $\nabla^2 f(x)\, v$, a PyTree of the structure and shapes of `x`, with `None` in the
-    place of leaves that are no arrays.
+    place of all other leaves.
 
     **Raises:**
 
     `TypeError` or `ValueError` for a function that does not return a real scalar, for
-    integer or complex inputs, and for a `v` that does not fit the point.
+    complex inputs, if nothing moves, and for a `v` that does not fit the point.
 
     !!! example
 
@@ -51,7 +52,7 @@ def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
         product = hvp(loss, mlp, gradient)
         ```
     """
-    argument = Argument("hvp", fun, x, real=True)
+    argument = Argument("hvp", fun, x, real=True, model=True)
     terms = _gradient_coefficients(argument, argument.direction(v), 1)
     return argument.replaced([leaf[1] for leaf in terms], otherwise=None)
 
@@ -69,7 +70,7 @@ def directional_gradients(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a real scalar.
-    - `x`: the point.
+    - `x`: the point. Its floating-point arrays move, and no other leaves.
     - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that do not move.
     - `order`: the highest order $K \geq 0$: 0 for the gradient, 1 for the product of
@@ -79,13 +80,13 @@ def directional_gradients(
 
     A PyTree of the structure of `x`, with the derivatives of order $0, \ldots, K$ of
     the gradient, stacked along a new first axis, in the place of every array; and
-    `None` in the place of leaves that are no arrays.
+    `None` in the place of all other leaves.
 
     **Raises:**
 
     `TypeError` or `ValueError` for a function that does not return a real scalar, for
-    integer or complex inputs, an order that is not a non-negative integer, and for a
-    direction that does not fit the point.
+    complex inputs, if nothing moves, for an order that is not a non-negative integer,
+    and for a direction that does not fit the point.
 
     !!! example
 
@@ -98,7 +99,7 @@ def directional_gradients(
         ```
     """
     order = check_count("directional_gradients", "order", order, 0)
-    argument = Argument("directional_gradients", fun, x, real=True)
+    argument = Argument("directional_gradients", fun, x, real=True, model=True)
     terms = _gradient_coefficients(argument, argument.direction(v), order)
     return argument.replaced(
         [
@@ -223,7 +224,8 @@ def _by_reverse_mode(argument: Argument) -> tuple[PyTree[Array], PyTree[Array]]:
                 slopes = pull_back(jtu.tree_unflatten(treedef, cotangents))
                 return [flat(arrays) for arrays in slopes]
 
-            return jax.vmap(row)(jnp.eye(leaves[i].size, dtype=leaves[i].dtype))
+            units = jnp.eye(leaves[i].size, dtype=leaves[i].dtype)
+            return jax.vmap(row)(as_varying_as(leaves[i], units))
 
         found = [rows(i) for i in range(len(leaves))]
         by_point = jtu.tree_unflatten(treedef, [pair[0] for pair in found])

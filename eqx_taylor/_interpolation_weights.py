@@ -138,10 +138,16 @@ def as_rows(directions: Iterable[Sparse], size: int) -> np.ndarray:
 
 
 def as_array(weights: Iterable[Any]) -> Any:
-    """Rational numbers, rounded once; or what is traced, stacked."""
+    """Rational numbers, rounded once; with arrays among them, an array of their
+    type."""
     weights = list(weights)
-    if all(isinstance(w, Fraction) for w in weights):
+    dtypes = {w.dtype for w in weights if not isinstance(w, Fraction)}
+    if not dtypes:
         return np.array([float(w) for w in weights])
+    [dtype] = dtypes
     return jnp.stack(
-        [jnp.asarray(float(w)) if isinstance(w, Fraction) else w for w in weights]
+        [
+            jnp.asarray(float(w), dtype) if isinstance(w, Fraction) else w
+            for w in weights
+        ]
     )

@@ -35,7 +35,7 @@ class TaylorPolynomial(eqx.Module):
 
         **Arguments:**
 
-        - `s`: a number, or an array of numbers of any shape.
+        - `s`: a number, or an array of numbers of any shape; real or complex.
 
         **Returns:**
 
@@ -45,6 +45,8 @@ class TaylorPolynomial(eqx.Module):
 
         def at(s):
             def leaf(c):
+                if jnp.iscomplexobj(s) and not jnp.iscomplexobj(c):
+                    c = jax.lax.complex(c, jnp.zeros_like(c))
                 return evaluate(list(c), s) if len(c) > 1 else c[0]
 
             return jtu.tree_map(leaf, self.coefficients)

@@ -94,6 +94,7 @@ def test_polynomial():
     cosines = [2 * jnp.cos(z), -8 * jnp.cos(z), (jnp.cos(0.2) - jnp.cos(z)) / 2]
     assert_close(actual, [jnp.sin(z), *cosines])
     assert_close(middle, jnp.sin(1.2).astype(float))
+    assert_close(p(0.3 + 0.2j), jnp.asarray(jnp.sin(0.2 + 2 * (0.3 + 0.2j))))
     assert p.integral().derivative().order == 24
     assert_close(p.integral().derivative().coefficients, p.coefficients, ulps=2)
     assert p.derivative(30).order == 0 and p.derivative(30)(0.1) == 0

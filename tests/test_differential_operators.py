@@ -371,7 +371,8 @@ def test_a_loss_is_trained(activation):
 _SHARDED = """
 import jax, jax.numpy as jnp, equinox as eqx, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from eqx_taylor import biharmonic, laplacian
+from eqx_taylor import biharmonic, hvp, laplacian, partial_derivative
+from eqx_taylor import value_jacobian_hessian, weighted_laplacian
 
 mlp = eqx.nn.MLP(3, "scalar", 16, 2, jnp.tanh, key=jax.random.key(0))
 mesh = Mesh(jax.devices(), "batch")
@@ -386,6 +387,18 @@ text = compiled.as_text()
 assert "all-gather" not in text and "all-reduce" not in text, text
 alone = fun(jax.device_put(x, jax.devices()[0]))
 assert np.allclose(np.asarray(y), np.asarray(alone), rtol=1e-4, atol=1e-4)
+
+# Within a map over the devices.
+def several(x):
+    third = partial_derivative(mlp, x, (2, 1, 0))
+    weighted = weighted_laplacian(mlp, x, jnp.outer(x, jnp.ones(2)))
+    hessian = value_jacobian_hessian(mlp, x)[2]
+    return laplacian(mlp, x) + third + weighted, hvp(mlp, x, x), hessian
+
+several = jax.vmap(several)
+mapped = jax.shard_map(several, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
+for a, b in zip(jax.jit(mapped)(x), jax.jit(several)(np.asarray(x))):
+    assert np.allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-4)
 print("sharded")
 """
 

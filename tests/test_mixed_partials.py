@@ -360,7 +360,7 @@ WRONG = {
     "integers: hvp": (
         lambda: hvp(jnp.sum, jnp.arange(3), X),
         TypeError,
-        ["hvp", "int"],
+        ["hvp", "no floating-point array", "i64[3]"],
     ),
     "a direction that does not fit": (
         lambda: hvp(jnp.sum, X, X[:2]),
