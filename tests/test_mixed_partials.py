@@ -147,59 +147,62 @@ def test_number_of_directions():
 # -- all of them
 
 
-def _networks(size):
-    """One with a single layer of neurons, whose derivatives are known, and a deep one;
-    and a homogeneous polynomial with a random symmetric tensor."""
-    keys = jax.random.split(jax.random.key(size), 6)
-    w, b = jax.random.normal(keys[0], (8, size)) / 2, jax.random.normal(keys[1], (8,))
-    a = jax.random.normal(keys[2], (8,))
-    deep = eqx.nn.MLP(size, "scalar", 8, 2, jnp.tanh, key=keys[3])
-    return w, b, a, deep, jax.random.normal(keys[4], (size,))
-
-
 @jax.jit
 @jax.vmap
 def _of_tanh(z):
     return nested(jnp.tanh, 6)(z)
 
 
+def _assert_symmetric(tensor):
+    """To the last bit."""
+    for axes in itertools.islice(itertools.permutations(range(tensor.ndim)), 1, 8):
+        assert np.array_equal(tensor, np.transpose(tensor, axes))
+
+
 @pytest.mark.parametrize("size", range(1, 7))
 def test_tensors(size):
-    w, b, a, deep, x = _networks(size)
+    """Of one layer of neurons: by the derivatives of tanh."""
+    keys = jax.random.split(jax.random.key(size), 4)
+    w, b = jax.random.normal(keys[0], (8, size)) / 2, jax.random.normal(keys[1], (8,))
+    a, x = jax.random.normal(keys[2], (8,)), jax.random.normal(keys[3], (size,))
 
     def fun(x):
-        return a @ jnp.tanh(w @ x + b), deep(x)
+        return a @ jnp.tanh(w @ x + b)
 
-    # By derivatives of tanh; and along lines, as T v...v for all v gives all of T.
     of_tanh = _of_tanh(w @ x + b)
+    every = jax.jit(lambda x: [derivative_tensor(fun, x, k) for k in range(7)])(x)
+    for order in range(1, 7):
+        letters = "abcdef"[:order]
+        formula = "z," + ",".join("z" + c for c in letters) + "->" + letters
+        outer = [np.asarray(w)] * order
+        expected = np.einsum(formula, np.asarray(a * of_tanh[order]), *outer)
+        assert every[order].shape == expected.shape
+        error = np.max(np.abs(every[order] - expected))
+        assert error < 1e-12 * np.max(np.abs(expected))
+        _assert_symmetric(np.asarray(every[order]))
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_tensors_of_deep_networks(size):
+    """Along lines, by nesting: T v...v for all v gives all of T."""
+    mlp = eqx.nn.MLP(size, "scalar", 8, 2, jnp.tanh, key=jax.random.key(0))
+    x = jnp.linspace(-0.5, 1.0, size)
     lines = jax.random.normal(jax.random.key(7), (5, size))
 
     @jax.jit
     @jax.vmap
     def along(v):
-        return nested(lambda t: deep(x + t * v), 6 if size % 2 == 0 else 2)(0.0)
+        return nested(lambda t: mlp(x + t * v), 6)(0.0)
 
-    along = along(lines)
-    every = jax.jit(lambda x: [derivative_tensor(fun, x, k) for k in range(7)])(x)
-    for order in range(1, 7):
-        shallow, of_deep = every[order]
-        assert shallow.shape == of_deep.shape == (size,) * order
-        outer = [np.asarray(w)] * order
-        letters = "abcdef"[:order]
-        formula = "z," + ",".join("z" + c for c in letters) + "->" + letters
-        expected = np.einsum(formula, np.asarray(a * of_tanh[order]), *outer)
-        assert np.max(np.abs(shallow - expected)) < 1e-12 * np.max(np.abs(expected))
-        for v, line in zip(
-            np.asarray(lines), along[order] if order < len(along) else ()
-        ):
-            contracted = np.asarray(of_deep)
+    every = jax.jit(lambda x: [derivative_tensor(mlp, x, k) for k in range(7)])(x)
+    for order, (tensor, slopes) in enumerate(zip(every, along(lines))):
+        for v, slope in zip(np.asarray(lines), slopes):
+            contracted = np.asarray(tensor)
             for _ in range(order):
                 contracted = contracted @ v
-            size_of_all = np.max(np.abs(of_deep)) * np.sum(np.abs(v)) ** order
-            assert abs(contracted - line) < 1e-12 * size_of_all
-        # To the last bit.
-        for axes in itertools.islice(itertools.permutations(range(order)), 1, 8):
-            assert np.array_equal(of_deep, np.transpose(of_deep, axes))
+            largest = np.max(np.abs(tensor)) * np.sum(np.abs(v)) ** order
+            assert abs(contracted - slope) < 1e-12 * largest
+        _assert_symmetric(np.asarray(tensor))
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
