@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -182,8 +183,8 @@ def weighted_laplacian(
         directions.append(jnp.moveaxis(columns.astype(array.dtype), -1, 0))
     if len(counts) != 1:
         raise ValueError(
-            "weighted_laplacian: the arrays of `sigma` must have the same number of "
-            f"columns; got {sorted(counts)}."
+            "weighted_laplacian: the arrays of `sigma`, at least one, must have the same "
+            f"number of columns; got {sorted(counts)}."
         )
     [count] = counts
     return argument.weighted_sums(directions, {2: np.full(count, 2.0)})[2]
@@ -278,10 +279,7 @@ def as_multi_index(argument: Argument, name: str, multi_index: PyTree) -> Sparse
     leaves = [multi_index] if is_array else argument.matching(name, multi_index)
     flat = []
     for leaf_name, array, leaf in zip(argument.names, argument.arrays, leaves):
-        try:
-            entries = np.asarray(leaf)
-        except Exception:  # A tracer, or lists of different lengths.
-            entries = np.asarray(None)
+        entries = _known_while_tracing(leaf)
         if not np.issubdtype(entries.dtype, np.integer):
             raise TypeError(
                 f"{caller}: `{name}` must have integers that are known while tracing, "
@@ -301,6 +299,14 @@ def as_multi_index(argument: Argument, name: str, multi_index: PyTree) -> Sparse
             f"of derivatives; got {multi_index}."
         )
     return sparse(entries)
+
+
+def _known_while_tracing(leaf: Any) -> np.ndarray:
+    """As an array; of objects if it cannot be one."""
+    try:
+        return np.asarray(leaf)
+    except (ValueError, jax.errors.TracerArrayConversionError):
+        return np.asarray(None)
 
 
 def apply_operator(
@@ -367,10 +373,7 @@ def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree[Array]:
         for name, array, leaf in zip(
             argument.names, argument.arrays, argument.matching("mask", mask)
         ):
-            try:
-                entries = np.asarray(leaf)
-            except Exception:  # A tracer.
-                entries = np.asarray(None)
+            entries = _known_while_tracing(leaf)
             if entries.dtype != bool or entries.shape not in ((), array.shape):
                 raise ValueError(
                     f"{argument.caller}: `mask` must have a boolean, or booleans of "

@@ -103,7 +103,7 @@ def directional_gradients(
     terms = _gradient_coefficients(argument, argument.direction(v), order)
     return argument.replaced(
         [
-            jnp.stack([c * math.factorial(k) for k, c in enumerate(leaf)])
+            jnp.stack([c * float(math.factorial(k)) for k, c in enumerate(leaf)])
             for leaf in terms
         ],
         otherwise=None,
