@@ -183,8 +183,8 @@ def weighted_laplacian(
         directions.append(jnp.moveaxis(columns.astype(array.dtype), -1, 0))
     if len(counts) != 1:
         raise ValueError(
-            "weighted_laplacian: the arrays of `sigma`, at least one, must have the same "
-            f"number of columns; got {sorted(counts)}."
+            "weighted_laplacian: the arrays of `sigma`, at least one, must have the "
+            f"same number of columns; got {sorted(counts)}."
         )
     [count] = counts
     return argument.weighted_sums(directions, {2: np.full(count, 2.0)})[2]
