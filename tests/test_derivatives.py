@@ -80,22 +80,22 @@ def test_directional_derivatives():
 
 def test_polynomial():
     x = jnp.array(0.2)
-    p = jax.jit(lambda x: taylor_polynomial(jnp.sin, x, 2.0, 24))(x)
-    assert isinstance(p, TaylorPolynomial) and p.order == 24
-    s = jnp.linspace(-0.8, 0.8, 6).reshape(2, 3)
+    p = jax.jit(lambda x: taylor_polynomial(jnp.sin, x, 2.0, 18))(x)
+    assert isinstance(p, TaylorPolynomial) and p.order == 18
+    s = jnp.linspace(-0.3, 0.3, 6).reshape(2, 3)
 
     @jax.jit
     def values(p, s):
         others = [p, p.derivative(), p.derivative(3), p.integral()]
-        return [q.evaluate(s) for q in others], p(0.5)
+        return [q.evaluate(s) for q in others], p(0.2)
 
     actual, middle = values(p, s)
     z = 0.2 + 2 * s
     cosines = [2 * jnp.cos(z), -8 * jnp.cos(z), (jnp.cos(0.2) - jnp.cos(z)) / 2]
     assert_close(actual, [jnp.sin(z), *cosines])
-    assert_close(middle, jnp.sin(1.2).astype(float))
-    assert_close(p(0.3 + 0.2j), jnp.asarray(jnp.sin(0.2 + 2 * (0.3 + 0.2j))))
-    assert p.integral().derivative().order == 24
+    assert_close(middle, jnp.sin(0.6).astype(float))
+    assert_close(p(0.2 + 0.1j), jnp.asarray(jnp.sin(0.2 + 2 * (0.2 + 0.1j))))
+    assert p.integral().derivative().order == 18
     assert_close(p.integral().derivative().coefficients, p.coefficients, ulps=2)
     assert p.derivative(30).order == 0 and p.derivative(30)(0.1) == 0
     # Of PyTrees; and as one.

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import completeness_cases
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,8 @@ def _solves(x):
 
 
 _LOOPS = [scan_reverse, switch_in_scan, under_checkpoint, while_loop]
+# It has no batching rule.
+_LOOPS.append(completeness_cases.CASES["run_state"].fun)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -202,7 +205,7 @@ def test_sums_of_programs(order):
                 terms = ([v] + [None] * (order - 1),)
                 return filter_jet(fun, (x,), terms, factorial_scaled=False)[1]
 
-            terms = jax.vmap(jet)(directions)
+            terms = lax.map(jet, directions)
             return [jnp.tensordot(w, terms[k - 1], axes=1) for k, w in wanted.items()]
 
         actual, expected = jax.jit(collapsed)(x), jax.jit(one_by_one)(x)
