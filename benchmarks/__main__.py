@@ -31,6 +31,7 @@ NAMES = [
     "jet_mlp",
     "jets",
     "jet_memory",
+    "laplacian",
     "jet_equations",
     "compile_order",
     "ode_jet",

@@ -170,6 +170,19 @@ def as_weak_as(aval: Aval, x: Any) -> Any:
     )
 
 
+def as_varying_as(array: Any, x: Any) -> Any:
+    """`x`, so that it can be combined with `array` inside of a `shard_map`, in whose
+    axes it may be the same everywhere."""
+
+    def axes(value):
+        # `vma` before it became a part of `mat`, among others.
+        aval = jax.typeof(value)
+        return aval.mat.varying if hasattr(aval, "mat") else aval.vma
+
+    missing = tuple(axes(array) - axes(x))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
 def tangent_dtype(aval: Aval) -> Any:
     return jex.primal_dtype_to_tangent_dtype(aval.dtype)
 
