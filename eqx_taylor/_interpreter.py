@@ -53,6 +53,8 @@ Target = Any
 FUSED: set[Hashable] = set()
 # Those of them that compute nothing: their result is but another look at the operand.
 VIEWS: set[str] = set()
+# Functions of numbers that take longer than to load one from memory.
+SLOW: set[str] = set()
 # Calls, which are read as a part of the program around them.
 INLINED: set[str] = set()
 # By name, so that a primitive that some version of JAX lacks never breaks an import; of
@@ -251,6 +253,7 @@ class Walk:
                 series.uses += 1 if fused else 2
             for series in found:
                 if not series.filed:
+                    series.is_slow = eqn.primitive.name in SLOW
                     series.sources = inputs if fused else None
                     series.is_view = eqn.primitive.name in VIEWS
                     self.file(series, closed)
@@ -280,7 +283,7 @@ class Walk:
         history = self.history
         if history is not None:
             series.wrap(lambda compute: history.cached(series.key, compute))
-        elif not closed:
+        elif not closed or series.is_slow:
             series.wrap(lambda compute: lambda k: series.stored_once(k, compute(k)))
         return series
 

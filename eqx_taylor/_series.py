@@ -76,6 +76,7 @@ class Series:
         "sources",
         "uses",
         "is_view",
+        "is_slow",
         "_compute",
         "_terms",
         "_pending",
@@ -110,6 +111,8 @@ class Series:
         self.uses = 0
         # Whether it is but another look at its source.
         self.is_view = False
+        # Whether its first coefficient takes longer to compute than to load.
+        self.is_slow = False
         self._compute = compute
         self._terms: list[Term] = list(terms)
         # Coefficients that are work, and that XLA would do again for each use; and
@@ -154,6 +157,8 @@ class Series:
         the outer Solar System on a CPU. What is used once is faster as a part of that.
         """
         sources = self.sources
+        if self.closed and k > 0:
+            return term
         if term is None or not (
             sources is None or any(s._pending >> k & 1 for s in sources)
         ):
