@@ -31,6 +31,7 @@ NAMES = [
     "jet_mlp",
     "jets",
     "jet_memory",
+    "laplacian",
     "jet_equations",
     "compile_order",
     "ode_jet",
@@ -39,6 +40,7 @@ NAMES = [
     "heyoka_ensemble",
     "gradient_time",
     "simplification",
+    "engine",
 ]
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -191,7 +193,7 @@ def plot_targets(figures: Sequence[Figure], path: pathlib.Path) -> None:
     rows = range(len(figures))
     colors = ["C3" if figure.missed else "C0" for figure in figures]
     ax.scatter([figure.ratio for figure in figures], rows, color=colors, label="ratio")
-    targets = [figure.at_most for figure in figures]
+    targets = [figure.at_most for figure in figures if figure.at_most is not None]
     ax.scatter(targets, rows, marker="|", color="k", s=80, label="at most")
     names = [f"{_short(figure.work)}: {figure.quantity}" for figure in figures]
     ax.set_yticks(rows, names, fontsize=7)

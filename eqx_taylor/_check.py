@@ -212,16 +212,21 @@ def _is_concrete_zero(x: Any) -> bool:
 
 
 def check_order(caller: str, order: Any) -> int:
+    return check_integer(caller, "order", order, least=1)
+
+
+def check_integer(caller: str, name: str, value: Any, least: int) -> int:
     try:
-        if isinstance(order, bool):
+        if isinstance(value, bool):
             raise TypeError
-        number = operator.index(order)
+        number = operator.index(value)
     except TypeError:
         raise TypeError(
-            f"{caller}: `order` must be an integer known before tracing; got {order!r}."
+            f"{caller}: `{name}` must be an integer known before tracing; got "
+            f"{value!r}."
         ) from None
-    if number < 1:
-        raise ValueError(f"{caller}: `order` must be at least 1; got {number}.")
+    if number < least:
+        raise ValueError(f"{caller}: `{name}` must be at least {least}; got {number}.")
     return number
 
 
@@ -321,4 +326,42 @@ def check_tolerances(caller: str, rtol: Any, atol: Any) -> None:
             raise ValueError(
                 f"{caller}: one of `rtol` and `atol` must be above zero: no step is "
                 "short enough for both to be 0."
+            )
+
+
+def check_step_limits(
+    caller: str, dtmin: Any, dtmax: Any, safety: Any, factormax: Any
+) -> None:
+    """Of the step size control. What is traced is taken as it is."""
+
+    def fails(condition: Callable[..., Any], *values: Any) -> bool:
+        known = all(not isinstance(x, Tracer) and x is not None for x in values)
+        return known and not condition(*values)
+
+    if fails(lambda x: x >= 0, dtmin):
+        raise ValueError(f"{caller}: `dtmin` must not be negative; got {dtmin}.")
+    if fails(lambda x: x > 0, dtmax):
+        raise ValueError(f"{caller}: `dtmax` must be positive; got {dtmax}.")
+    if fails(lambda low, high: low <= high, dtmin, dtmax):
+        raise ValueError(
+            f"{caller}: `dtmin` must not exceed `dtmax`; got dtmin={dtmin}, "
+            f"dtmax={dtmax}."
+        )
+    if fails(lambda x: 0 < x <= 1, safety):
+        raise ValueError(f"{caller}: `safety` must be in (0, 1]; got {safety}.")
+    if fails(lambda x: x > 1, factormax):
+        raise ValueError(
+            f"{caller}: `factormax` must be above 1, or steps never grow; got "
+            f"{factormax}."
+        )
+
+
+def check_carried(order: int, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Of the series in a solver state, which may be that of another solver."""
+    for shape in shapes:
+        if shape[0] != order + 1:
+            raise ValueError(
+                f"TaylorSolver: `solver_state` holds a series of order {shape[0] - 1}, "
+                f"and this solver is of order {order}. Resume with a solver of the "
+                "same order, or leave `solver_state` out, which costs nothing."
             )

@@ -1,5 +1,7 @@
 """What a step of `TaylorSolver` says of its error, and of the series behind it."""
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Real, Shaped
@@ -47,3 +49,11 @@ def defect(increment: Array, slope: Array, order: int) -> Real[Array, "*y"]:
     # steps again, in another program, and would come to other steps by it.
     noise = _NOISE * jnp.finfo(increment.dtype).eps * jnp.abs(increment)
     return jnp.maximum(difference, noise) / (order + 1)
+
+
+def probe_points(number: int) -> list[float]:
+    """Points between 0 and 1, far from each other and from the ends, however many, and
+    where nothing that is regular has its period: multiples of the golden ratio, less
+    whole numbers."""
+    golden = (math.sqrt(5) - 1) / 2
+    return [i * golden % 1 for i in range(1, number + 1)]

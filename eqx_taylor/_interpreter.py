@@ -27,7 +27,6 @@ from ._jax import (
     is_differentiable,
     is_literal,
     live_equations,
-    materialise,
     without_references,
 )
 from ._memo import constant_key, equation_key
@@ -52,6 +51,10 @@ Target = Any
 
 # Primitives that cost nothing to compute again wherever they are used.
 FUSED: set[Hashable] = set()
+# Those of them that compute nothing: their result is but another look at the operand.
+VIEWS: set[str] = set()
+# Functions of numbers that take longer than to load one from memory.
+SLOW: set[str] = set()
 # Calls, which are read as a part of the program around them.
 INLINED: set[str] = set()
 # By name, so that a primitive that some version of JAX lacks never breaks an import; of
@@ -245,10 +248,15 @@ class Walk:
         if found is None:
             found = choose_rule(eqn, inputs)(self, eqn, inputs)
             closed = all(series.closed for series in inputs)
-            kept = eqn.primitive.name not in FUSED
+            fused = is_fused(eqn, inputs)
+            for series in inputs:
+                series.uses += 1 if fused else 2
             for series in found:
                 if not series.filed:
-                    self.file(series, closed, kept)
+                    series.is_slow = eqn.primitive.name in SLOW
+                    series.sources = inputs if fused else None
+                    series.is_view = eqn.primitive.name in VIEWS
+                    self.file(series, closed)
             if not eqn.effects:
                 self._memo[key] = (found, (eqn, inputs))
             elif self.effects and len(found) == 0:
@@ -267,7 +275,7 @@ class Walk:
         """Has an equation be found, wherever it is met, with these outputs."""
         self._memo[equation_key(eqn, inputs)] = (outputs, (eqn, inputs))
 
-    def file(self, series: Series, closed: bool, kept: bool = True) -> Series:
+    def file(self, series: Series, closed: bool) -> Series:
         """Gives a new series its name; its coefficients are kept under it."""
         series.filed = True
         series.key = self._new_name()
@@ -275,8 +283,8 @@ class Walk:
         history = self.history
         if history is not None:
             series.wrap(lambda compute: history.cached(series.key, compute))
-        elif kept and not closed:
-            series.wrap(_materialised)
+        elif not closed or series.is_slow:
+            series.wrap(lambda compute: lambda k: series.stored_once(k, compute(k)))
         return series
 
     def auxiliary(self, series: Series, inputs: Sequence[Series]) -> Series:
@@ -326,15 +334,13 @@ class Walk:
         return analytic_support(joined, self.order)
 
 
-def _materialised(compute: Callable[[int], Term]) -> Callable[[int], Term]:
-    """In a recurrence a coefficient is used by every later order; computed again within
-    each, it takes up to twice the time of the outer Solar System on a CPU."""
-
-    def compute_once(k):
-        term = compute(k)
-        return term if term is None else materialise(term)
-
-    return compute_once
+def is_fused(eqn: JaxprEqn, inputs: Sequence[Series]) -> bool:
+    """Whether each coefficient is computed from the same one of the inputs, by next to
+    nothing."""
+    name = eqn.primitive.name
+    if name == "mul" or name == "div" and inputs[1].is_constant:
+        return any(series.is_constant for series in inputs)
+    return name in FUSED
 
 
 def _all_constant(inputs: Sequence[Series]) -> bool:

@@ -72,13 +72,29 @@ def evaluate(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
 
 # Earlier CPU compilers drop the barrier before they fuse; it then only stands in the
 # way of their simplifications. Seen in the fusions of 0.10.2, 0.11.0, 0.11.1 and 0.12.
-_BARRIER_HOLDS = jax.__version_info__ >= (0, 11, 1)
+BARRIER_HOLDS = jax.__version_info__ >= (0, 11, 1)
 
 
 def materialise(x: Any) -> Any:
     """Has XLA compute an array once and store it, rather than again in every fusion
     that uses it."""
-    return jax.lax.optimization_barrier(x) if _BARRIER_HOLDS else x
+    return jax.lax.optimization_barrier(x) if BARRIER_HOLDS else x
+
+
+def join_axes(x: Any) -> Any:
+    """With the last axes joined to one, until it is long enough for a loop over it to
+    be fast. Not more: the others may be divided among devices."""
+    shape = list(x.shape)
+    while len(shape) > 1 and shape[-1] < _LONG:
+        last = shape.pop()
+        shape[-1] *= last
+    spec = jax.typeof(x).sharding.spec
+    if len(shape) == x.ndim or any(axis is not None for axis in spec):
+        return x
+    return jax.lax.reshape(x, shape)
+
+
+_LONG = 64
 
 
 def live_equations(jaxpr: Jaxpr) -> list[Any]:
@@ -156,6 +172,19 @@ def as_weak_as(aval: Aval, x: Any) -> Any:
     return jax.lax.convert_element_type_p.bind(
         x, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None
     )
+
+
+def as_varying_as(array: Any, x: Any) -> Any:
+    """`x`, so that it can be combined with `array` inside of a `shard_map`, in whose
+    axes it may be the same everywhere."""
+
+    def axes(value):
+        # `vma` before it became a part of `mat`, among others.
+        aval = jax.typeof(value)
+        return aval.mat.varying if hasattr(aval, "mat") else aval.vma
+
+    missing = tuple(axes(array) - axes(x))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
 
 
 def tangent_dtype(aval: Aval) -> Any:

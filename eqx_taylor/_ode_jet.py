@@ -159,6 +159,13 @@ def unit_near(length: RealScalarLike) -> Array:
     return power_of_two(jnp.where((length > 0) & jnp.isfinite(length), length, 1))
 
 
+def increment(
+    term: diffrax.AbstractTerm, t: RealScalarLike, y: Y, args: Args, control: Any
+) -> Y:
+    """The slope at a point times a length of time, which is what `control` is."""
+    return jtu.tree_map_with_path(as_slope, term.vf_prod(t, y, args, control), y)
+
+
 def solution_series(
     term: diffrax.AbstractTerm,
     t0: RealScalarLike,
@@ -178,8 +185,7 @@ def solution_series(
 
     def field(t, *leaves):
         y = jtu.tree_unflatten(treedef, leaves)
-        slopes = term.vf_prod(t, y, args, control)
-        return jtu.tree_leaves(jtu.tree_map_with_path(as_slope, slopes, y))
+        return jtu.tree_leaves(increment(term, t, y, args, control))
 
     try:
         jaxpr = trace(field, t0, *leaves)
@@ -192,6 +198,8 @@ def solution_series(
     ]
     walk = Walk(order)
     slopes = walk.interpret(jaxpr, [time, *state])
+    for slope in slopes:
+        slope.uses += 1
     # y' = f  =>  y_{k+1} = f_k / (k + 1)
     for k in range(order):
         walk.advance(k)

@@ -4,11 +4,14 @@ Along a curve every array of a program is a series `x(t) = Σ_k x_k t^k`. Coeffi
 are normalised, `x_k = x^(k)(0) / k!`; factorials appear only at the public border.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from ._jax import join_axes, materialise
 
 
 Aval = Any
@@ -19,6 +22,11 @@ Term = Any
 Support = int
 
 CONSTANT: Support = 1
+
+# Arrays of fewer numbers are as well computed again as stored.
+_SMALL = 8
+# Sums of products are made of as many, side by side: a power of two.
+_SIDE_BY_SIDE = 4
 
 
 def mask(order: int) -> Support:
@@ -65,8 +73,15 @@ class Series:
         "filed",
         "key",
         "tentative",
+        "sources",
+        "uses",
+        "is_view",
+        "is_slow",
         "_compute",
         "_terms",
+        "_pending",
+        "_stored",
+        "_factors",
         "_derivative",
     )
 
@@ -89,8 +104,23 @@ class Series:
         self.key = ""
         # The series under construction that it depends on, and how many orders ahead.
         self.tentative: dict[Tentative, int] = {}
+        # Where coefficient `k` takes coefficient `k` of a few others and next to no
+        # work, those; `None` where it takes products with all lower orders, or more.
+        self.sources: Sequence[Series] | None = None
+        # How many equations are computed from it. What is not next to no work is two.
+        self.uses = 0
+        # Whether it is but another look at its source.
+        self.is_view = False
+        # Whether its first coefficient takes longer to compute than to load.
+        self.is_slow = False
         self._compute = compute
         self._terms: list[Term] = list(terms)
+        # Coefficients that are work, and that XLA would do again for each use; and
+        # those that it has to store. Bits, as in a support.
+        self._pending = 0
+        self._stored = 0
+        # The forms in which coefficients were multiplied, and what was given a form.
+        self._factors: dict[Any, tuple[Any, Any]] = {}
         self._derivative: Series | None = None
 
     def __getitem__(self, k: int) -> Term:
@@ -111,6 +141,8 @@ class Series:
     def retract(self, k: int) -> None:
         """Forgets coefficient `k` and those above it."""
         del self._terms[k:]
+        self._pending &= (1 << k) - 1
+        self._stored &= (1 << k) - 1
 
     def settle(self, k: int, term: Term) -> None:
         """Makes coefficient `k` known, unless it is."""
@@ -118,6 +150,56 @@ class Series:
             self[k - 1]
         if len(self._terms) == k:
             self._terms.append(term)
+
+    def stored_once(self, k: int, term: Term) -> Term:
+        """Coefficient `k`, just computed, such that XLA does not compute it again and
+        again: within all that is computed from it this takes up to twice the time of
+        the outer Solar System on a CPU. What is used once is faster as a part of that.
+        """
+        sources = self.sources
+        if self.closed and k > 0:
+            return term
+        if term is None or not (
+            sources is None or any(s._pending >> k & 1 for s in sources)
+        ):
+            return term
+        # Coefficient 0 is asked for before it is known who else will.
+        if k > 0 and self.uses == 1:
+            self._pending |= 1 << k
+            return term
+        self._stored |= 1 << k
+        return materialise(term)
+
+    def factor(self, k: int, shape: tuple[int, ...] | None = None) -> Term:
+        """Coefficient `k` for products with many other orders: stored, unless it is a
+        look at what is. With a `shape` it is broadcast to that, and axes are joined."""
+        term = self[k]
+        if term is None or shape is None and self.closed:
+            return term
+        if shape is None or shape == self.aval.shape:
+            term = self._terms[k] = self._store(k, term)
+        if shape is None:
+            return term
+        known, factor = self._factors.get((k, shape), (None, None))
+        if known is not term:
+            factor = term
+            if shape != self.aval.shape:
+                factor = materialise(jnp.broadcast_to(term, shape))
+            # Stored once more in this form: or XLA would undo it.
+            if (joined := join_axes(factor)) is not factor:
+                factor = materialise(joined)
+            self._factors[k, shape] = term, factor
+        return factor
+
+    def _store(self, k: int, term: Term) -> Term:
+        bit = 1 << k
+        pending, stored = self._pending & bit, self._stored & bit
+        is_cheap = self.is_view or self.is_constant or self.aval.size < _SMALL
+        if stored or is_cheap and not pending:
+            return term
+        self._stored |= bit
+        self._pending &= ~bit
+        return materialise(term)
 
     def depend_on(self, inputs: "Sequence[Series]", ahead: int = 0) -> None:
         """Has it be taken back together with those it is computed from: coefficient
@@ -149,6 +231,7 @@ class Series:
             self._derivative = Series(
                 self.aval, self.support >> 1, compute, closed=self.closed, filed=True
             )
+            self._derivative.is_view = True
             self._derivative.depend_on([self], ahead=1)
         return self._derivative
 
@@ -168,7 +251,7 @@ class Tentative:
 
 
 def constant(aval: Aval, value: Any) -> Series:
-    return Series(aval, CONSTANT, _nothing_more, terms=[value], filed=True)
+    return _from_outside(aval, CONSTANT, [value])
 
 
 def given(aval: Aval, terms: Sequence[Term], support: Support | None = None) -> Series:
@@ -176,12 +259,20 @@ def given(aval: Aval, terms: Sequence[Term], support: Support | None = None) -> 
     is given and says otherwise, not needed now."""
     if support is None:
         support = sum(1 << k for k, term in enumerate(terms) if term is not None)
-    return Series(aval, support, _nothing_more, terms=terms, filed=True)
+    return _from_outside(aval, support, terms)
 
 
 def unknown(aval: Aval, support: Support, terms: Sequence[Term] = ()) -> Series:
     """A series of which only the type, the support and these first terms are known."""
-    return Series(aval, support, _nothing_more, terms=terms, closed=False, filed=True)
+    return _from_outside(aval, support, terms, closed=False)
+
+
+def _from_outside(aval: Aval, support: Support, terms, closed: bool = True) -> Series:
+    series = Series(
+        aval, support, _nothing_more, closed=closed, terms=terms, filed=True
+    )
+    series.is_view = True
+    return series
 
 
 def _nothing_more(k):
@@ -225,13 +316,15 @@ def sub(a: Term, b: Term) -> Term:
 def convolve(
     product: Callable[[Any, Any], Any], a: Series, b: Series, k: int, first: int = 0
 ) -> Term:
-    """`Σ_{j=first}^{k} product(a_j, b_{k-j})`."""
+    """`Σ_{j=first}^{k} product(a_j, b_{k-j})`. `lax.mul` stands for products element by
+    element, which are formed in the fastest way."""
+    if product is lax.mul:
+        total = products(a, b, ((j, k - j, 1) for j in range(first, k + 1)))
+        return disjoined(total, a, b)
     total = None
     for j in range(first, k + 1):
-        # The support is looked at first: a coefficient that is multiplied by a zero
-        # need not exist yet.
-        if a.support >> j & 1 and b.support >> (k - j) & 1:
-            a_j, b_kj = a[j], b[k - j]
+        if _meet(a, j, b, k - j):
+            a_j, b_kj = a.factor(j), b.factor(k - j)
             if a_j is not None and b_kj is not None:
                 total = add(total, product(a_j, b_kj))
     return total
@@ -239,25 +332,78 @@ def convolve(
 
 def convolve_square(a: Series, k: int, first: int = 0) -> Term:
     """`Σ_{j=first}^{k-first} a_j a_{k-j}`, each product formed once."""
-    total = None
-    for j in range(first, (k + 1) // 2):
-        if a.support >> j & 1 and a.support >> (k - j) & 1:
-            a_j, a_kj = a[j], a[k - j]
-            if a_j is not None and a_kj is not None:
-                total = add(total, lax.mul(a_j, a_kj))
+    total = products(a, a, ((j, k - j, 1) for j in range(first, (k + 1) // 2)))
     total = scale(total, 2)
-    if k % 2 == 0 and first <= k // 2 and a[k // 2] is not None:
-        total = add(total, lax.square(a[k // 2]))
-    return total
+    if k % 2 == 0 and first <= k // 2:
+        total = add(total, products(a, a, [(k // 2, k // 2, 1)]))
+    return disjoined(total, a, a)
+
+
+def products(
+    a: Series, b: Series, pairs: Iterable[tuple[int, int, float | int]]
+) -> Term:
+    """`Σ w a_i b_j` for all `(i, j, w)`, element by element; with axes joined.
+
+    Two things make it fast on a CPU. A few sums are formed side by side: in a single
+    one, each addition would wait for the one before, and of a few numbers that is all
+    the time there is. And loops are long: the last axes of an array of shape (6, 6, 3)
+    are joined, or the innermost loop would be over three numbers.
+    """
+    shape = _joint_shape(a, b)
+    sums: list[Term] = [None] * _SIDE_BY_SIDE
+    n = 0
+    for i, j, weight in pairs:
+        if not _meet(a, i, b, j):
+            continue
+        a_i, b_j = a.factor(i, shape), b.factor(j, shape)
+        if a_i is not None and b_j is not None:
+            product = lax.mul(scale(a_i, weight), b_j)
+            sums[n % _SIDE_BY_SIDE] = add(sums[n % _SIDE_BY_SIDE], product)
+            n += 1
+    while len(sums) > 1:
+        sums = [add(*pair) for pair in zip(sums[::2], sums[1::2])]
+    return sums[0]
+
+
+def disjoined(total: Term, a: Series, b: Series) -> Term:
+    """What was computed of `products(a, b, ...)`, with all its axes."""
+    shape = _joint_shape(a, b)
+    if total is None or shape is None or total.shape == shape:
+        return total
+    return lax.reshape(materialise(total), shape)
+
+
+def _joint_shape(a: Series, b: Series) -> tuple[int, ...] | None:
+    """Of products with many orders; `None` where there is one product at each, and in a
+    jet, which is faster, and takes less memory, as XLA itself would have it."""
+    if a.is_constant or b.is_constant or a.closed and b.closed:
+        return None
+    return np.broadcast_shapes(a.aval.shape, b.aval.shape)
+
+
+def _meet(a: Series, i: int, b: Series, j: int) -> bool:
+    """Whether neither is known to be zero. Asked before the coefficients are: one that
+    is multiplied by zero need not exist yet."""
+    return bool(a.support >> i & b.support >> j & 1)
 
 
 def evaluate(terms: Sequence[Any], s: Any) -> Any:
-    """`Σ_k terms[k] s^k` by Horner's rule; `terms[0]` is added last."""
+    """`Σ_k terms[k] s^k`; `terms[0]` is added last.
+
+    Odd and even orders apart, by Horner's rule in `s²`: half as many operations wait
+    for each other.
+    """
     s = jnp.asarray(s, terms[0].dtype)
-    total = terms[-1] * s
-    for term in terms[-2:0:-1]:
-        total = (total + term) * s
-    return terms[0] + total
+    odd, even = (_horner(terms[first::2], s * s) for first in (1, 2))
+    return terms[0] + add(odd, None if even is None else even * s) * s
+
+
+def _horner(terms: Sequence[Any], s: Any) -> Any:
+    """`Σ_k terms[k] s^k`; `None` of no terms."""
+    total = None
+    for term in reversed(terms):
+        total = term if total is None else total * s + term
+    return total
 
 
 def evaluate_derivative(terms: Sequence[Any], s: Any) -> Any:

@@ -1,21 +1,30 @@
 """The Taylor method as a Diffrax solver."""
 
+import functools as ft
 import math
 from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ._check import check_order, check_state, check_term, check_tolerances
+from ._check import (
+    check_carried,
+    check_integer,
+    check_order,
+    check_state,
+    check_term,
+    check_tolerances,
+)
 from ._custom_types import Args, RealScalarLike, Y
-from ._error_estimate import defect, ErrorEstimate
+from ._error_estimate import defect, ErrorEstimate, probe_points
 from ._interpolation import TaylorInterpolation
-from ._ode_jet import solution_series, unit_near, usable
+from ._ode_jet import increment, solution_series, unit_near, usable
 from ._series import evaluate, evaluate_compensated, evaluate_derivative
 from ._stiffness import warn_if_stiff
 
@@ -27,6 +36,7 @@ class TaylorState(eqx.Module):
 
     - `coefficients`: of the solution's series, each leaf with a leading axis over
         orders.
+    - `t0`: the time at which it starts.
     - `unit`: of time, in which the coefficients are. A power of two near the length of
         the step before, so that they neither overflow nor underflow, and so that having
         a unit costs no rounding.
@@ -35,6 +45,7 @@ class TaylorState(eqx.Module):
     """
 
     coefficients: PyTree[Array]
+    t0: RealScalarLike
     unit: RealScalarLike
     steps: Array | None
     rest: PyTree[Array] | None
@@ -48,9 +59,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     error of $O(h^{K+1})$. High orders pay off with tight tolerances, where the steps
     become much longer than those of Runge--Kutta methods:
 
-    | tolerance | 1e-3 | 1e-6 | 1e-9 | 1e-12 | 1e-14 | float64's rounding | float32's |
-    |-----------|------|------|------|-------|-------|--------------------|-----------|
-    | order     | 5    | 8    | 12   | 15    | 18    | 20                 | 9         |
+    | rtol + atol | 1e-3 | 1e-6 | 1e-9 | 1e-12 | 1e-14 | 2.2e-16 | float32: 1.2e-7 |
+    |-------------|------|------|------|-------|-------|---------|-----------------|
+    | order       | 5    | 8    | 12   | 15    | 18    | 20      | 9               |
 
     This is what `TaylorSolver(rtol=..., atol=...)` chooses:
     $\max(2, \lceil 1 - \tfrac12 \ln(\mathrm{rtol} + \mathrm{atol}) \rceil)$, the order
@@ -63,15 +74,17 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     `safety`: that controller holds the error at `safety**((order + 1) / icoeff)` of the
     tolerance, which must not come below rounding errors.)
 
-    The error is estimated from the defect at the end of the step, by how much the
-    Taylor polynomial $p$ fails to satisfy the equation:
-    $h\,(f(t_1, p(t_1)) - p'(t_1))/(K + 1)$ is the local error to leading order. Unlike
-    the last coefficients of the series it notices a jump or a kink of the vector field
-    within the step, provided the field is different behind it. It costs nothing:
-    $f(t_1, p(t_1))$ is the first coefficient of the next step.
+    The error is estimated from the defect, by how much the Taylor polynomial $p$ fails
+    to satisfy the equation: $h\,(f(t, p(t)) - p'(t))/(K + 1)$ at the end of the step is
+    the local error to leading order. Unlike the last coefficients of the series it
+    notices a jump or a kink of the vector field within the step, provided the field is
+    different behind it. At the end it costs nothing, as $f(t_1, p(t_1))$ is the first
+    coefficient of the next step; at `probes` points inside the step it costs an
+    evaluation of the field each, and notices most of what is over when the step ends.
 
     The dense output is the Taylor polynomial ([`eqx_taylor.TaylorInterpolation`][]).
     An event with a root finder is located on it, to the precision of the root finder.
+    (`optimistix.Bisection` always finds it; Newton's method may leave a long step.)
     Diffrax looks for events at the ends of steps, and these are long: bound them by the
     `dtmax` of the controller if a condition may change its sign twice within one.
 
@@ -92,13 +105,21 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         Not by default: it is hardly ever called, but that a callback is in the program
         takes three times the run time on a CPU where the state is a few numbers.
         Keyword only.
+    - `probes`: at how many points inside each step to look at the defect, besides its
+        end; an integer from 0. Keyword only.
+
+    A solve can be resumed with the `solver_state` that `SaveAt(solver_state=True)`
+    returned. The series in it is used if it is that of the very state and time at which
+    the solve is resumed; otherwise a new one is made. To differentiate with respect to
+    the state at which a solve is resumed, say `made_jump=True`, or leave `solver_state`
+    out: what is carried does not depend on that state.
 
     **Raises:**
 
     `TypeError` or `ValueError` for an order below 1 or not an integer, and for
-    tolerances that are negative; and, when the solve is traced, for states with leaves
-    that are not floating-point or complex, and for a `diffrax.ControlTerm`, which can
-    be converted by its method `to_ode`.
+    tolerances that are negative; and, when the solve is traced, for a `solver_state` of
+    another order, for states with leaves that are not floating-point or complex, and
+    for a `diffrax.ControlTerm`, which can be converted by its method `to_ode`.
 
     !!! example
 
@@ -146,6 +167,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     taylor_order: int = eqx.field(static=True)
     compensated: bool = eqx.field(static=True)
     warn_if_stiff: bool = eqx.field(static=True)
+    probes: int = eqx.field(static=True)
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = TaylorInterpolation
@@ -158,10 +180,12 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         atol: float | None = None,
         compensated: bool = False,
         warn_if_stiff: bool = False,
+        probes: int = 1,
     ):
         self.taylor_order = _choose_order(order, rtol, atol)
         self.compensated = bool(compensated)
         self.warn_if_stiff = bool(warn_if_stiff)
+        self.probes = check_integer("TaylorSolver", "probes", probes, least=0)
 
     def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
         del terms
@@ -183,13 +207,35 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         y0 = check_state("TaylorSolver", y0)
         rest = jtu.tree_map(jnp.zeros_like, y0) if self.compensated else None
         steps = jnp.array(0) if self.warn_if_stiff else None
-        return self._start(terms, t0, t1, y0, args, steps, rest)
+        # No series yet: the first step sees that these are not of its state.
+        nothing = jtu.tree_map(
+            lambda y: jnp.full((self.taylor_order + 1, *y.shape), jnp.nan, y.dtype), y0
+        )
+        t0 = jnp.asarray(t0)
+        return TaylorState(nothing, t0, unit_near(t1 - t0), steps, rest)
 
-    def _start(self, terms, t0, t1, y0, args, steps, rest) -> TaylorState:
-        """With a series that starts here, whatever was before."""
-        unit = unit_near(t1 - t0)
-        series = solution_series(terms, t0, unit, y0, args, self.taylor_order)
-        return TaylorState(usable(series.stacked()), unit, steps, rest)
+    def _current(self, terms, t0, t1, y0, args, state, made_jump) -> TaylorState:
+        """The state with the series of the solution through `y0`: the one that it has,
+        unless that is of another state, of before a jump, or there is none yet."""
+        leaves = jtu.tree_leaves(y0)
+        series = jtu.tree_leaves(state.coefficients)
+        check_carried(self.taylor_order, [c.shape for c in series])
+        other = [jnp.any(c[0] != y) for c, y in zip(series, leaves)]
+        other = jnp.any(jnp.stack([t0 != state.t0, jnp.asarray(made_jump), *other]))
+
+        def start():
+            unit = unit_near(t1 - t0)
+            series = solution_series(terms, t0, unit, y0, args, self.taylor_order)
+            new = usable(series.stacked()), unit
+            old = state.coefficients, state.unit
+            return jtu.tree_map(lambda a, b: jnp.where(other, a, b), new, old)
+
+        # One predicate for all lanes of a `vmap`, or every lane would start anew, and
+        # throw the result away, at every step.
+        coefficients, unit = jax.lax.cond(
+            eqxi.unvmap_any(other), start, lambda: (state.coefficients, state.unit)
+        )
+        return TaylorState(coefficients, t0, unit, state.steps, state.rest)
 
     def step(
         self,
@@ -202,13 +248,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         made_jump,
     ) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
         K = self.taylor_order
-        state = solver_state
-        if made_jump is not False:
-            state = jax.lax.cond(
-                made_jump,
-                lambda: self._start(terms, t0, t1, y0, args, state.steps, state.rest),
-                lambda: state,
-            )
+        state = self._current(terms, t0, t1, y0, args, solver_state, made_jump)
         h = jnp.asarray(t1 - t0)
         s = h / state.unit
         y1, rest = self._evaluate(state, s)
@@ -217,19 +257,30 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         unit = unit_near(h)
         series = solution_series(terms, t1, unit, y1, args, K)
 
-        def estimate(terms, c):
-            increment = terms[1] * jnp.asarray(h / unit, terms[1].dtype)
-            slope = evaluate_derivative(list(c), s)
-            last = jnp.stack(terms[-2:])
-            return ErrorEstimate(defect(increment, slope, K), last, unit)
+        def estimate(terms, c, *inside):
+            at_end = terms[1] * jnp.asarray(h / unit, terms[1].dtype)
+            errors = [
+                defect(by_field, evaluate_derivative(list(c), part * s) / part, K)
+                for part, by_field in zip(parts, [at_end, *inside])
+            ]
+            return ErrorEstimate(
+                ft.reduce(jnp.maximum, errors), jnp.stack(terms[-2:]), unit
+            )
 
-        y_error = series.map(estimate, state.coefficients)
+        # The solution inside the step: where, and what the field makes of it there.
+        parts = [1.0, *probe_points(self.probes)]
+        control = terms.contr(t0, t1)
+        inside = []
+        for part in parts[1:]:
+            y, _ = self._evaluate(state, part * s)
+            inside.append(increment(terms, t0 + part * h, y, args, control))
+        y_error = series.map(estimate, state.coefficients, *inside)
         steps = state.steps
         if steps is not None:
             steps = steps + 1
             warn_if_stiff(jtu.tree_leaves(state.coefficients), s, steps, K)
         dense_info = dict(coefficients=state.coefficients, unit=state.unit)
-        next_state = TaylorState(series.stacked(), unit, steps, rest)
+        next_state = TaylorState(series.stacked(), t1, unit, steps, rest)
         return y1, y_error, dense_info, next_state, diffrax.RESULTS.successful
 
     def _evaluate(self, state: TaylorState, s: RealScalarLike):

@@ -11,7 +11,13 @@ import jax.tree_util as jtu
 import optimistix
 from jaxtyping import Array, PyTree
 
-from ._check import check_state, check_term, check_tolerances, describe
+from ._check import (
+    check_state,
+    check_step_limits,
+    check_term,
+    check_tolerances,
+    describe,
+)
 from ._custom_types import Args, RealScalarLike, Y
 from ._error_estimate import ErrorEstimate
 from ._ode_jet import solution_series, unit_near, usable
@@ -23,9 +29,11 @@ from ._solver import TaylorSolver
 _FIRST_ORDER = 4
 # How much of the step that it asks for is made: higher orders may fall more slowly.
 _FIRST_PART = 0.5
-# So many tolerances of error reject a step. Steps that are chosen by the series have
-# less than one, unless something happens to the vector field within them.
-_VETO = 10
+# What a jump of the vector field may leave in a step that is accepted, in tolerances:
+# order + 1 times the estimate, which is that of a smooth solution. Steps chosen
+# by the series have an estimate of less than one, unless something happens to the
+# vector field within them.
+_VETO = 50
 # What may be nothing but rounding, in units of the last place of the state.
 _NOISE = 16
 
@@ -47,8 +55,10 @@ class TaylorController(
     first that is left out: about the same at high order, and shorter steps at low.)
 
     No step is rejected for being too long, as long as the vector field is smooth. The
-    solver's estimate of the error, which sees jumps and kinks, has a veto: more than 10
-    tolerances reject a step, and it is made again with a tenth to a half of the length.
+    solver's estimate of the error, which sees jumps and kinks, has a veto: a step is
+    rejected, and made again with a tenth to a half of the length, if a jump within it
+    may have left an error of more than 50 tolerances. (Where the solution is smooth the
+    same defect means an error that is $K + 1$ times smaller.)
     Where steps become so short that time stands still, next to a pole for instance, the
     solve ends with `diffrax.RESULTS.dt_min_reached`.
 
@@ -66,13 +76,13 @@ class TaylorController(
         steps only: a `dtmax` below the distance of two of them finds both.
     - `force_dtmin`: whether to go on with steps of `dtmin` where shorter ones are asked
         for; or else to end with `diffrax.RESULTS.dt_min_reached`.
-    - `safety`: what part of the length that meets the tolerance is used.
-    - `factormax`: how many times longer than the step before a step may be.
+    - `safety`: what part of the length that meets the tolerance is used; from 0 to 1.
+    - `factormax`: how many times longer than the step before a step may be; above 1.
 
     **Raises:**
 
-    `ValueError` or `TypeError` for tolerances that are not as above, and for another
-    solver.
+    `ValueError` or `TypeError` for tolerances and limits that are not as above, and for
+    another solver.
 
     !!! example
 
@@ -120,6 +130,8 @@ class TaylorController(
 
     def __check_init__(self):
         check_tolerances("TaylorController", self.rtol, self.atol)
+        limits = self.dtmin, self.dtmax, self.safety, self.factormax
+        check_step_limits("TaylorController", *limits)
 
     def wrap(self, direction) -> "TaylorController":
         del direction
@@ -149,8 +161,9 @@ class TaylorController(
             last = jtu.tree_map(lambda c: c[-2:], usable(series.stacked()))
             no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
             _, dt0 = self._judge(y0, y0, no_error, last, unit, order, error_order)
-            # Where nothing moves, one step will do.
-            dt0 = jnp.where(jnp.isfinite(dt0), _FIRST_PART * dt0, t1 - t0)
+            # Where nothing moves, one step will do: of some length, if there is no end.
+            span = jnp.where(jnp.isfinite(t1 - t0), t1 - t0, 1)
+            dt0 = jnp.where(jnp.isfinite(dt0), _FIRST_PART * dt0, span)
         dt0, _ = self._clip(dt0)
         return t0 + dt0, dt0
 
@@ -180,7 +193,7 @@ class TaylorController(
         error, next_dt = self._judge(
             y0, y1_candidate, error, last, unit, error_order - 1, error_order
         )
-        keep_step = error <= _VETO
+        keep_step = error <= _VETO / error_order
         if self.dtmin is not None:
             keep_step = keep_step | (chosen_dt <= self.dtmin)
         next_dt = jnp.minimum(next_dt, self.factormax * chosen_dt)
@@ -190,10 +203,15 @@ class TaylorController(
         next_dt, result = self._clip(next_dt)
         next_t0 = jnp.where(keep_step, t1, t0)
         next_t1 = next_t0 + next_dt
-        # A step that ends where it starts is the last of a solve that gets nowhere.
+        # A step that ends where it starts is that of a solve that gets nowhere. It may
+        # have got to its end, though, which is not known here, and be at a singularity:
+        # once, a step by the last digit of `t` is tried.
+        stuck = next_t1 <= next_t0
+        was_stuck = ~keep_step | (t0 + chosen_dt <= t0)
         result = diffrax.RESULTS.where(
-            next_t1 > next_t0, result, diffrax.RESULTS.dt_min_reached
+            stuck & was_stuck, diffrax.RESULTS.dt_min_reached, result
         )
+        next_t1 = jnp.where(stuck, jnp.nextafter(next_t0, jnp.inf), next_t1)
         return keep_step, next_t0, next_t1, False, next_dt, result
 
     def _judge(
@@ -224,7 +242,13 @@ class TaylorController(
         if len(jtu.tree_leaves(rows)) == 0:
             return jnp.zeros_like(unit), jnp.full_like(unit, jnp.inf)
         # One reduction for all four.
-        error, size, *ends = jnp.asarray(jax.vmap(self.norm)(rows))
+        norms = jnp.asarray(jax.vmap(self.norm)(rows))
+        if norms.shape != (4,):
+            raise ValueError(
+                "TaylorController: `norm` must return a scalar; of the state it "
+                f"returns an array of shape {norms.shape[1:]}."
+            )
+        error, size, *ends = norms
         ends = ends if order > 1 else ends[1:]
         orders = jnp.arange(order - len(ends) + 1, order + 1, dtype=size.dtype)
         log_size = jnp.log(jnp.maximum(size, 1))
@@ -233,7 +257,7 @@ class TaylorController(
         safety = jnp.asarray(self.safety, jnp.result_type(unit))
         dt = safety * length.astype(safety.dtype) * unit
         # As in Diffrax: the steps are a detail of how the solution is computed.
-        return error, eqxi.nondifferentiable(jax.lax.stop_gradient(dt))
+        return eqxi.nondifferentiable(jax.lax.stop_gradient((error, dt)))
 
     def _clip(self, dt: RealScalarLike) -> tuple[RealScalarLike, diffrax.RESULTS]:
         result = diffrax.RESULTS.successful

@@ -6,6 +6,9 @@ import os
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 )
+# Most of the time is compilation; LLVM's optimisations are a good part of that. Set it
+# to 0 to test what users run, as `.ci/run` does where roundings matter.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import random  # noqa: E402
 from collections.abc import Callable  # noqa: E402

@@ -15,7 +15,14 @@ import scipy.optimize
 
 
 _FOLDER = pathlib.Path(__file__).parents[1] / "docs/examples"
-_NAMES = ("three_body", "lyapunov", "neural_field", "parameter_fit", "taylor_map")
+_NAMES = (
+    "three_body",
+    "lyapunov",
+    "neural_field",
+    "parameter_fit",
+    "taylor_map",
+    "clamped_plate",
+)
 
 
 def _load(name):
@@ -62,8 +69,12 @@ def _page(name):
 
 def _assert_same_number(shown, printed, line):
     """To one unit of the last digit shown; and to a factor of ten where it is rounding
-    (1e-12 and below), which differs between machines."""
+    (1e-12 and below), which differs between machines. Numbers of steps at an error that
+    lies between two tolerances differ by a few, as that does."""
     a, b = float(shown), float(printed)
+    if shown.isdecimal() and a > 100:
+        assert abs(a - b) < 0.03 * a, line
+        return
     mantissa, _, exponent = shown.partition("e")
     if exponent and int(exponent) <= -12:
         assert abs(np.log10(a / b)) < 1, line
@@ -281,3 +292,26 @@ def test_taylor_map(run):
     np.testing.assert_allclose(
         results["coefficients"][:5], fitted[:5], rtol=1e-5, atol=1e-8
     )
+
+
+def test_clamped_plate(run):
+    """Against the Fourier series, and that against finite differences of Δ²u = exp(x)."""
+    module, results = run("clamped_plate").module, run("clamped_plate").results
+    assert results["error"] < 1e-6
+    h, p = 0.02, np.array([0.3, -0.4])
+    shifts = np.array([[i, j] for i in range(-3, 4) for j in range(-3, 4)])
+    u = module.exact(p + h * shifts).reshape(7, 7)
+    # Of sixth order: the second differences, and those of them.
+    second = np.array([2, -27, 270, -490, 270, -27, 2]) / 180 / h**2
+    fourth = np.array([-1, 12, -39, 56, -39, 12, -1]) / 6 / h**4
+    mixed = second @ u @ second
+    assert abs(fourth @ u[:, 3] + fourth @ u[3] + 2 * mixed - np.exp(0.3)) < 1e-5
+    angles = np.linspace(0, 2 * np.pi, 9)
+    for r, at_most in ((1.0, 1e-14), (1 - 1e-6, 1e-12)):
+        edge = r * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        assert np.max(np.abs(module.exact(edge))) < at_most
+    # The moment is that of the series as well.
+    radii = 1 - 1e-3 * np.arange(5)
+    w = module.exact(np.stack([radii, 0 * radii], axis=1))
+    slope = np.array([35, -104, 114, -56, 11]) / 12 @ w / 1e-6
+    assert abs(results["moment"] + slope) < 1e-6

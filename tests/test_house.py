@@ -85,7 +85,9 @@ def test_readme_example(example):
     exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("page", ["index.md", "solving.md", "simplification.md"])
+@pytest.mark.parametrize(
+    "page", ["index.md", "solving.md", "derivatives.md", "simplification.md"]
+)
 def test_examples_of_a_page(page):
     """One after another: later ones use the names of those before."""
     names = {"__name__": "__main__"}

@@ -1,5 +1,7 @@
 """`TaylorSolver` in Diffrax, and the interpolation that comes with it."""
 
+import functools as ft
+
 import diffrax
 import equinox as eqx
 import jax
@@ -7,9 +9,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import pytest
+import scipy.integrate
 from helpers import assert_close
 
-from eqx_taylor import ode_jet, TaylorInterpolation, TaylorSolver
+from eqx_taylor import ode_jet, TaylorController, TaylorInterpolation, TaylorSolver
 
 
 TIGHT = diffrax.PIDController(rtol=1e-12, atol=1e-12)
@@ -484,6 +487,49 @@ def test_jacobians_of_adaptive_solves(jacobian, adjoint, order, rtol):
     jacobians = run(jnp.asarray(Y0), jnp.array(0.8), jnp.array(2.0))
     for actual, exact in zip(jacobians, _exact_jacobians(2.0, 0.8)):
         np.testing.assert_allclose(actual, exact, rtol=rtol, atol=1e-12)
+
+
+def test_reverse_mode_and_the_variational_equation():
+    """Of the Lorenz system, with respect to the state and a parameter: by the default
+    adjoint of an adaptive solve, and by another program's integration of `V' = f'(y) V`.
+    """
+
+    def field(t, y, rho):
+        return jnp.stack(
+            [10 * (y[1] - y[0]), y[0] * (rho - y[2]) - y[1], y[0] * y[1] - 8 / 3 * y[2]]
+        )
+
+    def variational(t, v):
+        (a, b, c), matrix = v[:3], v[3:].reshape(3, 4)
+        slope = [10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c]
+        jacobian = np.array([[-10, 10, 0], [28 - c, -1, -a], [b, a, -8 / 3]])
+        by_rho = np.outer([0, a, 0], [0, 0, 0, 1])
+        return np.concatenate([slope, (jacobian @ matrix + by_rho).ravel()])
+
+    start = np.concatenate([[1.0, 2.0, 3.0], np.eye(3, 4).ravel()])
+    reference = scipy.integrate.solve_ivp(
+        variational, (0.0, 2.0), start, "DOP853", rtol=1e-13, atol=1e-13
+    ).y[3:, -1]
+
+    @jax.jit
+    @ft.partial(jax.jacrev, argnums=(0, 1))
+    def jacobians(y0, rho):
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            TaylorSolver(rtol=1e-13, atol=1e-13),
+            0.0,
+            2.0,
+            None,
+            y0,
+            rho,
+            stepsize_controller=TaylorController(1e-13, 1e-13),
+            max_steps=256,
+        ).ys[0]
+
+    by_y0, by_rho = jacobians(jnp.array([1.0, 2.0, 3.0]), jnp.array(28.0))
+    actual = np.concatenate([by_y0, by_rho[:, None]], axis=1)
+    expected = reference.reshape(3, 4)
+    assert np.max(np.abs(actual - expected)) < 1e-9 * np.max(np.abs(expected))
 
 
 def test_jacobians_of_constant_steps():

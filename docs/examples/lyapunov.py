@@ -3,6 +3,7 @@
 import argparse
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +29,7 @@ def vector_field(t, state, args):
     y, Q = state
 
     def along(column):
-        return jax.jvp(lorenz, (y,), (column,))[1]
+        return eqx.filter_jvp(lorenz, (y,), (column,))[1]
 
     return lorenz(y), jax.vmap(along, in_axes=1, out_axes=1)(Q)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax import lax
 
 from .._interpreter import (
     FUSED,
@@ -84,7 +85,7 @@ def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Seri
         if symmetric and a is b:
             term = convolve_square(a, k)
         else:
-            term = convolve(product, a, b, k)
+            term = convolve(lax.mul if symmetric else product, a, b, k)
         return [term, *[None] * (len(eqn.outvars) - 1)]
 
     # What else it may return is the pattern of a sparse product.
@@ -188,7 +189,10 @@ def integrals(
     @ft.cache
     def right_hand_side():
         inner = walk.inside(outs[0].key)
-        return inner, slope(inner)
+        g = slope(inner)
+        for series in g:
+            series.uses += 1
+        return inner, g
 
     def compute(k):
         if k == 0:

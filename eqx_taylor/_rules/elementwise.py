@@ -12,6 +12,7 @@ from .._interpreter import (
     primal_values,
     register,
     RULES,
+    SLOW,
     Walk,
 )
 from .._jax import bind
@@ -187,3 +188,9 @@ def _sign(walk: Walk, eqn, inputs) -> list[Series]:
     if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
         return RULES[OTHERWISE](walk, eqn, inputs)
     return constant_rule(walk, eqn, inputs)
+
+
+# XLA would compute them again for every order that they enter. (Not sigmoids: networks
+# have them between matrix products, in loops that wait for memory anyway.)
+SLOW.update("acos acosh asin asinh atan atan2 atanh cos cosh exp exp2 expm1".split())
+SLOW.update("log log1p log2 sin sinh tan".split())

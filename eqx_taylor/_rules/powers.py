@@ -13,7 +13,7 @@ from .._interpreter import (
     Walk,
 )
 from .._jax import bind, is_literal
-from .._series import add, convolve, convolve_square, scale, Series, sub
+from .._series import convolve, convolve_square, disjoined, products, scale, Series, sub
 from ._compose import composed, power_of_two
 from ._define import read, rewritten
 from .products import repeated_product
@@ -88,23 +88,22 @@ def _power(walk: Walk, eqn, inputs, exponent: float) -> Series:
     singular = math.floor(exponent) + 1
 
     def divide(term, k):
+        x_0 = x[0] if term.shape == x.aval.shape else x.factor(0, x.aval.shape)
         if k < exponent:
-            return lax.div(term, jnp.where(x[0] == 0, 1, x[0]))
+            return lax.div(term, jnp.where(x_0 == 0, 1, x_0))
         # Roots do not go on below a negative zero.
-        return lax.div(term, x[0] if is_integer else jnp.where(x[0] == 0, 0, x[0]))
+        return lax.div(term, x_0 if is_integer else jnp.where(x_0 == 0, 0, x_0))
 
     def compute(k):
         if k == 0:
             return bind(eqn, primal_values(inputs))[0]
-        total = None
-        for j in range(1, k + 1):
-            weight = (exponent * j - (k - j)) / k
-            if weight != 0 and x[j] is not None and factor[k - j] is not None:
-                total = add(total, lax.mul(scale(x[j], weight), factor[k - j]))
+        weights = ((j, k - j, (exponent * j - (k - j)) / k) for j in range(1, k + 1))
+        total = products(x, factor, (pair for pair in weights if pair[-1] != 0))
         if total is None:
             return None
         if exponent < 0:
             total = divide(total, k)
+        total = disjoined(total, x, factor)
         if k != singular or x[1] is None or jnp.iscomplexobj(x[1]):
             return total
         # binomial(r, k) x_1^k x_0^(r-k), where the binomial coefficient is positive.

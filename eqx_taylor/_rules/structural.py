@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import FUSED, joint, primal_values, register, Walk
+from .._interpreter import FUSED, joint, primal_values, register, VIEWS, Walk
 from .._jax import bind
 from .._series import add, CONSTANT, Series, sub
 from ._define import define_linear, joined_support
@@ -47,6 +47,7 @@ define_linear("ragged_all_to_all", operands=slice(0, 2), fused=False)
 define_linear("tie", operands=slice(1, 2))
 
 
+VIEWS.update(["copy", "reshape", "slice", "squeeze", "unstack"])
 FUSED.update(["add", "add_any", "optimization_barrier", "sub"])
 
 

@@ -1,0 +1,246 @@
+"""Reverse mode over Taylor mode: derivatives of gradients in a direction."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from ._argument import Argument
+from ._check import check_integer, describe
+from ._filter_jet import filter_jet
+from ._jax import as_varying_as
+from ._mixed_partials import tensors
+
+
+def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
+    r"""The Hessian of a scalar function of many numbers, times a vector: reverse mode
+    over a jet of order 1, at the cost of a few gradients.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a real scalar.
+    - `x`: the point. Its floating-point arrays move, and no other leaves.
+    - `v`: the vector, a PyTree of the structure and shapes of `x`, with `None` for
+        leaves that are zero.
+
+    **Returns:**
+
+    $\nabla^2 f(x)\, v$, a PyTree of the structure and shapes of `x`, with `None` in the
+    place of all other leaves.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for a function that does not return a real scalar, for
+    complex inputs, if nothing moves, and for a `v` that does not fit the point.
+
+    !!! example
+
+        ```python
+        import equinox as eqx
+        import jax
+        import jax.numpy as jnp
+        from eqx_taylor import hvp
+
+        mlp = eqx.nn.MLP(3, "scalar", 32, 2, jnp.tanh, key=jax.random.key(0))
+        # With respect to the parameters; the activation function is no array.
+        loss = lambda mlp: mlp(jnp.ones(3)) ** 2
+        gradient = eqx.filter_grad(loss)(mlp)
+        product = hvp(loss, mlp, gradient)
+        ```
+    """
+    argument = Argument("hvp", fun, x, real=True, model=True)
+    terms = _gradient_coefficients(argument, argument.direction(v), 1)
+    return argument.replaced([leaf[1] for leaf in terms], otherwise=None)
+
+
+def directional_gradients(
+    fun: Callable[[PyTree], Array], x: PyTree, v: PyTree, order: int
+) -> PyTree[Array]:
+    r"""The gradient of a scalar function of many numbers, and its derivatives in a
+    direction: those of $\nabla f(x + t v)$ with respect to $t$ at $t = 0$.
+
+    All of them come from one pass of reverse mode over one jet. If $f_K$ is the
+    highest Taylor coefficient of $f(x_0 + x_1 t + \cdots + x_K t^K)$, then
+    $\partial f_K / \partial x_j$ is coefficient $K - j$ of the gradient, for every $j$.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a real scalar.
+    - `x`: the point. Its floating-point arrays move, and no other leaves.
+    - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
+        leaves that do not move.
+    - `order`: the highest order $K \geq 0$: 0 for the gradient, 1 for the product of
+        the Hessian with `v` as well, and so on.
+
+    **Returns:**
+
+    A PyTree of the structure of `x`, with the derivatives of order $0, \ldots, K$ of
+    the gradient, stacked along a new first axis, in the place of every array; and
+    `None` in the place of all other leaves.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for a function that does not return a real scalar, for
+    complex inputs, if nothing moves, for an order that is not a non-negative integer,
+    and for a direction that does not fit the point.
+
+    !!! example
+
+        ```python
+        import jax.numpy as jnp
+        from eqx_taylor import directional_gradients
+
+        x = jnp.array([0.1, 0.2, 0.3])
+        g, hv, d2g = directional_gradients(lambda x: jnp.prod(x**3), x, jnp.ones(3), 2)
+        ```
+    """
+    order = check_integer("directional_gradients", "order", order, 0)
+    argument = Argument("directional_gradients", fun, x, real=True, model=True)
+    terms = _gradient_coefficients(argument, argument.direction(v), order)
+    return argument.replaced(
+        [
+            jnp.stack([c * float(math.factorial(k)) for k, c in enumerate(leaf)])
+            for leaf in terms
+        ],
+        otherwise=None,
+    )
+
+
+def _gradient_coefficients(
+    argument: Argument, v: list[Any], order: int
+) -> list[list[Array]]:
+    """For each array that moves the Taylor coefficients of the gradient along `v`."""
+    if order == 0:
+        gradient = jax.grad(lambda arrays: _scalar(argument, arrays))(argument.arrays)
+        return [[leaf] for leaf in gradient]
+
+    def top(*terms):
+        """The highest coefficient of `f(Σ_j terms[j] t^j)`."""
+        point, *series = terms
+        trees = [argument.replaced(term, otherwise=None) for term in series]
+        return filter_jet(
+            lambda x: _scalar(argument, x, is_tree=True),
+            (argument.replaced(point),),
+            (trees,),
+            factorial_scaled=False,
+        )[1][-1]
+
+    zero = [jnp.zeros_like(array) for array in argument.arrays]
+    first = [z if part is None else part for part, z in zip(v, zero)]
+    points = [argument.arrays, first, *[zero] * (order - 1)]
+    slopes = jax.grad(top, argnums=tuple(range(order + 1)))(*points)
+    return [list(leaf) for leaf in zip(*slopes[::-1])]
+
+
+def _scalar(argument: Argument, x: Any, is_tree: bool = False) -> Array:
+    """The value of the function, which must be one real number."""
+    y = argument.fun(x if is_tree else argument.replaced(x))
+    is_number = isinstance(y, float | jax.Array) and jnp.shape(y) == ()
+    if not is_number or not jnp.issubdtype(jnp.result_type(y), jnp.floating):
+        raise TypeError(
+            f"{argument.caller}: `fun` must return a real scalar, whose gradient is "
+            f"taken; got {describe(y)}. For functions that return more than one number "
+            "see `value_jacobian_hessian` and `directional_derivatives`."
+        )
+    return jnp.asarray(y)
+
+
+def value_jacobian_hessian(
+    fun: Callable[[PyTree], PyTree], x: PyTree
+) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+    r"""The value of a function, its Jacobian and its Hessian, in one call.
+
+    By reverse mode over jets of order 1 if the function returns fewer numbers than half
+    of those it takes; else by jets of order 2 alone (see
+    [`eqx_taylor.derivative_tensor`][]). The Hessian is symmetric to the last bit.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `x`: the point.
+
+    **Returns:**
+
+    `(value, jacobian, hessian)`: what `fun`, `jax.jacobian(fun)` and
+    `jax.hessian(fun)` return. For an array `x`, each array of the value has the axes of
+    `x` after its own in the Jacobian, and twice in the Hessian; for a PyTree `x` there
+    is a PyTree of its structure in the place of each array of the value, and another
+    one within it. `None` is in the place of leaves that are not differentiable.
+
+    **Raises:**
+
+    `TypeError` for integer inputs.
+
+    !!! example
+
+        ```python
+        import jax.numpy as jnp
+        from eqx_taylor import value_jacobian_hessian
+
+        x = jnp.array([0.1, 0.2, 0.3])
+        y, gradient, hessian = value_jacobian_hessian(lambda x: jnp.sin(x @ x), x)
+        ```
+    """
+    argument = Argument("value_jacobian_hessian", fun, x)
+    zeros = [None] * len(argument.arrays)
+    out = jax.eval_shape(lambda: argument.along(zeros, 0)[0])
+    count = sum(leaf.size for leaf in jtu.tree_leaves(out))
+    is_complex = any(
+        jnp.iscomplexobj(y) for y in [*argument.arrays, *jtu.tree_leaves(out)]
+    )
+    if is_complex or 2 * count > argument.size:
+        jacobian, hessian = tensors(argument, 2, [1, 2])
+    else:
+        jacobian, hessian = _by_reverse_mode(argument)
+    return argument.along(zeros, 0)[0], jacobian, hessian
+
+
+def _by_reverse_mode(argument: Argument) -> tuple[PyTree[Array], PyTree[Array]]:
+    """Rows of the Jacobian and the Hessian, for each number that is returned: the
+    gradients of the slope in all directions."""
+    size, dtype = argument.size, argument.dtype
+    units = argument.split(jnp.eye(size))
+
+    def flat(arrays):
+        return jnp.concatenate([x.reshape(-1).astype(dtype) for x in arrays])
+
+    def one_direction(v):
+        def slope(arrays, v):
+            return argument.along(v, 1, at=arrays)[1]
+
+        y, pull_back = jax.vjp(slope, argument.arrays, v)
+        leaves, treedef = jtu.tree_flatten(y)
+
+        def rows(i):
+            """Of each number in leaf `i`, with respect to the point and to `v`."""
+
+            def row(unit):
+                cotangents = [jnp.zeros_like(leaf) for leaf in leaves]
+                cotangents[i] = unit.reshape(leaves[i].shape)
+                slopes = pull_back(jtu.tree_unflatten(treedef, cotangents))
+                return [flat(arrays) for arrays in slopes]
+
+            units = jnp.eye(leaves[i].size, dtype=leaves[i].dtype)
+            return jax.vmap(row)(as_varying_as(leaves[i], units))
+
+        found = [rows(i) for i in range(len(leaves))]
+        by_point = jtu.tree_unflatten(treedef, [pair[0] for pair in found])
+        by_direction = jtu.tree_unflatten(treedef, [pair[1] for pair in found])
+        return by_point, by_direction, y
+
+    second, first, y = jax.vmap(one_direction)(units)
+
+    def jacobian(rows, y):
+        rows = rows[0]  # It does not depend on the direction.
+        return argument.tensor(rows.T.reshape(size, *y.shape[1:]), 1)
+
+    def hessian(rows, y):
+        rows = jnp.moveaxis(rows, 1, 2)  # direction, entry, output
+        rows = (rows + jnp.swapaxes(rows, 0, 1)) / 2
+        return argument.tensor(rows.reshape(size, size, *y.shape[1:]), 2)
+
+    return jtu.tree_map(jacobian, first, y), jtu.tree_map(hessian, second, y)

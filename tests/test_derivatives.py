@@ -1,0 +1,210 @@
+"""Derivatives along lines, and Taylor polynomials."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, derivatives as nested
+
+from eqx_taylor import (
+    derivatives,
+    directional_derivatives,
+    nth_derivative,
+    taylor_polynomial,
+    TaylorPolynomial,
+)
+
+
+class Wave(eqx.Module):
+    frequency: jax.Array
+    name: str = "wave"
+
+    def __call__(self, t, phase=0.0):
+        y = jnp.sin(self.frequency * t + phase)
+        return {"y": y, "two": jnp.stack([y**2, jnp.exp(t)]), "name": self.name}
+
+
+def test_derivatives():
+    wave = Wave(jnp.array(1.3))
+    out = jax.jit(lambda t: derivatives(wave, 6)(t, phase=0.4)["two"])(0.7)
+    expected = nested(lambda t: wave(t, 0.4)["two"], 6)(jnp.array(0.7))
+    assert_close(out, jnp.stack(expected))
+    # Everything that is no array is `None`, and so are integers.
+    out = derivatives(wave, 2)(jnp.array(0.7))
+    assert out["name"] is None and out["y"].shape == (3,)
+    assert derivatives(lambda t: (t, jnp.arange(3)), 1)(0.5)[1] is None
+    # Each derivative is the derivative of the one before.
+    for n in range(1, 4):
+        slope = jax.grad(lambda t: nth_derivative(wave, n - 1)(t)["y"])(0.7)
+        assert_close(nth_derivative(wave, n)(0.7)["y"], slope)
+    assert nth_derivative(jnp.sin, 0)(0.3) == jnp.sin(0.3)
+    assert_close(derivatives(lambda t: jnp.exp(t), 0)(jnp.zeros(())), jnp.ones(1))
+    # A constant, and numbers that are no arrays.
+    constant = derivatives(lambda t: 3.0, 2)(0.1)
+    np.testing.assert_array_equal(constant, [3.0, 0.0, 0.0])
+
+
+def test_derivatives_are_transformed():
+    ts = jnp.linspace(0.1, 0.9, 5)
+    out = jax.vmap(derivatives(jnp.sin, 3))(ts)
+    expected = jnp.stack([jnp.sin(ts), jnp.cos(ts), -jnp.sin(ts), -jnp.cos(ts)], 1)
+    assert_close(out, expected)
+    # With respect to the function's parameters.
+    slope = eqx.filter_grad(lambda wave: nth_derivative(wave, 2)(0.7)["y"])
+    w, t = 1.3, 0.7
+    expected = -2 * w * math.sin(w * t) - w * w * t * math.cos(w * t)
+    assert_close(slope(Wave(jnp.array(w))).frequency, jnp.array(expected))
+    z = jnp.array(0.3 + 0.4j)
+    assert_close(nth_derivative(jnp.sin, 3)(z), -jnp.cos(z))
+
+
+def test_directional_derivatives():
+    x = {"a": jnp.array([0.1, 0.2]), "b": jnp.array(0.3), "c": "text"}
+    v = {"a": jnp.array([1.0, -0.5]), "b": None, "c": None}
+
+    def fun(x):
+        return jnp.sin(x["a"]) * jnp.exp(x["b"] * jnp.sum(x["a"]))
+
+    def along(t):
+        return fun({"a": x["a"] + t * v["a"], "b": x["b"]})
+
+    out = jax.jit(lambda a: directional_derivatives(fun, {**x, "a": a}, v, 5))(x["a"])
+    assert_close(out, jnp.stack(nested(along, 5)(jnp.zeros(()))))
+    # A direction that is zero as a whole.
+    out = directional_derivatives(fun, x, {"a": 0 * v["a"], "b": None, "c": None}, 2)
+    assert_close(out, jnp.stack([fun(x), jnp.zeros(2), jnp.zeros(2)]))
+
+
+def test_polynomial():
+    x = jnp.array(0.2)
+    p = jax.jit(lambda x: taylor_polynomial(jnp.sin, x, 2.0, 18))(x)
+    assert isinstance(p, TaylorPolynomial) and p.order == 18
+    s = jnp.linspace(-0.3, 0.3, 6).reshape(2, 3)
+
+    @jax.jit
+    def values(p, s):
+        others = [p, p.derivative(), p.derivative(3), p.integral()]
+        return [q.evaluate(s) for q in others], p(0.2)
+
+    actual, middle = values(p, s)
+    z = 0.2 + 2 * s
+    cosines = [2 * jnp.cos(z), -8 * jnp.cos(z), (jnp.cos(0.2) - jnp.cos(z)) / 2]
+    assert_close(actual, [jnp.sin(z), *cosines])
+    assert_close(middle, jnp.sin(0.6).astype(float))
+    assert_close(p(0.2 + 0.1j), jnp.asarray(jnp.sin(0.2 + 2 * (0.2 + 0.1j))))
+    assert p.integral().derivative().order == 18
+    assert_close(p.integral().derivative().coefficients, p.coefficients, ulps=2)
+    assert p.derivative(30).order == 0 and p.derivative(30)(0.1) == 0
+    # Of PyTrees; and as one.
+    q = taylor_polynomial(Wave(jnp.array(1.0)), jnp.array(0.0), 1.0, 5)
+    assert q(jnp.zeros(4))["two"].shape == (4, 2)
+    value = eqx.filter_jit(lambda q, s: q(s)["y"])(q, 0.1)
+    assert_close(value, jnp.asarray(0.1 - 0.1**3 / 6 + 0.1**5 / 120), ulps=5)
+    constant = taylor_polynomial(jnp.sin, jnp.array(0.2), 2.0, 0)
+    assert constant.order == 0 and constant(7.0) == jnp.sin(0.2)
+
+
+@pytest.mark.parametrize(
+    "fun, x, radius",
+    [
+        (lambda x: 1 / (2 - x), 0.0, 2.0),
+        (lambda x: 1e-200 / (1e-3 + x), 0.0, 1e-3),
+        (jnp.log, 1.5, 1.5),
+        (lambda x: x**-2.5, 3.0, 3.0),
+        (lambda x: 1 / (1 + 25 * x**2), 0.3, math.hypot(0.3, 0.2)),
+        (lambda x: 1 / (1 + 25 * x**2), 0.0, 0.2),
+        (jnp.tan, 0.0, math.pi / 2),
+        (jnp.tanh, 0.5, math.hypot(0.5, math.pi / 2)),
+        (lambda x: jnp.stack([jnp.sin(x), jnp.log(x)]), 2.0, 2.0),
+    ],
+)
+def test_radius_of_convergence(fun, x, radius):
+    p = taylor_polynomial(fun, jnp.array(x), 1.0, 20)
+    estimate = jax.jit(lambda p: p.radius_of_convergence())(p)
+    assert estimate.shape == () and abs(estimate / radius - 1) < 0.01
+
+
+def test_radius_of_entire_functions():
+    for fun in (jnp.exp, jnp.sin):
+        radius = taylor_polynomial(fun, jnp.array(1.0), 1.0, 30).radius_of_convergence()
+        assert radius > 10
+    for fun in (lambda x: x**3, lambda x: 0 * x + 1.0):
+        radius = taylor_polynomial(fun, jnp.array(1.0), 1.0, 12).radius_of_convergence()
+        assert np.isinf(radius)
+
+
+X = jnp.array([0.1, 0.2])
+WRONG = {
+    "negative order": (
+        lambda: derivatives(jnp.sin, -1),
+        ValueError,
+        ["derivatives", "`order`", "at least 0", "-1"],
+    ),
+    "negative n": (
+        lambda: nth_derivative(jnp.sin, -2),
+        ValueError,
+        ["nth_derivative", "`n`", "-2"],
+    ),
+    "an order that is a flag": (
+        lambda: taylor_polynomial(jnp.sin, 0.1, 1.0, True),
+        TypeError,
+        ["taylor_polynomial", "integer", "True"],
+    ),
+    "an integer": (
+        lambda: derivatives(jnp.sin, 2)(1),
+        TypeError,
+        ["derivatives", "int", "floating point"],
+    ),
+    "a vector": (
+        lambda: nth_derivative(jnp.sin, 2)(X),
+        ValueError,
+        ["nth_derivative", "scalar", "(2,)", "jax.vmap"],
+    ),
+    "an argument too many": (
+        lambda: derivatives(lambda t: t, 2)(0.1, 0.2),
+        TypeError,
+        ["derivatives", "too many positional arguments"],
+    ),
+    "integers in a PyTree": (
+        lambda: directional_derivatives(lambda x: x["a"], {"a": X, "n": 3}, {"a": X, "n": None}, 2),
+        TypeError,
+        ["directional_derivatives", "x['n']", "int", "close over"],
+    ),
+    "a direction of another shape": (
+        lambda: directional_derivatives(jnp.sin, X, jnp.ones(3), 2),
+        ValueError,
+        ["directional_derivatives", "`v`", "(3,)", "(2,)"],
+    ),
+    "a direction of another structure": (
+        lambda: taylor_polynomial(lambda x: x["a"], {"a": X}, [X], 2),
+        ValueError,
+        ["taylor_polynomial", "`v`", "structure of `x`"],
+    ),
+    "nothing that moves": (
+        lambda: directional_derivatives(lambda x: 1.0, {"a": "b"}, {"a": None}, 2),
+        TypeError,
+        ["directional_derivatives", "no floating-point array"],
+    ),
+    "nothing comes out": (
+        lambda: derivatives(lambda t: jnp.arange(3), 2)(0.1),
+        TypeError,
+        ["derivatives", "returned nothing that can be differentiated"],
+    ),
+    "too few coefficients": (
+        lambda: taylor_polynomial(jnp.sin, 0.1, 1.0, 3).radius_of_convergence(),
+        ValueError,
+        ["radius_of_convergence", "at least 4", "3"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_error(name):
+    call, kind, words = WRONG[name]
+    with pytest.raises(kind) as error:
+        call()
+    for word in words:
+        assert word in str(error.value)
