@@ -18,6 +18,15 @@ from ._timing import check_equal, compare, Timing, timing_table
 ORDERS = [1, 2, 3, 4, 5, 6, 7, 8]
 NESTED, CSE, SIMPLIFY, JET = "nested `jvp`", "`cse`", "`simplify`", "`filter_jet`"
 REWRITES = {CSE: cse, SIMPLIFY: simplify}
+COLOURS = {
+    "nested jvp": "tab:gray",
+    "as it is": "tab:gray",
+    "cse": "tab:orange",
+    "no reassociation": "tab:olive",
+    "simplify": "tab:blue",
+    "filter_jet": "tab:green",
+    "jarrett": "tab:purple",
+}
 
 
 def fun(x):
@@ -234,6 +243,7 @@ def plot(data: Any, path: pathlib.Path) -> None:
             [row[name] for row in data["orders"]],
             mark,
             markersize=5,
+            color=COLOURS[name.replace("`", "")],
             label=name.replace("`", ""),
         )
     by_order.set_xlabel("order")
@@ -241,13 +251,15 @@ def plot(data: Any, path: pathlib.Path) -> None:
 
     labels = ["simplify", "no reassociation", "cse", "as it is"]
     _bars(by_case, data["equations"], labels)
+    by_case.set_xscale("log")
+    by_case.set_xlim(left=10)
     by_case.set_title("equations", fontsize=10)
     kib = {name: [n / 1024 for n in both] for name, both in data["stored"].items()}
     _bars(by_function, kib, ["jarrett", "as it is"])
     by_function.set_title("KiB stored for reverse mode, 128 x 256", fontsize=10)
-    for ax in axes:
+    for ax, place in zip(axes, ("upper left", "upper right", "lower right")):
         ax.grid(True, which="major", alpha=0.3)
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, loc=place)
     # Without the version of matplotlib in the file.
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
@@ -257,11 +269,11 @@ def _bars(ax, groups, labels) -> None:
     height = 0.8 / len(labels)
     for i, label in enumerate(labels):
         places = [place + i * height for place in range(len(groups))]
-        ax.barh(places, [values[i] for values in groups.values()], height, label=label)
+        lengths = [values[i] for values in groups.values()]
+        ax.barh(places, lengths, height, label=label, color=COLOURS[label])
     centres = [place + 0.4 - height / 2 for place in range(len(groups))]
     names = [name.replace("`", "").replace(" of a ", "\nof a ") for name in groups]
     ax.set_yticks(centres, names, fontsize=7)
-    ax.set_xscale("log")
     ax.invert_yaxis()
 
 

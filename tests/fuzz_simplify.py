@@ -1,7 +1,8 @@
 """Random programs (`fuzz_programs.py`), simplified: equal values, never more equations.
 
 `python tests/fuzz_simplify.py 200` takes the derivatives of the first 200, with
-`--seed` others; `test_simplify.py` takes a few.
+`--seed` others, and with `--seconds` no more than fit in; `test_simplify.py` takes a
+few.
 """
 
 import argparse
@@ -85,11 +86,15 @@ def main():
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--order", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     begin, totals, checked, failed = time.perf_counter(), np.zeros(4, int), 0, 0
     for seed in range(args.seed, args.seed + args.count):
+        if time.perf_counter() - begin > args.seconds:
+            print(f"stopped before seed {seed}")
+            break
         found = derivatives_of(seed, args.order)
         if found is None:
             continue

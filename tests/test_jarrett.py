@@ -107,9 +107,7 @@ def _two(x, y):
     return jnp.tanh(jnp.sin(x * y) * y + x) / (1.0 + y * y)
 
 
-@pytest.mark.parametrize(
-    "shapes", [((6,), (6,)), ((6,), ()), ((3, 1), (1, 2)), ((), ())]
-)
+@pytest.mark.parametrize("shapes", [((6,), ()), ((3, 1), (1, 2))])
 def test_transformations(shapes):
     x, y = (jnp.asarray(np.random.default_rng(0).normal(size=s)) for s in shapes)
 
