@@ -43,15 +43,16 @@ def total(function, *args) -> int:
 def nested(order):
     """The value and the derivatives up to `order`."""
 
-    def tower(x):
-        return [fun(x)]
-
-    for _ in range(order):
-
-        def tower(x, lower=tower):
+    def extended(lower):
+        def longer(x):
             values, slopes = jax.jvp(lower, (x,), (jnp.ones_like(x),))
             return [*values, slopes[-1]]
 
+        return longer
+
+    tower = lambda x: [fun(x)]  # noqa: E731
+    for _ in range(order):
+        tower = extended(tower)
     return tower
 
 
