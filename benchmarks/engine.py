@@ -13,10 +13,19 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from eqx_taylor import _jax, _ode_jet, _outer_solar_system as solar_system, _series
+from eqx_taylor import (
+    _interpreter,
+    _jax,
+    _ode_jet,
+    _outer_solar_system as solar_system,
+    _series,
+    _solver,
+)
 
 from ._heyoka import lorenz, solar_systems, solve, System, Time
 from ._report import Figure, main, Report
+from .jet_mlp import by_filter_jet
+from .jets import seed
 from .work_precision import take_turns
 
 
@@ -32,6 +41,7 @@ choice; a ratio below 1 is what the choice saves.
 - **side by side**: sums of products in four parts, which do not wait for each other.
 - **long loops**: products over joined axes, (36, 3) and not (6, 6, 3), with broadcast
   operands stored in that shape.
+- **probe**: the error is looked at inside the step as well. This one costs time.
 
 The table has what XLA made of the program: fusions are loops with a kernel of their
 own, operations the multiplications and additions of arrays in all of them, of which the
@@ -57,6 +67,7 @@ def _without(choice: str | None) -> Iterator[None]:
         "not if used once": [(_series.Series, "stored_once", _everything_stored)],
         "side by side": [(_series, "_SIDE_BY_SIDE", 1)],
         "long loops": [(_series, "join_axes", same)],
+        "probe": [(_solver, "probe_points", lambda number: [])],
         None: [],
     }
     with contextlib.ExitStack() as stack:
@@ -65,7 +76,7 @@ def _without(choice: str | None) -> Iterator[None]:
         yield
 
 
-CHOICES = ["stored", "not if used once", "side by side", "long loops"]
+CHOICES = ["stored", "not if used once", "side by side", "long loops", "probe"]
 
 
 class Profile(NamedTuple):
@@ -97,6 +108,28 @@ def _compiled(
         executable = fun.lower(*start).compile()
     jax.clear_caches()
     return lambda: executable(*start), Profile.of(executable)
+
+
+def _slow_functions(seconds: float) -> Figure:
+    """The jet of a function that is made of sines, which are stored."""
+    _, _, fun, x, v, _ = seed()
+    runs = []
+    for slow in (_interpreter.SLOW, set()):
+        with mock.patch.object(_interpreter, "SLOW", slow):
+            jet = jax.jit(lambda x, v: by_filter_jet(fun, x, v, 6))
+            executable = jet.lower(x, v).compile()
+        runs.append(lambda executable=executable: executable(x, v))
+    ours, theirs = [Time.of(taken) for taken in take_turns(runs, seconds)]
+    return Figure(
+        "jet of order 6 of `0.3 * sin(t) * t**10` at 4096 times",
+        "run",
+        "sines not stored",
+        ours.median,
+        theirs.median,
+        "s",
+        ours.spread,
+        theirs.spread,
+    )
 
 
 def run(seconds: float) -> Report:
@@ -136,6 +169,7 @@ def run(seconds: float) -> Report:
                     time.spread / n,
                 )
             )
+    figures.append(_slow_functions(seconds))
     if not _jax.BARRIER_HOLDS:
         rows.append("\nThis version of JAX drops the barriers: nothing is stored.")
     return Report(TITLE, TEXT + "\n" + "\n".join(rows), figures)

@@ -50,7 +50,7 @@ def by_jax_jet(fun, x, v, order=ORDER):
 
 def run(seconds: float) -> Report:
     mlp, x, v = problem()
-    net = mlp.__wrapped__
+    net = mlp.__wrapped__  # pyright: ignore
     timings = compare(
         [
             ("`eqx_taylor.filter_jet`", lambda x, v: by_filter_jet(mlp, x, v)),
