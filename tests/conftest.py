@@ -10,8 +10,9 @@ os.environ.setdefault(
 # to 0 to test what users run, as `.ci/run` does where roundings matter.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import gc  # noqa: E402
 import random  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -22,6 +23,15 @@ jax.config.update("jax_enable_x64", True)
 # Conversions and broadcasts that were not asked for are errors.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects_are_left_alone() -> Iterator[None]:
+    """JAX keeps what it has traced and compiled, and Python's garbage collector would go
+    through all of that again and again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
