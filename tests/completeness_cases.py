@@ -47,6 +47,7 @@ def case_for(*names: str, points: tuple[Any, ...] = (X,), **kwargs: Any):
 
 @ft.cache
 def _primitives() -> dict[str, Primitive]:
+    gc.unfreeze()  # Objects that `conftest.py` keeps from the collector are not listed.
     return {x.name: x for x in gc.get_objects() if isinstance(x, Primitive)}
 
 
