@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import mpmath
 import numpy as np
+import pytest
 
 import eqx_taylor
 
@@ -268,3 +269,13 @@ def mp_ode_coefficients(
         for y, slope in zip(terms, slopes, strict=True):
             y.append(slope.terms[k] / (k + 1))
     return terms
+
+
+def assert_raises(
+    call: Callable[[], Any], kind: type[Exception], words: Sequence[str]
+) -> None:
+    """That it ends in an error of this kind, whose message has all of these words."""
+    with pytest.raises(kind) as error:
+        call()
+    for word in words:
+        assert word in str(error.value)
