@@ -33,7 +33,7 @@ class _RegularizedField(eqx.Module):
 
 def regularized(
     vector_field: Any,
-    regularizer: PyTree[AbstractRegularizer] | None = None,
+    regularizer: Any = None,
     *,
     order: int | None = None,
 ) -> diffrax.ODETerm:
@@ -212,7 +212,7 @@ class GaussLegendre(eqx.Module):
     ts: Float[Array, " num_points"]
     weights: Float[Array, " num_points"]
 
-    def __init__(self, t0: RealScalarLike, t1: RealScalarLike, num_points: int):
+    def __init__(self, t0: Any, t1: Any, num_points: int):
         count = check_integer("GaussLegendre", "num_points", num_points, least=1)
         for name, t in [("t0", t0), ("t1", t1)]:
             if not eqx.is_array_like(t) or jnp.shape(t) != ():
@@ -232,7 +232,7 @@ class GaussLegendre(eqx.Module):
         vector_field: Any,
         ys: Y,
         args: Args = None,
-        regularizer: PyTree[AbstractRegularizer] | None = None,
+        regularizer: Any = None,
         *,
         order: int | None = None,
     ) -> PyTree[Array]:

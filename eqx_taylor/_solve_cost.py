@@ -32,7 +32,7 @@ class SolveCost(eqx.Module):
 
 def solve_cost(
     vector_field: Any,
-    solver: diffrax.AbstractAdaptiveSolver,
+    solver: Any,
     t0: RealScalarLike,
     t1: RealScalarLike,
     y0: Y,
