@@ -8,7 +8,8 @@ What is counted as work beside the time: evaluations of the vector field. Runge-
 methods make as many per step, accepted or rejected, as they have stages that are not
 taken over from the step before (Tsit5 and Dopri5 6, Dopri8 13), and one at the start.
 `TaylorSolver` makes one jet per step and one at the start; a jet counts as many
-evaluations as have its number of arithmetical operations, by XLA's count. Kvaerno5 is not counted: its iterations are not known.
+evaluations as have its number of arithmetical operations, by XLA's count. Kvaerno5 is
+not counted: its iterations are not known.
 """
 
 import argparse

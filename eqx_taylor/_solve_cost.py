@@ -110,9 +110,10 @@ def solve_cost(
             '`solution.stats["num_steps"]`.'
         )
     options = t0, t1, y0, args, rtol, atol, max_steps
-    if isinstance(solver, diffrax.AbstractERK):
+    tableau = getattr(solver, "tableau", None)
+    explicit = isinstance(solver, diffrax.AbstractERK)
+    if explicit and isinstance(tableau, diffrax.ButcherTableau):
         stats = _solve(term, solver, *options)
-        tableau = solver.tableau
         # What is the last of one step is the first of the next.
         shared = int(tableau.fsal)
         evaluations = stats["num_steps"] * (tableau.num_stages - shared) + shared
