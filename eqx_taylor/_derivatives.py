@@ -26,7 +26,7 @@ def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[
     **Returns:**
 
     A function of the same arguments. It returns the PyTree that `fun` returns, with
-    $y, y', y'', \ldots, y^{(K)}$, stacked along a new first axis, in the place of every
+    $y, y', \ldots, y^{(K)}$, stacked along a new first axis, in the place of every
     array $y$; and `None` in the place of leaves that are not differentiable. These are
     derivatives, and not divided by $k!$; for Taylor coefficients see
     [`eqx_taylor.taylor_polynomial`][].

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-_SHIPPED_FOLDERS = ("eqx_taylor", "tests", "benchmarks", "docs", ".ci")
+_SHIPPED_FOLDERS = ("eqx_taylor", "tests", "benchmarks", "docs", ".ci", ".github")
 
 
 def _shipped_files():
@@ -22,7 +22,7 @@ def _shipped_files():
         path
         for path in files
         if "__pycache__" not in path.parts
-        and path.suffix not in {".png", ".pyc"}
+        and path.suffix not in {".png", ".pyc", ".woff"}
         and path.name != ".git"
     ]
 
