@@ -32,6 +32,7 @@ NAMES = [
     "jets",
     "jet_memory",
     "laplacian",
+    "regularization",
     "jet_equations",
     "compile_order",
     "ode_jet",

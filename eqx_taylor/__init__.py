@@ -30,7 +30,19 @@ from ._mixed_partials import (
     partial_derivative as partial_derivative,
 )
 from ._ode_jet import ode_jet as ode_jet
+from ._regularization import (
+    GaussLegendre as GaussLegendre,
+    regularized as regularized,
+    regularized_rms_seminorm as regularized_rms_seminorm,
+)
+from ._regularizers import (
+    AbstractRegularizer as AbstractRegularizer,
+    JacobianFrobenius as JacobianFrobenius,
+    KineticEnergy as KineticEnergy,
+    SolutionDerivative as SolutionDerivative,
+)
 from ._simplify import cse as cse, simplify as simplify
+from ._solve_cost import solve_cost as solve_cost, SolveCost as SolveCost
 from ._solver import TaylorSolver as TaylorSolver
 from ._step_size_controller import TaylorController as TaylorController
 from ._stochastic import (

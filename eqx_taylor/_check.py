@@ -268,24 +268,19 @@ def check_state(caller: str, y0: Y) -> PyTree[Array]:
     return jtu.tree_map_with_path(check, y0)
 
 
-def check_vector_field(caller: str, vector_field: Any, y0: PyTree[Array]) -> Any:
-    """The same function, which checks what it returns."""
-    try:
-        inspect.signature(vector_field).bind(None, y0, None)
-    except TypeError as e:
-        raise TypeError(
-            f"{caller}: `vector_field` must be a function `f(t, y, args)`; {e}."
-        ) from e
-    except ValueError:
-        pass  # Some built-in functions have no signature.
+class CheckedVectorField(eqx.Module):
+    """A vector field that checks what it returns."""
 
-    def checked(t, y, args):
-        out = vector_field(t, y, args)
-        structures = jtu.tree_structure(out), jtu.tree_structure(y)
-        if structures[0] != structures[1]:
+    caller: str = eqx.field(static=True)
+    vector_field: Callable[..., Any]
+
+    def __call__(self, t, y, args):
+        out = self.vector_field(t, y, args)
+        if jtu.tree_structure(out) != jtu.tree_structure(y):
             raise ValueError(
-                f"{caller}: `vector_field` must return a PyTree of the structure of "
-                f"`y0`.\ny0: {eqx.tree_pformat(y)}\nreturned: {eqx.tree_pformat(out)}"
+                f"{self.caller}: `vector_field` must return a PyTree of the structure "
+                f"of `y0`.\ny0: {eqx.tree_pformat(y)}\n"
+                f"returned: {eqx.tree_pformat(out)}"
             )
         for (path, leaf), slope in zip(
             jtu.tree_leaves_with_path(y), jtu.tree_leaves(out)
@@ -296,12 +291,33 @@ def check_vector_field(caller: str, vector_field: Any, y0: PyTree[Array]) -> Any
                 fits = False
             if not fits:
                 raise ValueError(
-                    f"{caller}: `vector_field` returned shape {jnp.shape(slope)} for "
-                    f"y0{jtu.keystr(path)}, which has shape {leaf.shape}."
+                    f"{self.caller}: `vector_field` returned shape {jnp.shape(slope)} "
+                    f"for y0{jtu.keystr(path)}, which has shape {leaf.shape}."
                 )
         return out
 
-    return checked
+
+def as_ode_term(caller: str, vector_field: Any) -> diffrax.AbstractTerm:
+    """A term, of which it is checked what it returns, for a function or a term."""
+    if type(vector_field) is diffrax.ODETerm:
+        vector_field = vector_field.vector_field
+    if isinstance(vector_field, diffrax.AbstractTerm):
+        check_term(caller, vector_field)
+        return vector_field
+    if not callable(vector_field):
+        raise TypeError(
+            f"{caller}: `vector_field` must be a function `f(t, y, args)` or a "
+            f"`diffrax.ODETerm`; got {vector_field!r}."
+        )
+    try:
+        inspect.signature(vector_field).bind(None, None, None)
+    except TypeError as e:
+        raise TypeError(
+            f"{caller}: `vector_field` must be a function `f(t, y, args)`; {e}."
+        ) from e
+    except ValueError:
+        pass  # Some built-in functions have no signature.
+    return diffrax.ODETerm(CheckedVectorField(caller, vector_field))
 
 
 def as_slope(path: Any, slope: Any, leaf: Array) -> Array:

@@ -11,11 +11,10 @@ from jaxtyping import Array, PyTree
 
 from . import _rules as _rules
 from ._check import (
+    as_ode_term,
     as_slope,
     check_order,
     check_state,
-    check_term,
-    check_vector_field,
     UNTRACEABLE,
     untraceable,
 )
@@ -102,26 +101,13 @@ def ode_jet(
     """
     order = check_order("ode_jet", order)
     y0 = check_state("ode_jet", y0)
-    if isinstance(vector_field, diffrax.AbstractTerm):
-        term = vector_field
-    elif callable(vector_field):
-        term = diffrax.ODETerm(check_vector_field("ode_jet", vector_field, y0))
-    else:
-        raise TypeError(
-            "ode_jet: `vector_field` must be a function `f(t, y, args)` or a "
-            f"`diffrax.ODETerm`; got {vector_field!r}."
-        )
-    check_term("ode_jet", term)
+    term = as_ode_term("ode_jet", vector_field)
     t0 = jnp.asarray(t0)
     if t0.shape != ():
         raise ValueError(f"ode_jet: `t0` must be a scalar; got shape {t0.shape}.")
     if not jnp.issubdtype(t0.dtype, jnp.inexact):
         t0 = t0.astype(jnp.result_type(float))
-    # Diffrax converts to wider dtypes only: the narrowest of the state.
-    dtypes = [jnp.finfo(leaf.dtype).dtype for leaf in jtu.tree_leaves(y0)]
-    dtype = min(dtypes, key=lambda dtype: jnp.finfo(dtype).nmant, default=t0.dtype)
-    unit = jnp.ones((), dtype)
-    return solution_series(term, t0, unit, y0, args, order).stacked()
+    return solution_series(term, t0, unit_of(t0, y0), y0, args, order).stacked()
 
 
 class SolutionSeries(NamedTuple):
@@ -166,11 +152,26 @@ def unit_near(length: RealScalarLike) -> Array:
     return power_of_two(jnp.where((length > 0) & jnp.isfinite(length), length, 1))
 
 
+def unit_of(t: Array, y: PyTree[Array]) -> Array:
+    """The unit of time that times are in. Diffrax converts to wider dtypes only, so
+    that it is of the narrowest of the state."""
+    dtypes = [jnp.finfo(leaf.dtype).dtype for leaf in jtu.tree_leaves(y)]
+    return jnp.ones((), min(dtypes, key=lambda d: jnp.finfo(d).nmant, default=t.dtype))
+
+
 def increment(
     term: diffrax.AbstractTerm, t: RealScalarLike, y: Y, args: Args, control: Any
 ) -> Y:
     """The slope at a point times a length of time, which is what `control` is."""
     return jtu.tree_map_with_path(as_slope, term.vf_prod(t, y, args, control), y)
+
+
+def slope(
+    term: diffrax.AbstractTerm, t: RealScalarLike, y: PyTree[Array], args: Args
+) -> Y:
+    """That of the solution at a point."""
+    unit = unit_of(jnp.asarray(t), y)
+    return increment(term, t, y, args, term.contr(jnp.zeros_like(unit), unit))
 
 
 def solution_series(

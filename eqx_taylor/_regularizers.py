@@ -1,0 +1,222 @@
+"""What neural ODEs are regularised by: rates along their solutions."""
+
+import abc
+import math
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from ._check import check_order, describe
+from ._custom_types import Args, RealScalarLike, Y
+from ._ode_jet import slope, solution_series, unit_of
+
+
+class AbstractRegularizer(eqx.Module):
+    """What a neural ODE is regularised by: a rate, to be integrated along its solution.
+
+    There are [`eqx_taylor.SolutionDerivative`][], [`eqx_taylor.KineticEnergy`][] and
+    [`eqx_taylor.JacobianFrobenius`][]. One's own is a subclass with a field or property
+    `order`, how many derivatives of the solution it is to be given, and a method
+    `rate`.
+    """
+
+    order: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def rate(
+        self,
+        term: diffrax.AbstractTerm,
+        t: RealScalarLike,
+        y: Y,
+        args: Args,
+        derivatives: tuple[Y, ...],
+    ) -> Float[Array, ""]:
+        r"""The rate at a point.
+
+        **Arguments:**
+
+        - `term`: the ODE.
+        - `t`, `y`, `args`: the point, as vector fields are given it.
+        - `derivatives`: $\mathrm{d}y/\mathrm{d}t, \mathrm{d}^2y/\mathrm{d}t^2, \ldots$
+            of the solution through it, not divided by factorials: at least `order` of
+            them, and at least the first.
+
+        **Returns:**
+
+        A real scalar.
+        """
+
+
+class SolutionDerivative(AbstractRegularizer):
+    r"""The mean square of a derivative of the solution, the rate of
+    $R_K = \int \frac1n \|\mathrm{d}^K y/\mathrm{d}t^K\|^2\,\mathrm{d}t$.
+
+    The derivative is the total one, along the solution, dependence of the vector field
+    on time included; $n$ is the number of components of the state, those of a batch
+    included. A solution with $R_K = 0$ is a polynomial of degree $K - 1$, which solvers
+    of that order take steps of any length on.
+
+    **Arguments:**
+
+    - `order`: which derivative, $K \geq 1$.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for an order that is no integer or below 1.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{kelly2020learning,
+            author={Kelly, Jacob and Bettencourt, Jesse and Johnson, Matthew James and
+                    Duvenaud, David},
+            title={Learning Differential Equations that are Easy to Solve},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2020},
+        }
+        ```
+    """
+
+    order: int = eqx.field(static=True)
+
+    def __init__(self, order: int):
+        self.order = check_order("SolutionDerivative", order)
+
+    def rate(self, term, t, y, args, derivatives):
+        del term, t, y, args
+        return _mean_square(derivatives[self.order - 1])
+
+
+class KineticEnergy(AbstractRegularizer):
+    r"""The mean square of the slope, $\frac1n \|f(t, y)\|^2$: the first of two terms of
+    RNODE. The same as `SolutionDerivative(1)`.
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{finlay2020how,
+            author={Finlay, Chris and Jacobsen, J{\"o}rn-Henrik and Nurbekyan, Levon and
+                    Oberman, Adam},
+            title={How to Train Your Neural {ODE}: the World of {J}acobian and Kinetic
+                   Regularization},
+            booktitle={International Conference on Machine Learning},
+            year={2020},
+        }
+        ```
+    """
+
+    order: int = eqx.field(default=1, init=False, static=True)
+
+    def rate(self, term, t, y, args, derivatives):
+        del term, t, y, args
+        return _mean_square(derivatives[0])
+
+
+class JacobianFrobenius(AbstractRegularizer):
+    r"""The squared norm of the Jacobian, $\frac1n \|\partial f/\partial y\|_F^2$: the
+    second of two terms of RNODE. ([`eqx_taylor.KineticEnergy`][], the first one,
+    has the reference.)
+
+    **Arguments:**
+
+    - `key`: a `jax.random.key` for Hutchinson's estimate: with one vector $\epsilon$ of
+        random signs for all of the solution, $\|(\partial f/\partial y)\,\epsilon\|^2$,
+        the mean of which is the squared norm. Use another key for each step of training
+        (and, under `jax.vmap`, for each member of a batch). With `None`, the default,
+        the norm is computed exactly, by $n$ products with the Jacobian.
+
+    Where the state is a batch, the Jacobian is that of the whole, with a block for each
+    member: the estimate is as cheap as for one of them, the exact norm is not.
+    """
+
+    key: Array | None = None
+    order: int = eqx.field(default=1, init=False, static=True)
+
+    def rate(self, term, t, y, args, derivatives):
+        del derivatives
+        for path, leaf in jtu.tree_leaves_with_path(y):
+            if jnp.iscomplexobj(leaf):
+                raise TypeError(
+                    "JacobianFrobenius: the state must be real, but "
+                    f"y{jtu.keystr(path)} has dtype {leaf.dtype}. Make its real and "
+                    "its imaginary part leaves of their own."
+                )
+        flat, unravel = ravel_pytree(y)
+
+        def product(vector):
+            """Of the Jacobian with it."""
+            along = (unravel(vector),)
+            return jax.jvp(lambda y: slope(term, t, y, args), (y,), along)[1]
+
+        if self.key is None:
+            columns = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
+            return flat.size * _mean_square(columns)
+        signs = jax.random.rademacher(self.key, flat.shape, flat.dtype)
+        return _mean_square(product(signs))
+
+
+def _mean_square(tree: Y) -> Float[Array, ""]:
+    """Of all components, in the widest of their dtypes."""
+    leaves = jtu.tree_leaves(tree)
+    squares = [jnp.sum(jnp.real(x * jnp.conj(x))) for x in leaves]
+    size = sum(x.size for x in leaves)
+    with jax.numpy_dtype_promotion("standard"):
+        return sum(squares, jnp.zeros(())) / max(size, 1)
+
+
+def rates_along(
+    term: diffrax.AbstractTerm,
+    regularizer: PyTree[AbstractRegularizer],
+    t: RealScalarLike,
+    y: Y,
+    args: Args,
+) -> tuple[Y, PyTree[Array]]:
+    """The slope of the solution at a point, and the rates there."""
+    t = jnp.asarray(t)
+    regularizers = jtu.tree_leaves(regularizer, is_leaf=is_regularizer)
+    order = max(1, *(each.order for each in regularizers))
+    if order == 1:
+        derivatives = (slope(term, t, y, args),)
+    else:
+        # The first of them is the slope: the vector field is not evaluated besides.
+        series = solution_series(term, t, unit_of(t, y), y, args, order)
+        derivatives = tuple(
+            series.map(lambda terms, k=k: terms[k] * math.factorial(k))
+            for k in range(1, order + 1)
+        )
+    rates = jtu.tree_map(
+        lambda each: each.rate(term, t, y, args, derivatives),
+        regularizer,
+        is_leaf=is_regularizer,
+    )
+    return derivatives[0], rates
+
+
+def is_regularizer(x: Any) -> bool:
+    return isinstance(x, AbstractRegularizer)
+
+
+def chosen(caller: str, regularizer: Any, order: Any) -> PyTree[AbstractRegularizer]:
+    if (regularizer is None) == (order is None):
+        raise ValueError(
+            f"{caller}: give either `order`, of the derivative to be integrated, or a "
+            f"`regularizer`; got order={order!r}, regularizer={regularizer!r}."
+        )
+    if order is not None:
+        return SolutionDerivative(check_order(caller, order))
+    leaves = jtu.tree_leaves(regularizer, is_leaf=is_regularizer)
+    for leaf in leaves or [regularizer]:
+        if not is_regularizer(leaf):
+            raise TypeError(
+                f"{caller}: `regularizer` must be an `AbstractRegularizer`, as "
+                "`SolutionDerivative(3)` and `KineticEnergy()` are, or a PyTree of "
+                f"them; got {describe(leaf)}."
+                + (" Did you mean `order=`?" if isinstance(leaf, int) else "")
+            )
+    return regularizer
