@@ -208,6 +208,11 @@ def _is_concrete_zero(x: Any) -> bool:
     return not isinstance(x, Tracer) and not np.any(np.asarray(x))
 
 
+def check_scalar(caller: str, name: str, value: Any) -> None:
+    if not eqx.is_array_like(value) or jnp.shape(value) != ():
+        raise TypeError(f"{caller}: `{name}` must be a number; got {describe(value)}.")
+
+
 def check_boolean(caller: str, name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(
@@ -348,10 +353,7 @@ def check_term(caller: str, term: Any) -> None:
 def check_tolerances(caller: str, rtol: Any, atol: Any) -> None:
     """Of the step size control. What is traced is taken as it is."""
     for name, value in [("rtol", rtol), ("atol", atol)]:
-        if not eqx.is_array_like(value) or jnp.shape(value) != ():
-            raise TypeError(
-                f"{caller}: `{name}` must be a number; got {describe(value)}."
-            )
+        check_scalar(caller, name, value)
         if not isinstance(value, Tracer) and not (0 <= value < float("inf")):
             raise ValueError(
                 f"{caller}: `{name}` must not be negative, and finite; got {value}."

@@ -17,7 +17,7 @@ _CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "eval_jaxpr"])
 class PrimitiveCounts(NamedTuple):
     """What [`eqx_taylor.count_primitives`][] returns; a named tuple.
 
-    **Arguments:**
+    **Fields:**
 
     - `counts`: how often each primitive occurs, by its name; the most frequent one
         first.

@@ -20,7 +20,7 @@ class Estimate(eqx.Module):
     """An estimate by random numbers. Returned by [`eqx_taylor.stochastic_laplacian`][]
     and [`eqx_taylor.stochastic_biharmonic`][].
 
-    **Arguments:**
+    **Fields:**
 
     - `mean`: the estimate, a PyTree.
     - `variance`: the variance of `mean`, estimated from the differences between

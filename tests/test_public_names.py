@@ -10,6 +10,7 @@ import pathlib
 import re
 import textwrap
 
+import diffrax
 import equinox as eqx
 import jax
 import jaxtyping
@@ -54,11 +55,12 @@ def _documented_members(name):
 
 # Whoever adds a name to the interface adds it here, and knows that it is one.
 _EXPECTED = """
-    Estimate PrimitiveCounts TaylorController TaylorInterpolation TaylorPolynomial
-    TaylorSolver biharmonic count_primitives cse derivative_tensor derivatives
+    AbstractRegularizer Estimate GaussLegendre JacobianFrobenius KineticEnergy
+    PrimitiveCounts SolutionDerivative SolveCost TaylorController TaylorInterpolation
+    TaylorPolynomial TaylorSolver biharmonic count_primitives cse derivative_tensor derivatives
     directional_derivatives directional_gradients filter_jet hvp jarrett jet laplacian
     linear_operator nth_derivative ode_jet partial_derivative plot_primitive_counts
-    simplify stochastic_biharmonic stochastic_laplacian taylor_polynomial
+    regularized regularized_rms_seminorm simplify solve_cost stochastic_biharmonic stochastic_laplacian taylor_polynomial
     value_jacobian_hessian weighted_laplacian
     rules.Series rules.Walk rules.add rules.bind rules.convolve rules.convolve_square
     rules.define_bilinear rules.define_derivative rules.define_linear
@@ -125,7 +127,7 @@ def test_members_of_classes_are_in_the_reference(name):
     for member in listed:
         assert inspect.getdoc(getattr(cls, member)), f"{name}.{member}"
         examples = "".join(_examples(cls) + _examples(getattr(cls, member)))
-        used = {"__getitem__": r"\w\["}.get(member, rf"\.{member}\b")
+        used = {"__getitem__": r"\w\["}.get(member, rf"[. ]{member}\b")
         assert re.search(used, examples), f"no example has {name}.{member}"
 
 
@@ -170,7 +172,7 @@ def _section(text, heading):
 
 # Those that take or return derivatives or coefficients of several orders.
 _OF_SERIES = """
-    TaylorInterpolation TaylorPolynomial derivative_tensor derivatives
+    AbstractRegularizer.rate TaylorInterpolation TaylorPolynomial derivative_tensor derivatives
     directional_derivatives directional_gradients filter_jet jet linear_operator
     nth_derivative ode_jet partial_derivative taylor_polynomial rules.Series
     rules.convolve rules.convolve_square rules.define_derivative rules.register
@@ -179,7 +181,11 @@ _OF_SERIES = """
 
 @pytest.mark.parametrize("name", _OF_SERIES)
 def test_factorials_are_spoken_of(name):
-    assert re.search(r"k!|factorial", _docstring(_PUBLIC[name])), name
+    parts = name.removeprefix("rules.").split(".")
+    value = rules if name.startswith("rules.") else eqx_taylor
+    for part in parts:
+        value = getattr(value, part)
+    assert re.search(r"k!|factorial", _docstring(value)), name
 
 
 class _NearlyEqual(doctest.OutputChecker):
@@ -240,7 +246,8 @@ def test_examples(name, tmp_path, monkeypatch):
 
 # The order of arguments: what a function has of these comes in this order.
 _ORDER = """
-    fun primals vector_field t0 x y0 v args series order n multi_index sigma terms key
+    fun vector_field regularizer solver primals series x v order n multi_index sigma
+    terms key orders t0 t1 y0 args
 """.split()
 
 
@@ -250,10 +257,11 @@ def test_arguments_have_one_order():
             continue
         parameters = inspect.signature(value).parameters.values()
         required = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        assert set(required) <= {*_ORDER, "orders"}, name
-        places = [_ORDER.index(p) for p in required if p != "orders"]
-        assert places == sorted(places), name
+        if name == "regularized_rms_seminorm":  # A norm, for others to call.
+            continue
         assert required[0] in ("fun", "vector_field"), name
+        places = [_ORDER.index(p) for p in required]
+        assert places == sorted(places), name
 
 
 def _calls_with_bad_arguments():
@@ -273,8 +281,15 @@ def _calls_with_bad_arguments():
         "terms": 1.0,
         "orders": [0],
         "vector_field": 3,
+        "solver": 3,
+        "regularizer": 3,
         "t0": [0.0, 1.0],
+        "t1": [0.0, 1.0],
         "y0": 1,
+        "rtol": -1.0,
+        "atol": "no",
+        "max_steps": 0.5,
+        "state": 1.0,
         "key": 0,
         "num_samples": 0,
         "batch_size": 3,
@@ -296,8 +311,14 @@ def _calls_with_bad_arguments():
         "terms": [(1.0, 2)],
         "orders": [1],
         "vector_field": lambda t, y, args: y,
+        "solver": diffrax.Dopri5(),
+        "regularizer": eqx_taylor.KineticEnergy(),
+        "state": (1.0, 1.0),
         "t0": 0.0,
+        "t1": 1.0,
         "y0": 1.0,
+        "rtol": 1e-3,
+        "atol": 1e-3,
         "key": jax.random.key(0),
         "num_samples": 4,
     }
