@@ -12,6 +12,7 @@ import optimistix
 from jaxtyping import Array, PyTree
 
 from ._check import (
+    check_boolean,
     check_state,
     check_step_limits,
     check_term,
@@ -135,6 +136,11 @@ class TaylorController(
         check_tolerances("TaylorController", self.rtol, self.atol)
         limits = self.dtmin, self.dtmax, self.safety, self.factormax
         check_step_limits("TaylorController", *limits)
+        check_boolean("TaylorController", "force_dtmin", self.force_dtmin)
+        if not callable(self.norm):
+            raise TypeError(
+                f"TaylorController: `norm` must be callable; got {describe(self.norm)}."
+            )
 
     def wrap(self, direction) -> "TaylorController":
         del direction
