@@ -432,8 +432,7 @@ def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree[Array]:
         selected = np.concatenate(flat)
         if not np.any(selected):
             raise ValueError(
-                f"{argument.caller}: `mask` must select one number at least; got "
-                f"{mask!r}."
+                f"{argument.caller}: `mask` selects nothing; got {mask!r}."
             )
     [places] = np.nonzero(selected)
     rows = np.zeros((len(places), argument.size), bool)
