@@ -1,6 +1,7 @@
 """Taylor-mode differentiation and Taylor ODE solvers for JAX, Equinox and Diffrax."""
 
 from . import rules as rules
+from ._counts import PrimitiveCounts as PrimitiveCounts
 from ._derivatives import (
     derivatives as derivatives,
     directional_derivatives as directional_derivatives,

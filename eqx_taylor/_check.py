@@ -208,6 +208,30 @@ def _is_concrete_zero(x: Any) -> bool:
     return not isinstance(x, Tracer) and not np.any(np.asarray(x))
 
 
+def check_scalar(caller: str, name: str, value: Any) -> None:
+    if not eqx.is_array_like(value) or jnp.shape(value) != ():
+        raise TypeError(f"{caller}: `{name}` must be a number; got {describe(value)}.")
+
+
+def check_boolean(caller: str, name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(
+            f"{caller}: `{name}` must be True or False; got {describe(value)}."
+        )
+    return bool(value)
+
+
+def check_key(caller: str, key: Any) -> None:
+    """One key of `jax.random`, of either kind."""
+    if eqx.is_array(key):
+        dtype, shape = key.dtype, key.shape
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+            return
+        if dtype == jnp.uint32 and len(shape) == 1:
+            return
+    raise TypeError(f"{caller}: `key` must be a `jax.random.key`; got {describe(key)}.")
+
+
 # -- the arguments of an ODE jet, and of the solver
 
 
@@ -329,10 +353,7 @@ def check_term(caller: str, term: Any) -> None:
 def check_tolerances(caller: str, rtol: Any, atol: Any) -> None:
     """Of the step size control. What is traced is taken as it is."""
     for name, value in [("rtol", rtol), ("atol", atol)]:
-        if not eqx.is_array_like(value) or jnp.shape(value) != ():
-            raise TypeError(
-                f"{caller}: `{name}` must be a number; got {describe(value)}."
-            )
+        check_scalar(caller, name, value)
         if not isinstance(value, Tracer) and not (0 <= value < float("inf")):
             raise ValueError(
                 f"{caller}: `{name}` must not be negative, and finite; got {value}."

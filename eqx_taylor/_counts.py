@@ -15,13 +15,28 @@ _CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "eval_jaxpr"])
 
 
 class PrimitiveCounts(NamedTuple):
-    """What [`eqx_taylor.count_primitives`][] returns."""
+    """What [`eqx_taylor.count_primitives`][] returns; a named tuple.
 
-    #: How often each primitive occurs, by its name; the most frequent one first.
+    **Fields:**
+
+    - `counts`: how often each primitive occurs, by its name; the most frequent one
+        first.
+    - `total`: the sum of these, the number of equations.
+    - `flops`: the floating-point operations of one evaluation, estimated.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import count_primitives
+        >>> counts, total, flops = count_primitives(lambda x: x @ x, jnp.ones(10))
+        >>> print(counts, total, flops)
+        {'dot_general': 1} 1 20.0
+        ```
+    """
+
     counts: dict[str, int]
-    #: The sum of them: the number of equations.
     total: int
-    #: Floating-point operations of one evaluation, estimated.
     flops: float
 
 

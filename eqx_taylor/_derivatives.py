@@ -26,8 +26,10 @@ def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[
     **Returns:**
 
     A function of the same arguments. It returns the PyTree that `fun` returns, with
-    $y, y', y'', \ldots, y^{(K)}$, stacked along a new first axis, in the place of every
-    array $y$; and `None` in the place of leaves that are not differentiable.
+    $y, y', \ldots, y^{(K)}$, stacked along a new first axis, in the place of every
+    array $y$; and `None` in the place of leaves that are not differentiable. These are
+    derivatives, and not divided by $k!$; for Taylor coefficients see
+    [`eqx_taylor.taylor_polynomial`][].
 
     **Raises:**
 
@@ -37,12 +39,30 @@ def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import derivatives
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import derivatives
+        >>> # exp(2 t) and its first four derivatives at t = 0.
+        >>> d = derivatives(lambda t: jnp.exp(2 * t), 4)
+        >>> print(d(0.0))
+        [ 1.  2.  4.  8. 16.]
+        >>> # At several points.
+        >>> jax.vmap(d)(jnp.linspace(0.0, 1.0, 10)).shape
+        (10, 5)
+        ```
 
-        # exp(2 t) and its first four derivatives at t = 0: 1, 2, 4, 8, 16.
-        derivatives(lambda t: jnp.exp(2 * t), 4)(0.0)
+    ??? cite "Reference"
+
+        ```bibtex
+        @book{griewank2008evaluating,
+            author={Griewank, Andreas and Walther, Andrea},
+            title={Evaluating Derivatives},
+            edition={2nd},
+            publisher={SIAM},
+            year={2008},
+            note={Chapter 13},
+        }
         ```
     """
     order = _checked("derivatives", fun, order)
@@ -55,18 +75,19 @@ def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[
 
 
 def nth_derivative(fun: Callable[..., PyTree], n: int) -> Callable[..., PyTree[Array]]:
-    """One derivative of a function of a number; see [`eqx_taylor.derivatives`][].
+    r"""One derivative of a function of a number; see [`eqx_taylor.derivatives`][].
 
     **Arguments:**
 
     - `fun`: a function of a floating-point scalar, and of anything else after it.
-    - `n`: which derivative; 0 is the function itself.
+    - `n`: which derivative, an integer; 0 is the function itself.
 
     **Returns:**
 
     A function of the same arguments. It returns the PyTree that `fun` returns, with the
-    n-th derivative in the place of every array, and `None` in the place of leaves that
-    are not differentiable.
+    n-th derivative, of the same shape, in the place of every array, and `None` in the
+    place of leaves that are not differentiable. It is not divided by $n!$, the
+    factorial.
 
     **Raises:**
 
@@ -74,11 +95,11 @@ def nth_derivative(fun: Callable[..., PyTree], n: int) -> Callable[..., PyTree[A
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import nth_derivative
-
-        nth_derivative(jnp.sin, 5)(0.3)  # cos(0.3)
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import nth_derivative
+        >>> print(nth_derivative(jnp.sin, 5)(0.3))  # cos(0.3)
+        0.9553365
         ```
     """
     n = _checked("nth_derivative", fun, n, name="n")
@@ -118,7 +139,7 @@ def directional_derivatives(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that do not move.
     - `order`: the highest order $K \geq 0$.
@@ -127,7 +148,8 @@ def directional_derivatives(
 
     The PyTree that `fun` returns, with the derivatives of order $0, 1, \ldots, K$,
     stacked along a new first axis, in the place of every array; and `None` in the place
-    of leaves that are not differentiable.
+    of leaves that are not differentiable. They are derivatives, and not divided by
+    $k!$; for Taylor coefficients see [`eqx_taylor.taylor_polynomial`][].
 
     **Raises:**
 
@@ -136,12 +158,26 @@ def directional_derivatives(
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import directional_derivatives
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import directional_derivatives
+        >>> x, v = jnp.array([0.1, 0.2]), jnp.array([1.0, -1.0])
+        >>> # Of x y along (1, -1): 0.02 + 0.1 t - t^2.
+        >>> print(directional_derivatives(lambda x: x[0] * x[1], x, v, 3))
+        [ 0.02  0.1  -2.    0.  ]
+        ```
 
-        x, v = jnp.array([0.1, 0.2]), jnp.array([1.0, -1.0])
-        directional_derivatives(lambda x: jnp.prod(jnp.exp(x)), x, v, 3)
+    ??? cite "Reference"
+
+        ```bibtex
+        @book{griewank2008evaluating,
+            author={Griewank, Andreas and Walther, Andrea},
+            title={Evaluating Derivatives},
+            edition={2nd},
+            publisher={SIAM},
+            year={2008},
+            note={Chapter 13},
+        }
         ```
     """
     order = check_integer("directional_derivatives", "order", order, 0)

@@ -38,7 +38,7 @@ def laplacian(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point, real.
+    - `x`: the point, a PyTree of real arrays of any shapes.
     - `mask`: with respect to which numbers; `None` (the default) stands for all. A
         PyTree of the structure of `x`, with a boolean, or booleans in the shape of the
         array, for each array; NumPy's, as they must be known while tracing. The cost
@@ -46,8 +46,8 @@ def laplacian(
 
     **Returns:**
 
-    The PyTree that `fun` returns, with its Laplacian in the place of every array, and
-    `None` in the place of leaves that are not differentiable.
+    The PyTree that `fun` returns, with its Laplacian, of the same shape, in the place
+    of every array, and `None` in the place of leaves that are not differentiable.
 
     **Raises:**
 
@@ -56,15 +56,21 @@ def laplacian(
 
     !!! example
 
-        ```python
-        import equinox as eqx
-        import jax
-        import jax.numpy as jnp
-        from eqx_taylor import laplacian
-
-        mlp = eqx.nn.MLP(3, "scalar", 32, 2, jnp.tanh, key=jax.random.key(0))
-        x = jnp.ones((10, 3))
-        jax.vmap(lambda x: laplacian(mlp, x))(x)
+        ```pycon
+        >>> import equinox as eqx
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import laplacian
+        >>> fun, x = lambda x: jnp.sum(x**2), jnp.ones(3)
+        >>> print(laplacian(fun, x))
+        6.0
+        >>> # Without the first of the inputs, which may be the time.
+        >>> print(laplacian(fun, x, mask=[False, True, True]))
+        4.0
+        >>> # Of a network, at ten points.
+        >>> mlp = eqx.nn.MLP(3, "scalar", 32, 2, jnp.tanh, key=jax.random.key(0))
+        >>> jax.vmap(lambda x: laplacian(mlp, x))(jnp.ones((10, 3))).shape
+        (10,)
         ```
 
     ??? cite "Reference"
@@ -94,7 +100,7 @@ def biharmonic(
 
     **Arguments:**
 
-    As for [`eqx_taylor.laplacian`][].
+    - `fun`, `x`, `mask`: as for [`eqx_taylor.laplacian`][].
 
     **Returns:**
 
@@ -107,11 +113,24 @@ def biharmonic(
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import biharmonic
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import biharmonic
+        >>> # Of |x|^4 in D dimensions it is 8 D (D + 2).
+        >>> print(biharmonic(lambda x: jnp.sum(x**2) ** 2, jnp.ones(3)))
+        120.0
+        ```
 
-        biharmonic(lambda x: jnp.sum(x**2) ** 2, jnp.ones(3))  # 8 D (D + 2) = 120
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{dangel2025collapsing,
+            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
+                    Andrea},
+            title={Collapsing {T}aylor Mode Automatic Differentiation},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2025},
+        }
         ```
     """
     Argument("biharmonic", fun, x, real=True)
@@ -135,7 +154,7 @@ def weighted_laplacian(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point, real.
+    - `x`: the point, a PyTree of real arrays of any shapes.
     - `sigma`: the matrix $\sigma$, which may depend on the point: for a vector `x` of
         shape `(D,)` an array of shape `(D, R)`. For other `x` a PyTree of the same
         structure, whose arrays have the columns along an additional last axis; `None`
@@ -153,13 +172,26 @@ def weighted_laplacian(
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import weighted_laplacian
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import weighted_laplacian
+        >>> x = jnp.array([2.0, 3.0])
+        >>> sigma = jnp.array([[1.0, 0.0], [0.5, 2.0]])
+        >>> # sigma sigma' is [[1, 0.5], [0.5, 4.25]], the Hessian [[0, 6], [6, 4]].
+        >>> print(weighted_laplacian(lambda x: x[0] * x[1] ** 2, x, sigma))
+        23.0
+        ```
 
-        x = jnp.array([0.1, 0.2])
-        sigma = jnp.array([[1.0, 0.0], [0.5, 2.0]])
-        weighted_laplacian(lambda x: jnp.sin(x[0]) * x[1] ** 2, x, sigma)
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{dangel2025collapsing,
+            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
+                    Andrea},
+            title={Collapsing {T}aylor Mode Automatic Differentiation},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2025},
+        }
         ```
     """
     argument = Argument("weighted_laplacian", fun, x, real=True)
@@ -178,7 +210,9 @@ def weighted_laplacian(
             )
         columns = jnp.asarray(columns)
         if jnp.issubdtype(columns.dtype, jnp.complexfloating):
-            raise TypeError("weighted_laplacian: `sigma` must be real.")
+            raise TypeError(
+                f"weighted_laplacian: `sigma` must be real; got {describe(columns)}."
+            )
         counts.add(columns.shape[-1])
         directions.append(jnp.moveaxis(columns.astype(array.dtype), -1, 0))
     if len(counts) != 1:
@@ -196,7 +230,8 @@ def linear_operator(
     terms: Sequence[Any],
 ) -> PyTree[Array]:
     r"""A linear differential operator $\sum_i c_i\, \partial^{|i|} f / \partial
-    x_1^{i_1} \partial x_2^{i_2} \cdots$, given by its terms.
+    x_1^{i_1} \partial x_2^{i_2} \cdots$, given by its terms: derivatives, with no
+    factorials.
 
     Terms of the same order are made of derivatives along the same directions (see
     [`eqx_taylor.derivative_tensor`][]); the highest derivatives of all directions are
@@ -205,7 +240,7 @@ def linear_operator(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `terms`: a list of pairs of a coefficient, which is a real number or a scalar
         array, and a multi-index, which says how often to differentiate with respect to
         each number in `x` (see [`eqx_taylor.partial_derivative`][]; zeros alone are the
@@ -224,14 +259,27 @@ def linear_operator(
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import linear_operator
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import linear_operator
+        >>> # The heat equation u_t - 0.1 (u_xx + u_yy), for x = (t, x, y).
+        >>> terms = [(1.0, (1, 0, 0)), (-0.1, (0, 2, 0)), (-0.1, (0, 0, 2))]
+        >>> x = jnp.array([0.0, 0.3, 0.4])
+        >>> u = lambda x: jnp.exp(-x[0]) * (x[1] ** 2 + x[2])
+        >>> print(linear_operator(u, x, terms))  # -(0.09 + 0.4) - 0.1 * 2
+        -0.69
+        ```
 
-        # The heat equation u_t - 0.1 (u_xx + u_yy), for x = (t, x, y).
-        terms = [(1.0, (1, 0, 0)), (-0.1, (0, 2, 0)), (-0.1, (0, 0, 2))]
-        x = jnp.array([0.0, 0.3, 0.4])
-        linear_operator(lambda x: jnp.exp(-x[0]) * jnp.sin(x[1] * x[2]), x, terms)
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{dangel2025collapsing,
+            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
+                    Andrea},
+            title={Collapsing {T}aylor Mode Automatic Differentiation},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2025},
+        }
         ```
     """
     argument = Argument("linear_operator", fun, x)
@@ -383,7 +431,9 @@ def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree[Array]:
             flat.append(np.broadcast_to(entries, array.shape).reshape(-1))
         selected = np.concatenate(flat)
         if not np.any(selected):
-            raise ValueError(f"{argument.caller}: `mask` selects nothing.")
+            raise ValueError(
+                f"{argument.caller}: `mask` selects nothing; got {mask!r}."
+            )
     [places] = np.nonzero(selected)
     rows = np.zeros((len(places), argument.size), bool)
     rows[np.arange(len(places)), places] = True

@@ -14,6 +14,7 @@ from . import _rules as _rules
 from ._check import (
     as_primal,
     as_term,
+    check_boolean,
     check_keywords,
     check_primals,
     common_order,
@@ -62,8 +63,9 @@ def jet(
     **Returns:**
 
     A pair `(primals_out, series_out)`: the value of `fun`, and the same structure
-    with a list of the terms of order $1, \ldots, K$ in the place of every leaf. The
-    terms of leaves that are not differentiable (integers) are zero.
+    with a list of the terms of order $1, \ldots, K$, of the shape of the leaf, in the
+    place of every leaf. The terms of leaves that are not differentiable (integers) are
+    zero.
 
     **Raises:**
 
@@ -73,12 +75,17 @@ def jet(
 
     !!! example
 
-        ```python
-        import eqx_taylor
-        import jax.numpy as jnp
-
-        # sin(t) at t = 0.5, and its first three derivatives.
-        y, (dy, d2y, d3y) = eqx_taylor.jet(jnp.sin, (0.5,), ((1.0, 0.0, 0.0),))
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import jet
+        >>> # sin(t) at t = 0.5, and its first three derivatives.
+        >>> y, (dy, d2y, d3y) = jet(jnp.sin, (0.5,), ((1.0, 0.0, 0.0),))
+        >>> print(y, dy, d2y, d3y)
+        0.47942555 0.87758255 -0.47942555 -0.87758255
+        >>> # The same as Taylor coefficients: derivatives over 1!, 2! and 3!.
+        >>> y, terms = jet(jnp.sin, (0.5,), ((1.0, 0.0, 0.0),), factorial_scaled=False)
+        >>> print(*terms)
+        0.87758255 -0.23971277 -0.14626375
         ```
 
     ??? cite "Reference"
@@ -94,6 +101,7 @@ def jet(
         }
         ```
     """
+    factorial_scaled = check_boolean("jet", "factorial_scaled", factorial_scaled)
     check_primals("jet", fun, primals, series, {})
     moving = []
     for i, (primal, terms) in enumerate(zip(primals, series)):
@@ -163,8 +171,10 @@ def filter_jet(
     **Returns:**
 
     A pair `(primals_out, series_out)`: the value of `fun`, and a list of the terms of
-    order $1, \ldots, K$, each a PyTree of the structure of `primals_out` with `None` at
-    the leaves that are not differentiable.
+    order $1, \ldots, K$, each a PyTree of the structure and shapes of `primals_out`,
+    with `None` at the leaves that are not differentiable. Terms are derivatives
+    $y^{(k)}$, or $y^{(k)}/k!$ with `factorial_scaled=False`; in units of the output
+    over those of $t^k$.
 
     **Raises:**
 
@@ -174,18 +184,40 @@ def filter_jet(
 
     !!! example
 
-        ```python
-        import equinox as eqx
-        import eqx_taylor
-        import jax
-        import jax.numpy as jnp
+        ```pycon
+        >>> import equinox as eqx
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet
+        >>> mlp = eqx.nn.MLP(3, 2, 16, 2, activation=jnp.tanh, key=jax.random.key(0))
+        >>> x, v = jnp.ones(3), jnp.array([1.0, 0.0, 0.0])
+        >>> # The first four derivatives along v.
+        >>> y, derivatives = filter_jet(mlp, (x,), ([v, None, None, None],))
+        >>> y.shape, [d.shape for d in derivatives]
+        ((2,), [(2,), (2,), (2,), (2,)])
+        >>> # Of exp(t) and of its square, for t = 2 h: derivatives 2^k, and 4^k.
+        >>> fun = lambda t: {"exp": jnp.exp(t), "square": jnp.exp(t) ** 2}
+        >>> value, (first, second) = filter_jet(fun, (0.0,), ([2.0, None],))
+        >>> print(value["exp"], first["exp"], second["exp"])
+        1.0 2.0 4.0
+        >>> print(value["square"], first["square"], second["square"])
+        1.0 4.0 16.0
+        ```
 
-        mlp = eqx.nn.MLP(3, 2, 16, 2, activation=jnp.tanh, key=jax.random.key(0))
-        x, v = jnp.ones(3), jnp.array([1.0, 0.0, 0.0])
-        # The first four derivatives along v.
-        y, derivatives = eqx_taylor.filter_jet(mlp, (x,), ([v, None, None, None],))
+    ??? cite "Reference"
+
+        ```bibtex
+        @book{griewank2008evaluating,
+            author={Griewank, Andreas and Walther, Andrea},
+            title={Evaluating Derivatives},
+            edition={2nd},
+            publisher={SIAM},
+            year={2008},
+            note={Chapter 13},
+        }
         ```
     """
+    factorial_scaled = check_boolean("filter_jet", "factorial_scaled", factorial_scaled)
     check_keywords(fun, kwargs)
     check_primals("filter_jet", fun, primals, series, kwargs)
     lengths = {}

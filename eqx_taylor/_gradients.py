@@ -39,17 +39,35 @@ def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
 
     !!! example
 
-        ```python
-        import equinox as eqx
-        import jax
-        import jax.numpy as jnp
-        from eqx_taylor import hvp
+        ```pycon
+        >>> import equinox as eqx
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import hvp
+        >>> # The Hessian of x^2 y is [[2 y, 2 x], [2 x, 0]].
+        >>> x, v = jnp.array([2.0, 3.0]), jnp.array([1.0, 0.0])
+        >>> print(hvp(lambda x: x[0] ** 2 * x[1], x, v))
+        [6. 4.]
+        >>> # With respect to the parameters; the activation function is no array.
+        >>> mlp = eqx.nn.MLP(3, "scalar", 32, 2, jnp.tanh, key=jax.random.key(0))
+        >>> loss = lambda mlp: mlp(jnp.ones(3)) ** 2
+        >>> product = hvp(loss, mlp, eqx.filter_grad(loss)(mlp))
+        >>> product.layers[0].weight.shape
+        (32, 3)
+        ```
 
-        mlp = eqx.nn.MLP(3, "scalar", 32, 2, jnp.tanh, key=jax.random.key(0))
-        # With respect to the parameters; the activation function is no array.
-        loss = lambda mlp: mlp(jnp.ones(3)) ** 2
-        gradient = eqx.filter_grad(loss)(mlp)
-        product = hvp(loss, mlp, gradient)
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{pearlmutter1994fast,
+            author={Pearlmutter, Barak A.},
+            title={Fast Exact Multiplication by the {H}essian},
+            journal={Neural Computation},
+            volume={6},
+            number={1},
+            pages={147--160},
+            year={1994},
+        }
         ```
     """
     argument = Argument("hvp", fun, x, real=True, model=True)
@@ -80,7 +98,8 @@ def directional_gradients(
 
     A PyTree of the structure of `x`, with the derivatives of order $0, \ldots, K$ of
     the gradient, stacked along a new first axis, in the place of every array; and
-    `None` in the place of all other leaves.
+    `None` in the place of all other leaves. They are derivatives, and not divided by
+    $k!$.
 
     **Raises:**
 
@@ -90,12 +109,29 @@ def directional_gradients(
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import directional_gradients
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import directional_gradients
+        >>> x, v = jnp.array([2.0, 3.0]), jnp.array([1.0, 0.0])
+        >>> # The gradient of x^2 y is (2 x y, x^2); along x it is (6 x, x^2).
+        >>> g, hv, d2g = directional_gradients(lambda x: x[0] ** 2 * x[1], x, v, 2)
+        >>> print(g, hv, d2g)
+        [12.  4.] [6. 4.] [0. 2.]
+        ```
 
-        x = jnp.array([0.1, 0.2, 0.3])
-        g, hv, d2g = directional_gradients(lambda x: jnp.prod(x**3), x, jnp.ones(3), 2)
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{christianson1992reverse,
+            author={Christianson, Bruce},
+            title={Reverse Accumulation and Accurate Rounding Error Estimates for
+                   {T}aylor Series Coefficients},
+            journal={Optimization Methods and Software},
+            volume={1},
+            number={1},
+            pages={81--94},
+            year={1992},
+        }
         ```
     """
     order = check_integer("directional_gradients", "order", order, 0)
@@ -161,7 +197,7 @@ def value_jacobian_hessian(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
 
     **Returns:**
 
@@ -173,16 +209,21 @@ def value_jacobian_hessian(
 
     **Raises:**
 
-    `TypeError` for integer inputs.
+    `TypeError` for integer inputs, and for a function that returns nothing that can be
+    differentiated.
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import value_jacobian_hessian
-
-        x = jnp.array([0.1, 0.2, 0.3])
-        y, gradient, hessian = value_jacobian_hessian(lambda x: jnp.sin(x @ x), x)
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import value_jacobian_hessian
+        >>> x = jnp.array([2.0, 3.0])
+        >>> y, gradient, hessian = value_jacobian_hessian(lambda x: x[0] ** 2 * x[1], x)
+        >>> print(y, gradient)
+        12.0 [12.  4.]
+        >>> print(hessian)
+        [[6. 4.]
+         [4. 0.]]
         ```
     """
     argument = Argument("value_jacobian_hessian", fun, x)

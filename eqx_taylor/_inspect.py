@@ -36,7 +36,7 @@ def count_primitives(
 
     **Returns:**
 
-    A `PrimitiveCounts`, which is a tuple of
+    A [`eqx_taylor.PrimitiveCounts`][], which is a tuple of
 
     - `counts`: a dictionary from the names of primitives to how often they occur, the
         most frequent one first;
@@ -53,13 +53,17 @@ def count_primitives(
 
     !!! example
 
-        ```python
-        import eqx_taylor
-        import jax
-        import jax.numpy as jnp
-
-        counts = eqx_taylor.count_primitives(jax.grad(jnp.sin), 1.0)
-        print(counts.counts, counts.total)
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import count_primitives
+        >>> counts, total, flops = count_primitives(jax.grad(jnp.sin), 1.0)
+        >>> print(counts, total)
+        {'cos': 1, 'mul': 1, 'sin': 1} 3
+        >>> # Shapes will do in the place of arrays, as nothing is computed.
+        >>> matrix = jax.ShapeDtypeStruct((10, 10), jnp.float32)
+        >>> count_primitives(jnp.dot, matrix, matrix).flops
+        2000.0
         ```
     """
     if not callable(fun):
@@ -102,19 +106,25 @@ def plot_primitive_counts(
 
     **Raises:**
 
-    `ValueError` for orders that are not positive integers; `ModuleNotFoundError`
-    without `matplotlib`, which the extra `plot` installs.
+    `TypeError` if `fun` is not callable; `ValueError` for orders that are not positive
+    integers; `ModuleNotFoundError` without `matplotlib`, which the extra `plot`
+    installs.
 
     !!! example
 
-        ```python
-        import eqx_taylor
-        import jax.numpy as jnp
-
-        ax = eqx_taylor.plot_primitive_counts(lambda x: jnp.sin(x) * x**10, range(1, 6))
-        ax.figure.savefig("counts.png")
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import plot_primitive_counts
+        >>> ax = plot_primitive_counts(lambda x: jnp.sin(x) * x**3, range(1, 4))
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('order', 'equations')
+        >>> ax.figure.savefig("counts.png")
         ```
     """
+    if not callable(fun):
+        raise TypeError(
+            f"plot_primitive_counts: `fun` must be callable; got {describe(fun)}."
+        )
     orders = list(orders)
     whole = all(isinstance(k, int | np.integer) and k >= 1 for k in orders)
     if not orders or not whole:

@@ -13,7 +13,8 @@ class TaylorInterpolation(AbstractLocalInterpolation):
     r"""Evaluates the Taylor polynomial of a step made by [`eqx_taylor.TaylorSolver`][].
 
     $y(t) = \sum_k c_k s^k$ with $s = (t - t_0)/u$, for coefficients $c_k$ that belong
-    to the unit of time $u$. It is as accurate inside the step as at its end, and equals
+    to the unit of time $u$, and are normalised by the factorial: $c_k = u^k\,
+    y^{(k)}(t_0)/k!$. It is as accurate inside the step as at its end, and equals
     $c_0$ bit for bit at $t_0$.
 
     **Arguments:**
@@ -24,6 +25,45 @@ class TaylorInterpolation(AbstractLocalInterpolation):
         very small; a scalar.
     - `coefficients`: a PyTree of the structure of the state, each leaf with a leading
         axis over orders.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import TaylorInterpolation, TaylorSolver
+        >>> # 1 + 2 s + 3 s^2 with s = (t - 5) / 0.5.
+        >>> step = TaylorInterpolation(
+        ...     t0=5.0, t1=5.5, unit=0.5, coefficients=jnp.array([1.0, 2.0, 3.0])
+        ... )
+        >>> print(step.evaluate(5.0), step.evaluate(5.5), step.evaluate(5.0, 5.5))
+        1.0 6.0 5.0
+        >>> # A solve that is asked for dense output has one for each step.
+        >>> solution = diffrax.diffeqsolve(
+        ...     diffrax.ODETerm(lambda t, y, args: -y),
+        ...     TaylorSolver(order=8),
+        ...     t0=0.0,
+        ...     t1=1.0,
+        ...     dt0=0.25,
+        ...     y0=1.0,
+        ...     saveat=diffrax.SaveAt(dense=True),
+        ... )
+        >>> print(solution.evaluate(0.6), jnp.exp(-0.6))
+        0.5488116 0.5488116
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @book{hairer1993solving,
+            author={Hairer, Ernst and N{\o}rsett, Syvert P. and Wanner, Gerhard},
+            title={Solving Ordinary Differential Equations {I}: Nonstiff Problems},
+            edition={2nd},
+            publisher={Springer},
+            year={1993},
+            note={Section I.8},
+        }
+        ```
     """
 
     t0: RealScalarLike

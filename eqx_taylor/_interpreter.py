@@ -72,19 +72,71 @@ def rule_key(target: Target) -> Hashable:
         return target.name
     if not isinstance(target, jax.custom_jvp):
         raise TypeError(
-            "Rules are for primitives (`jax.extend.core.Primitive`, or its name) and "
-            f"for functions with a `jax.custom_jvp`, not for {target!r}."
+            "rules: a target must be a primitive (`jax.extend.core.Primitive`), the "
+            "name of one, or a function with a `jax.custom_jvp`; got "
+            f"{target!r}."
         )
     if target.jvp is None:
         raise ValueError(
-            f"{target!r} has no derivative yet: call its `defjvp` first, by which its "
-            "calls are recognised."
+            f"rules: the target {target!r} has no derivative yet: call its `defjvp` "
+            "first, by which its calls are recognised."
         )
     return target.jvp
 
 
 def register(*targets: Target) -> Callable[[Rule], Rule]:
-    """Registers a rule for these primitives or functions."""
+    """A decorator, which registers a rule for primitives or functions.
+
+    A rule is a function `rule(walk, eqn, inputs)` of the
+    [`eqx_taylor.rules.Walk`][], of the equation of the jaxpr, and of one
+    [`eqx_taylor.rules.Series`][] for each operand. It returns a list of one series for
+    each output. Coefficients are normalised: coefficient `k` is the derivative of order
+    `k` over `k!`.
+
+    **Arguments:**
+
+    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
+        function with a `jax.custom_jvp` whose `defjvp` has been called.
+
+    **Returns:**
+
+    The decorator, which returns the rule as it is. The rule holds for all that is
+    traced from then on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def sqrt(x):
+        ...     return jnp.sqrt(x)
+        >>> @sqrt.defjvp
+        ... def _(primals, tangents):
+        ...     (x,), (dx,) = primals, tangents
+        ...     return sqrt(x), dx / (2 * sqrt(x))
+        >>> @rules.register(sqrt)
+        ... def rule(walk, eqn, inputs):
+        ...     [x] = inputs
+        ...     def compute(k):  # y y = x, solved for y_k
+        ...         if k == 0:
+        ...             return rules.bind(eqn, [x[0]])[0]
+        ...         rest = rules.sub(x[k], rules.convolve_square(y, k, first=1))
+        ...         return None if rest is None else rest / (2 * y[0])
+        ...     support = walk.analytic_support(inputs)
+        ...     y = rules.Series(eqn.outvars[0].aval, support, compute)
+        ...     return [y]
+        >>> y, derivatives = filter_jet(sqrt, (4.0,), ([1.0, None, None],))
+        >>> print(y, *derivatives)
+        2.0 0.25 -0.03125 0.01171875
+        ```
+    """
 
     def decorator(rule: Rule) -> Rule:
         for target in targets:
@@ -140,8 +192,35 @@ def order_of_entry(name: str) -> int:
 
 
 class Walk:
-    """One reading of a program on series of a given order. What is known is computed up
-    to order `stop`; every decision is the same for all values of it."""
+    """One reading of a program on series of some order. A rule is given it.
+
+    Only `order` and `analytic_support` are for rules; all else is the interpreter's.
+
+    **Arguments:**
+
+    - `order`: the highest order $K$ that is asked for. (In a loop coefficients may be
+        asked for one by one.)
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> walk = rules.Walk(order=6)
+        >>> walk.order
+        6
+        >>> # The square of a series with orders 0 and 2 has the even orders.
+        >>> aval = jax.ShapeDtypeStruct((), jnp.float32)
+        >>> terms = {0: jnp.array(1.0), 2: jnp.array(3.0)}
+        >>> x = rules.Series(aval, 0b101, terms.get)
+        >>> bin(walk.analytic_support([x]))
+        '0b1010101'
+        ```
+    """
+
+    # What is known is computed up to order `stop`; every decision is the same for all
+    # values of it.
 
     def __init__(
         self,
@@ -328,6 +407,17 @@ class Walk:
         return self.eager and self.history is None and all(s.closed for s in inputs)
 
     def analytic_support(self, inputs: Sequence[Series]) -> Support:
+        """The orders that an analytic function of these series may have: the set of
+        all sums of theirs, up to the order of the walk.
+
+        **Arguments:**
+
+        - `inputs`: any number of [`eqx_taylor.rules.Series`][].
+
+        **Returns:**
+
+        An integer, of which bit `k` stands for coefficient `k`.
+        """
         joined = 0
         for series in inputs:
             joined |= series.support

@@ -58,8 +58,34 @@ def is_jaxpr(value: Any) -> bool:
 
 
 def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
-    """Applies the primitive of `eqn`, with its parameters, to other operands. A list of
-    all its outputs. Custom rules and the context are kept."""
+    """Applies the primitive of an equation, with its parameters, to other operands.
+
+    Its custom rules are kept, and so is the context in which it was traced.
+
+    **Arguments:**
+
+    - `eqn`: an equation of a jaxpr.
+    - `args`: the operands; arrays of the shapes and dtypes of `eqn.invars`.
+
+    **Returns:**
+
+    A list of all outputs.
+
+    **Raises:**
+
+    What the primitive raises for operands that do not fit.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> [eqn] = jax.make_jaxpr(jnp.negative)(1.0).eqns
+        >>> print(*rules.bind(eqn, [3.0]))
+        -3.0
+        ```
+    """
     with eqn.ctx.manager:
         params = eqn.primitive.get_bind_params(eqn.params)
         out = eqn.primitive.bind(*args, **params)

@@ -29,15 +29,16 @@ def partial_derivative(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `multi_index`: how often to differentiate with respect to each number in `x`. A
         PyTree of the structure of `x`, with integers in the shape of each array: for a
         vector of three numbers, `(2, 0, 1)`; for a tuple of three scalars, too.
 
     **Returns:**
 
-    The PyTree that `fun` returns, with the derivative in the place of every array, and
-    `None` in the place of leaves that are not differentiable.
+    The PyTree that `fun` returns, with the derivative, of the same shape, in the place
+    of every array, and `None` in the place of leaves that are not differentiable. It is
+    a derivative, and not divided by factorials.
 
     **Raises:**
 
@@ -46,12 +47,29 @@ def partial_derivative(
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import partial_derivative
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import partial_derivative
+        >>> x = jnp.array([2.0, 3.0, 5.0])
+        >>> fun = lambda x: x[0] ** 2 * x[1] ** 2 * x[2]
+        >>> # Twice with respect to the first, once to the third: 2 y^2.
+        >>> print(partial_derivative(fun, x, (2, 0, 1)))
+        18.0
+        ```
 
-        x = jnp.array([0.1, 0.2, 0.3, 0.4])
-        partial_derivative(lambda x: jnp.sin(jnp.prod(x**2)), x, (2, 0, 2, 0))
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{griewank2000evaluating,
+            author={Griewank, Andreas and Utke, Jean and Walther, Andrea},
+            title={Evaluating Higher Derivative Tensors by Forward Propagation of
+                   Univariate {T}aylor Series},
+            journal={Mathematics of Computation},
+            volume={69},
+            number={231},
+            pages={1117--1130},
+            year={2000},
+        }
         ```
     """
     argument = Argument("partial_derivative", fun, x)
@@ -74,7 +92,7 @@ def derivative_tensor(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `order`: the order $K \geq 0$.
 
     **Returns:**
@@ -82,7 +100,8 @@ def derivative_tensor(
     What $K$ nested `jax.jacfwd` return: for an array `x` the PyTree that `fun`
     returns, where each array has $K$ more axes, after its own, for each axis of `x`;
     for a PyTree `x`, PyTrees of its structure, one within the other. `None` stands in
-    the place of leaves that are not differentiable.
+    the place of leaves that are not differentiable. The entries are derivatives, and
+    not divided by factorials.
 
     **Raises:**
 
@@ -91,13 +110,15 @@ def derivative_tensor(
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import derivative_tensor
-
-        x = jnp.array([0.1, 0.2])
-        third = derivative_tensor(lambda x: jnp.sin(x[0]) * jnp.exp(x[1]), x, 3)
-        third.shape  # (2, 2, 2)
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import derivative_tensor
+        >>> x = jnp.array([2.0, 3.0])
+        >>> third = derivative_tensor(lambda x: x[0] ** 2 * x[1], x, 3)
+        >>> third.shape
+        (2, 2, 2)
+        >>> print(third[0, 0, 1], third[0, 1, 0], third[0, 0, 0])
+        2.0 2.0 0.0
         ```
 
     ??? cite "Reference"

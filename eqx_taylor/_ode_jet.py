@@ -48,15 +48,18 @@ def ode_jet(
 
     - `vector_field`: a function `f(t, y, args)`, as for `diffrax.ODETerm`; or a
         `diffrax.ODETerm`, or a `diffrax.MultiTerm` of them.
-    - `t0`: the time at which to expand; a scalar.
-    - `y0`: the state at that time; any PyTree of floating-point or complex arrays.
+    - `t0`: the time at which to expand; a scalar, in the units of the vector field's
+        own time.
+    - `y0`: the state at that time; any PyTree of floating-point or complex arrays, of
+        any shapes.
     - `args`: passed to the vector field.
     - `order`: the highest order $K$, at least 1. Keyword only.
 
     **Returns:**
 
     A PyTree of the structure of `y0`. Each leaf has a leading axis of length
-    `order + 1`: the coefficients, normalised by the factorial, `y0` first.
+    `order + 1`: the coefficients, normalised by the factorial, `y0` first. Coefficient
+    $k$ has the units of the state over those of time to the power $k$.
 
     **Raises:**
 
@@ -67,14 +70,18 @@ def ode_jet(
 
     !!! example
 
-        ```python
-        import eqx_taylor
-        import jax.numpy as jnp
-
-        # y' = y through y(0) = 1: the coefficients of exp.
-        coefficients = eqx_taylor.ode_jet(
-            lambda t, y, args: y, 0.0, jnp.array(1.0), order=10
-        )
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import ode_jet
+        >>> # y' = y through y(0) = 1: the coefficients of exp, 1 / k!.
+        >>> print(ode_jet(lambda t, y, args: y, 0.0, jnp.array(1.0), order=4))
+        [1.         1.         0.5        0.16666667 0.04166667]
+        >>> # A pendulum: the state is a tuple, and so are the coefficients.
+        >>> field = lambda t, y, args: (y[1], -args * jnp.sin(y[0]))
+        >>> y0 = jnp.array(0.5), jnp.array(0.0)
+        >>> angle, velocity = ode_jet(field, 0.0, y0, 9.81, order=8)
+        >>> angle.shape, velocity.shape
+        ((9,), (9,))
         ```
 
     ??? cite "Reference"

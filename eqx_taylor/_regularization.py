@@ -11,7 +11,13 @@ import numpy as np
 import optimistix
 from jaxtyping import Array, Float, PyTree
 
-from ._check import as_ode_term, check_integer, check_state, describe
+from ._check import (
+    as_ode_term,
+    check_integer,
+    check_scalar,
+    check_state,
+    describe,
+)
 from ._custom_types import Args, RealScalarLike, Y
 from ._regularizers import AbstractRegularizer, chosen, is_regularizer, rates_along
 
@@ -76,30 +82,27 @@ def regularized(
 
     !!! example
 
-        ```python
-        import diffrax
-        import equinox as eqx
-        import jax
-        import jax.numpy as jnp
-        from eqx_taylor import regularized
-
-        mlp = eqx.nn.MLP(2, 2, 32, 2, activation=jnp.tanh, key=jax.random.key(0))
-
-        @eqx.filter_grad
-        def gradient_of_loss(mlp, y0, target):
-            term = diffrax.ODETerm(lambda t, y, args: mlp(y))
-            solution = diffrax.diffeqsolve(
-                regularized(term, order=3),
-                diffrax.Tsit5(),
-                t0=0.0,
-                t1=1.0,
-                dt0=0.1,
-                y0=(y0, 0.0),
-            )
-            y1, r = solution.ys
-            return jnp.mean((y1[-1] - target) ** 2) + 0.01 * r[-1]
-
-        gradient = gradient_of_loss(mlp, jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import regularized
+        >>> # y = exp(-a t): the square of the third derivative, integrated to t = 1.
+        >>> def solve(a):
+        ...     term = diffrax.ODETerm(lambda t, y, args: -args * y)
+        ...     solution = diffrax.diffeqsolve(
+        ...         regularized(term, order=3),
+        ...         diffrax.Tsit5(),
+        ...         t0=0.0,
+        ...         t1=1.0,
+        ...         dt0=0.02,
+        ...         y0=(jnp.array(1.0), 0.0),
+        ...         args=a,
+        ...     )
+        ...     y1, r = solution.ys
+        ...     return y1[-1], r[-1]
+        >>> y1, r = solve(2.0)
+        >>> print(f"{y1:.4f} {r:.3f}")  # exp(-2), 16 (1 - exp(-4))
+        0.1353 15.707
         ```
 
     ??? cite "Reference"
@@ -140,13 +143,15 @@ def regularized_rms_seminorm(state: PyTree) -> RealScalarLike:
 
     !!! example
 
-        ```python
-        import diffrax
-        from eqx_taylor import regularized_rms_seminorm
-
-        controller = diffrax.PIDController(
-            rtol=1e-5, atol=1e-5, norm=regularized_rms_seminorm
-        )
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import regularized_rms_seminorm
+        >>> controller = diffrax.PIDController(
+        ...     rtol=1e-5, atol=1e-5, norm=regularized_rms_seminorm
+        ... )
+        >>> print(regularized_rms_seminorm((jnp.array([1.0, 7.0]), 1e6)))
+        5.0
         ```
     """
     if not _is_pair(state):
@@ -186,26 +191,27 @@ class GaussLegendre(eqx.Module):
 
     !!! example
 
-        ```python
-        import diffrax
-        import jax.numpy as jnp
-        from eqx_taylor import GaussLegendre
-
-        term = diffrax.ODETerm(lambda t, y, args: -(y**2))
-        quadrature = GaussLegendre(0.0, 1.0, num_points=4)
-        at_points = diffrax.SubSaveAt(ts=quadrature.ts)
-        at_end = diffrax.SubSaveAt(t1=True)
-        solution = diffrax.diffeqsolve(
-            term,
-            diffrax.Tsit5(),
-            t0=0.0,
-            t1=1.0,
-            dt0=0.1,
-            y0=jnp.array(1.0),
-            saveat=diffrax.SaveAt(subs=(at_points, at_end)),
-        )
-        ys, y1 = solution.ys
-        r = quadrature.integrate(term, ys, order=3)
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import GaussLegendre
+        >>> term = diffrax.ODETerm(lambda t, y, args: -2.0 * y)
+        >>> quadrature = GaussLegendre(0.0, 1.0, num_points=4)
+        >>> at_points = diffrax.SubSaveAt(ts=quadrature.ts)
+        >>> at_end = diffrax.SubSaveAt(t1=True)
+        >>> solution = diffrax.diffeqsolve(
+        ...     term,
+        ...     diffrax.Tsit5(),
+        ...     t0=0.0,
+        ...     t1=1.0,
+        ...     dt0=0.02,
+        ...     y0=jnp.array(1.0),
+        ...     saveat=diffrax.SaveAt(subs=(at_points, at_end)),
+        ... )
+        >>> ys, y1 = solution.ys
+        >>> r = quadrature.integrate(term, ys, order=3)
+        >>> print(f"{r:.3f}")  # 16 (1 - exp(-4))
+        15.707
         ```
     """
 
@@ -215,10 +221,7 @@ class GaussLegendre(eqx.Module):
     def __init__(self, t0: Any, t1: Any, num_points: int):
         count = check_integer("GaussLegendre", "num_points", num_points, least=1)
         for name, t in [("t0", t0), ("t1", t1)]:
-            if not eqx.is_array_like(t) or jnp.shape(t) != ():
-                raise TypeError(
-                    f"GaussLegendre: `{name}` must be a number; got {describe(t)}."
-                )
+            check_scalar("GaussLegendre", name, t)
         points, weights = np.polynomial.legendre.leggauss(count)
         with jax.numpy_dtype_promotion("standard"):
             dtype = jnp.result_type(t0, t1, float)

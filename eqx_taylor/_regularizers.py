@@ -24,6 +24,25 @@ class AbstractRegularizer(eqx.Module):
     [`eqx_taylor.JacobianFrobenius`][]. One's own is a subclass with a field or property
     `order`, how many derivatives of the solution it is to be given, and a method
     `rate`.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import equinox as eqx
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import AbstractRegularizer, GaussLegendre
+        >>> class Speed(AbstractRegularizer):
+        ...     order: int = eqx.field(default=1, init=False, static=True)
+        ...     def rate(self, term, t, y, args, derivatives):
+        ...         return jnp.linalg.norm(derivatives[0])
+        >>> # The length of a quarter of a circle, which is given at two points.
+        >>> turn = lambda t, y, args: jnp.stack([-y[1], y[0]])
+        >>> quadrature = GaussLegendre(0.0, jnp.pi / 2, num_points=2)
+        >>> ys = jnp.stack([jnp.cos(quadrature.ts), jnp.sin(quadrature.ts)], axis=1)
+        >>> print(quadrature.integrate(turn, ys, regularizer=Speed()))
+        1.5707963
+        ```
     """
 
     order: eqx.AbstractVar[int]
@@ -70,6 +89,19 @@ class SolutionDerivative(AbstractRegularizer):
 
     `TypeError` or `ValueError` for an order that is no integer or below 1.
 
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import GaussLegendre, SolutionDerivative
+        >>> # y' = 3 t^2, y'' = 6 t: the integral of 36 t^2 is 12.
+        >>> quadrature = GaussLegendre(0.0, 1.0, num_points=2)
+        >>> field = lambda t, y, args: 3 * t**2
+        >>> ys = quadrature.ts**3
+        >>> print(quadrature.integrate(field, ys, regularizer=SolutionDerivative(2)))
+        12.0
+        ```
+
     ??? cite "Reference"
 
         ```bibtex
@@ -96,6 +128,18 @@ class SolutionDerivative(AbstractRegularizer):
 class KineticEnergy(AbstractRegularizer):
     r"""The mean square of the slope, $\frac1n \|f(t, y)\|^2$: the first of two terms of
     RNODE. The same as `SolutionDerivative(1)`.
+
+    !!! example
+
+        ```pycon
+        >>> from eqx_taylor import GaussLegendre, KineticEnergy
+        >>> # y' = 2 t: the integral of 4 t^2 is 4/3.
+        >>> quadrature = GaussLegendre(0.0, 1.0, num_points=2)
+        >>> field = lambda t, y, args: 2 * t
+        >>> ys = quadrature.ts**2
+        >>> print(quadrature.integrate(field, ys, regularizer=KineticEnergy()))
+        1.3333334
+        ```
 
     ??? cite "Reference"
 
@@ -133,6 +177,24 @@ class JacobianFrobenius(AbstractRegularizer):
 
     Where the state is a batch, the Jacobian is that of the whole, with a block for each
     member: the estimate is as cheap as for one of them, the exact norm is not.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import JacobianFrobenius
+        >>> matrix = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+        >>> term = diffrax.ODETerm(lambda t, y, args: matrix @ y)
+        >>> y = jnp.ones(2)
+        >>> print(JacobianFrobenius().rate(term, 0.0, y, None, ()))  # (1 + 4 + 9) / 2
+        7.0
+        >>> # With a sign each the estimate is (1 + 2)^2 + 9 or (1 - 2)^2 + 9, over 2.
+        >>> estimate = JacobianFrobenius(jax.random.key(0)).rate(term, 0.0, y, None, ())
+        >>> float(estimate) in (9.0, 5.0)
+        True
+        ```
     """
 
     key: Array | None = None

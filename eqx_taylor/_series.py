@@ -59,12 +59,42 @@ def analytic_support(support: Support, order: int) -> Support:
 class Series:
     """A power series whose coefficients are computed when they are first asked for.
 
-    `series[k]` is coefficient `k`, or `None` where it is known to be zero. `compute(k)`
-    may ask for coefficients up to `k` of the inputs and up to `k - 1` of the series
-    itself: this is what a recurrence is. `closed` says that every coefficient can be
-    had now; it is false for the solution of an ODE under construction, and for all that
-    depends on it.
+    Coefficients are normalised: coefficient `k` is the derivative of order `k` over
+    `k!`. One that is known to be zero is `None`.
+
+    **Arguments:**
+
+    - `aval`: the type of every coefficient; anything with a `shape` and a `dtype`. For
+        an output of an equation it is `eqn.outvars[i].aval`.
+    - `support`: the orders that may be nonzero, as the bits of an integer. `compute` is
+        not asked for others.
+    - `compute`: a function from the order `k` to the coefficient, an array or `None`.
+        It may ask for coefficients up to `k` of the inputs and up to `k - 1` of the
+        series itself: this is what a recurrence is.
+    - `closed`, `terms`, `filed`: for the interpreter.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> aval = jax.ShapeDtypeStruct((), jnp.float32)
+        >>> # exp(t^2): coefficients 1, 0, 1, 0, 1/2, ... by 2 y_k = k y_{k+2}.
+        >>> def compute(k):
+        ...     return jnp.array(1.0) if k == 0 else 2 * y[k - 2] / k
+        >>> y = rules.Series(aval, 0b10101, compute)
+        >>> print(*[y[k] for k in range(5)])
+        1.0 None 1.0 None 0.5
+        >>> print(y.dense(1), y.is_constant)
+        0.0 False
+        >>> print(*[y.derivative[k] for k in range(4)])
+        None 2.0 None 2.0
+        ```
     """
+
+    # `closed` says that every coefficient can be had now; it is false for the solution
+    # of an ODE under construction, and for all that depends on it.
 
     __slots__ = (
         "aval",
@@ -124,6 +154,7 @@ class Series:
         self._derivative: Series | None = None
 
     def __getitem__(self, k: int) -> Term:
+        """Coefficient `k`: an array, or `None` where it is known to be zero."""
         terms = self._terms
         while len(terms) <= k:
             n = len(terms)
@@ -212,17 +243,19 @@ class Series:
                     tentative.dependents.append(self)
 
     def dense(self, k: int) -> Any:
-        """Coefficient `k` as an array, zero or not."""
+        """Coefficient `k` as an array, also where it is zero."""
         term = self[k]
         return zeros(self.aval) if term is None else term
 
     @property
     def is_constant(self) -> bool:
+        """Whether all coefficients but the first are known to be zero."""
         return self.support <= CONSTANT
 
     @property
     def derivative(self) -> "Series":
-        """`x'(t)`, whose coefficient k is `(k + 1) x_{k+1}`. Kept: many rules ask."""
+        """The series of `x'(t)`, whose coefficient `k` is `(k + 1) x_{k+1}`."""
+        # Kept: many rules ask.
         if self._derivative is None:
 
             def compute(k):
@@ -287,7 +320,26 @@ def zeros(aval: Aval) -> Any:
 
 
 def scale(term: Term, factor: float | int) -> Term:
-    """`factor * term`; zero (`None`) where the term is."""
+    """`factor * term`; `None` where the term is.
+
+    **Arguments:**
+
+    - `term`: a coefficient; an array, or `None` for zero.
+    - `factor`: a Python number.
+
+    **Returns:**
+
+    An array of the shape and dtype of the coefficient, or `None`.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> print(rules.scale(jnp.array([1.0, 2.0]), 3), rules.scale(None, 3))
+        [3. 6.] None
+        ```
+    """
     if term is None or factor == 1:
         return term
     if factor == -1:
@@ -296,7 +348,30 @@ def scale(term: Term, factor: float | int) -> Term:
 
 
 def add(a: Term, b: Term) -> Term:
-    """`a + b`, where either may be zero (`None`)."""
+    """`a + b`, where either may be known to be zero.
+
+    **Arguments:**
+
+    - `a`, `b`: coefficients of the same shape and dtype; arrays, or `None` for zero.
+
+    **Returns:**
+
+    An array of their shape, or `None` if both are.
+
+    **Raises:**
+
+    `TypeError`, by `jax.lax.add`, for arrays that differ in shape or dtype.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> a, b = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
+        >>> print(rules.add(a, b), rules.add(None, b), rules.add(None, None))
+        [4. 6.] [3. 4.] None
+        ```
+    """
     if a is None:
         return b
     if b is None:
@@ -305,7 +380,30 @@ def add(a: Term, b: Term) -> Term:
 
 
 def sub(a: Term, b: Term) -> Term:
-    """`a - b`, where either may be zero (`None`)."""
+    """`a - b`, where either may be known to be zero.
+
+    **Arguments:**
+
+    - `a`, `b`: coefficients of the same shape and dtype; arrays, or `None` for zero.
+
+    **Returns:**
+
+    An array of their shape, or `None` if both are.
+
+    **Raises:**
+
+    `TypeError`, by `jax.lax.sub`, for arrays that differ in shape or dtype.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> a, b = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
+        >>> print(rules.sub(a, b), rules.sub(None, b), rules.sub(None, None))
+        [-2. -2.] [-3. -4.] None
+        ```
+    """
     if b is None:
         return a
     if a is None:
@@ -316,8 +414,37 @@ def sub(a: Term, b: Term) -> Term:
 def convolve(
     product: Callable[[Any, Any], Any], a: Series, b: Series, k: int, first: int = 0
 ) -> Term:
-    """`Σ_{j=first}^{k} product(a_j, b_{k-j})`. `lax.mul` stands for products element by
-    element, which are formed in the fastest way."""
+    """Coefficient `k` of a product: `Σ_{j=first}^{k} product(a_j, b_{k-j})`.
+
+    Coefficients are normalised by the factorial, so that there are no binomials.
+    Products with what is known to be zero are left out.
+
+    **Arguments:**
+
+    - `product`: a function of two arrays, linear in each. `jax.lax.mul` stands for
+        products element by element, which are formed in the fastest way.
+    - `a`, `b`: [`eqx_taylor.rules.Series`][].
+    - `k`: the order.
+    - `first`: the first coefficient of `a` that is used. 1 leaves out what has `b_k`.
+
+    **Returns:**
+
+    An array of the shape of the product, or `None` for zero.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> aval = jax.ShapeDtypeStruct((), jnp.float32)
+        >>> a = rules.Series(aval, 0b11, [jnp.array(1.0), jnp.array(2.0)].__getitem__)
+        >>> b = rules.Series(aval, 0b11, [jnp.array(3.0), jnp.array(5.0)].__getitem__)
+        >>> # (1 + 2 t) (3 + 5 t) = 3 + 11 t + 10 t^2
+        >>> print(*[rules.convolve(jax.lax.mul, a, b, k) for k in range(4)])
+        3.0 11.0 10.0 None
+        ```
+    """
     if product is lax.mul:
         total = products(a, b, ((j, k - j, 1) for j in range(first, k + 1)))
         return disjoined(total, a, b)
@@ -331,7 +458,34 @@ def convolve(
 
 
 def convolve_square(a: Series, k: int, first: int = 0) -> Term:
-    """`Σ_{j=first}^{k-first} a_j a_{k-j}`, each product formed once."""
+    """Coefficient `k` of a square, element by element: `Σ_{j=first}^{k-first} a_j
+    a_{k-j}`, each product formed once.
+
+    Coefficients are normalised by the factorial, so that there are no binomials.
+
+    **Arguments:**
+
+    - `a`: a [`eqx_taylor.rules.Series`][].
+    - `k`: the order.
+    - `first`: the lowest order that is used. 1 leaves out what has `a_k`.
+
+    **Returns:**
+
+    An array of the shape of the coefficients, or `None` for zero.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> aval = jax.ShapeDtypeStruct((), jnp.float32)
+        >>> a = rules.Series(aval, 0b11, [jnp.array(1.0), jnp.array(2.0)].__getitem__)
+        >>> # (1 + 2 t)^2 = 1 + 4 t + 4 t^2
+        >>> print(*[rules.convolve_square(a, k) for k in range(4)])
+        1.0 4.0 4.0 None
+        ```
+    """
     total = products(a, a, ((j, k - j, 1) for j in range(first, (k + 1) // 2)))
     total = scale(total, 2)
     if k % 2 == 0 and first <= k // 2:

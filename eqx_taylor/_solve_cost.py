@@ -10,7 +10,14 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
-from ._check import as_ode_term, check_state, check_tolerances, describe
+from ._check import (
+    as_ode_term,
+    check_integer,
+    check_scalar,
+    check_state,
+    check_tolerances,
+    describe,
+)
 from ._custom_types import Args, RealScalarLike, Y
 from ._solver import TaylorSolver
 
@@ -23,6 +30,20 @@ class SolveCost(eqx.Module):
     - `num_evaluations`: of the vector field.
     - `num_steps`: accepted and rejected ones.
     - `num_rejected_steps`: the rejected ones.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import solve_cost
+        >>> field = lambda t, y, args: -y
+        >>> solver, y0 = diffrax.Dopri5(), jnp.array(1.0)
+        >>> cost = solve_cost(field, solver, 0.0, 1.0, y0, rtol=1e-3, atol=1e-3)
+        >>> # Six evaluations for each step, and one for the first.
+        >>> bool(cost.num_evaluations == 6 * cost.num_steps + 1)
+        True
+        ```
     """
 
     num_evaluations: Int[Array, ""]
@@ -75,27 +96,29 @@ def solve_cost(
 
     !!! example
 
-        ```python
-        import diffrax
-        import equinox as eqx
-        import jax
-        import jax.numpy as jnp
-        from eqx_taylor import solve_cost
-
-        mlp = eqx.nn.MLP(2, 2, 32, 2, key=jax.random.key(0))
-        field = lambda t, y, args: mlp(y)
-
-        @jax.jit
-        @jax.vmap
-        def evaluations(y0):
-            solver = diffrax.Dopri5()
-            cost = solve_cost(field, solver, 0.0, 1.0, y0, rtol=1e-6, atol=1e-6)
-            return cost.num_evaluations
-
-        print(jnp.mean(evaluations(jnp.ones((10, 2)))))
+        ```pycon
+        >>> import diffrax
+        >>> import equinox as eqx
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import solve_cost
+        >>> mlp = eqx.nn.MLP(2, 2, 32, 2, key=jax.random.key(0))
+        >>> field = lambda t, y, args: mlp(y)
+        >>> @jax.jit
+        ... @jax.vmap
+        ... def evaluations(y0):
+        ...     solver = diffrax.Dopri5()
+        ...     cost = solve_cost(field, solver, 0.0, 1.0, y0, rtol=1e-4, atol=1e-4)
+        ...     return cost.num_evaluations
+        >>> counts = evaluations(jnp.ones((10, 2)))
+        >>> counts.shape, bool(jnp.all(counts > 6))
+        ((10,), True)
         ```
     """
+    check_scalar("solve_cost", "t0", t0)
+    check_scalar("solve_cost", "t1", t1)
     check_tolerances("solve_cost", rtol, atol)
+    max_steps = check_integer("solve_cost", "max_steps", max_steps, least=1)
     y0 = check_state("solve_cost", y0)
     term = as_ode_term("solve_cost", vector_field)
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):

@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._check import (
+    check_boolean,
     check_carried,
     check_integer,
     check_order,
@@ -123,20 +124,21 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
 
     !!! example
 
-        ```python
-        import diffrax
-        import jax.numpy as jnp
-        from eqx_taylor import TaylorController, TaylorSolver
-
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: -y),
-            solver=TaylorSolver(rtol=1e-6, atol=1e-6),
-            t0=0.0,
-            t1=3.0,
-            dt0=None,
-            y0=jnp.array(1.0),
-            stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
-        )
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import TaylorController, TaylorSolver
+        >>> solution = diffrax.diffeqsolve(
+        ...     diffrax.ODETerm(lambda t, y, args: -y),
+        ...     solver=TaylorSolver(rtol=1e-6, atol=1e-6),
+        ...     t0=0.0,
+        ...     t1=3.0,
+        ...     dt0=None,
+        ...     y0=jnp.array(1.0),
+        ...     stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
+        ... )
+        >>> print(jnp.abs(solution.ys[0] - jnp.exp(-3.0)) < 1e-6)
+        True
         ```
 
     ??? cite "Reference"
@@ -183,8 +185,10 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         probes: int = 1,
     ):
         self.taylor_order = _choose_order(order, rtol, atol)
-        self.compensated = bool(compensated)
-        self.warn_if_stiff = bool(warn_if_stiff)
+        self.compensated = check_boolean("TaylorSolver", "compensated", compensated)
+        self.warn_if_stiff = check_boolean(
+            "TaylorSolver", "warn_if_stiff", warn_if_stiff
+        )
         self.probes = check_integer("TaylorSolver", "probes", probes, least=0)
 
     def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:

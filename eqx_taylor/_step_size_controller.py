@@ -12,6 +12,7 @@ import optimistix
 from jaxtyping import Array, PyTree
 
 from ._check import (
+    check_boolean,
     check_state,
     check_step_limits,
     check_term,
@@ -86,20 +87,23 @@ class TaylorController(
 
     !!! example
 
-        ```python
-        import diffrax
-        import jax.numpy as jnp
-        from eqx_taylor import TaylorController, TaylorSolver
-
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: y * jnp.cos(t)),
-            solver=TaylorSolver(order=12),
-            t0=0.0,
-            t1=10.0,
-            dt0=None,
-            y0=jnp.array(1.0),
-            stepsize_controller=TaylorController(rtol=1e-9, atol=1e-9),
-        )
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import TaylorController, TaylorSolver
+        >>> solution = diffrax.diffeqsolve(
+        ...     diffrax.ODETerm(lambda t, y, args: y * jnp.cos(t)),
+        ...     solver=TaylorSolver(order=8),
+        ...     t0=0.0,
+        ...     t1=10.0,
+        ...     dt0=None,
+        ...     y0=jnp.array(1.0),
+        ...     stepsize_controller=TaylorController(rtol=1e-5, atol=1e-5),
+        ... )
+        >>> print(jnp.abs(solution.ys[0] - jnp.exp(jnp.sin(10.0))) < 1e-4)
+        True
+        >>> print(solution.stats["num_rejected_steps"])
+        0
         ```
 
     ??? cite "Reference"
@@ -132,6 +136,11 @@ class TaylorController(
         check_tolerances("TaylorController", self.rtol, self.atol)
         limits = self.dtmin, self.dtmax, self.safety, self.factormax
         check_step_limits("TaylorController", *limits)
+        check_boolean("TaylorController", "force_dtmin", self.force_dtmin)
+        if not callable(self.norm):
+            raise TypeError(
+                f"TaylorController: `norm` must be callable; got {describe(self.norm)}."
+            )
 
     def wrap(self, direction) -> "TaylorController":
         del direction

@@ -13,19 +13,29 @@ from jax import lax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._argument import Argument
-from ._check import check_integer
+from ._check import check_integer, check_key
 
 
 class Estimate(eqx.Module):
     """An estimate by random numbers. Returned by [`eqx_taylor.stochastic_laplacian`][]
     and [`eqx_taylor.stochastic_biharmonic`][].
 
-    **Arguments:**
+    **Fields:**
 
     - `mean`: the estimate, a PyTree.
     - `variance`: the variance of `mean`, estimated from the differences between
         batches: a PyTree of the same structure. With a single batch it is not known,
         and NaN.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import Estimate
+        >>> estimate = Estimate(mean=jnp.array(3.0), variance=jnp.array(0.04))
+        >>> print(estimate.standard_error)
+        0.2
+        ```
     """
 
     mean: PyTree[Array]
@@ -52,7 +62,7 @@ def stochastic_laplacian(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point, real.
+    - `x`: the point, a PyTree of real arrays of any shapes.
     - `key`: a `jax.random.key`.
     - `num_samples`: the number of directions, a multiple of `batch_size`.
     - `batch_size`: how many of them are computed at once; `None` (the default) stands
@@ -69,25 +79,27 @@ def stochastic_laplacian(
 
     **Returns:**
 
-    A [`eqx_taylor.Estimate`][]: `mean`, `variance`, and `standard_error`.
+    A [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
+    structure and shapes of what `fun` returns.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for integer or complex inputs, for numbers of samples
-    that are no positive integers or do not fit each other, and for an unknown
-    `sampling`.
+    `TypeError` or `ValueError` for integer or complex inputs, for a `key` that is none,
+    for numbers of samples that are no positive integers or do not fit each other, and
+    for an unknown `sampling`.
 
     !!! example
 
-        ```python
-        import jax
-        import jax.numpy as jnp
-        from eqx_taylor import stochastic_laplacian
-
-        x, key = jnp.ones(1000), jax.random.key(0)
-        fun = lambda x: jnp.sin(jnp.sum(x**2) / 1000)
-        estimate = stochastic_laplacian(fun, x, key, num_samples=64, batch_size=8)
-        print(estimate.mean, estimate.standard_error)
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import laplacian, stochastic_laplacian
+        >>> x, key = jnp.ones(1000), jax.random.key(0)
+        >>> fun = lambda x: jnp.sin(jnp.sum(x**2) / 1000)
+        >>> estimate = stochastic_laplacian(fun, x, key, num_samples=64, batch_size=8)
+        >>> # It is off by some standard errors at most.
+        >>> bool(abs(estimate.mean - laplacian(fun, x)) < 4 * estimate.standard_error)
+        True
         ```
 
     ??? cite "References"
@@ -114,7 +126,7 @@ def stochastic_laplacian(
         ```
     """
     argument = Argument("stochastic_laplacian", fun, x, real=True)
-    count, batch = _batches(argument, num_samples, batch_size)
+    count, batch = _batches(argument, key, num_samples, batch_size)
     size = argument.size
     if sampling == "sparse" and batch > size:
         raise ValueError(
@@ -152,7 +164,7 @@ def stochastic_biharmonic(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point, real.
+    - `x`: the point, a PyTree of real arrays of any shapes.
     - `key`: a `jax.random.key`.
     - `num_samples`: the number of samples, a multiple of `batch_size`.
     - `batch_size`: how many of them are computed at once; `None` (the default) stands
@@ -166,7 +178,8 @@ def stochastic_biharmonic(
 
     **Returns:**
 
-    A [`eqx_taylor.Estimate`][]: `mean`, `variance`, and `standard_error`.
+    A [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
+    structure and shapes of what `fun` returns.
 
     **Raises:**
 
@@ -174,19 +187,31 @@ def stochastic_biharmonic(
 
     !!! example
 
-        ```python
-        import jax
-        import jax.numpy as jnp
-        from eqx_taylor import stochastic_biharmonic
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import stochastic_biharmonic
+        >>> x, key = jnp.ones(100), jax.random.key(0)
+        >>> fun = lambda x: jnp.sum(x**2) ** 2  # The same in all directions.
+        >>> estimate = stochastic_biharmonic(fun, x, key, num_samples=64, batch_size=8)
+        >>> bool(abs(estimate.mean / (8 * 100 * 102) - 1) < 1e-4)  # 8 D (D + 2)
+        True
+        ```
 
-        x, key = jnp.ones(100), jax.random.key(0)
-        fun = lambda x: jnp.sin(jnp.sum(x**2) / 100)
-        estimate = stochastic_biharmonic(fun, x, key, num_samples=64, batch_size=8)
-        print(estimate.mean, estimate.standard_error)
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{shi2024stochastic,
+            author={Shi, Zekun and Hu, Zheyuan and Lin, Min and Kawaguchi, Kenji},
+            title={Stochastic {T}aylor Derivative Estimator: Efficient Amortization for
+                   Arbitrary Differential Operators},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2024},
+        }
         ```
     """
     argument = Argument("stochastic_biharmonic", fun, x, real=True)
-    count, batch = _batches(argument, num_samples, batch_size)
+    count, batch = _batches(argument, key, num_samples, batch_size)
     size = argument.size
 
     def sample(key):
@@ -206,9 +231,12 @@ def stochastic_biharmonic(
     return _estimate(argument, key, count, 4, sample)
 
 
-def _batches(argument: Argument, num_samples: Any, batch_size: Any) -> tuple[int, int]:
+def _batches(
+    argument: Argument, key: Any, num_samples: Any, batch_size: Any
+) -> tuple[int, int]:
     """How many, and of which size."""
     caller = argument.caller
+    check_key(caller, key)
     samples = check_integer(caller, "num_samples", num_samples, 1)
     if batch_size is None:
         return 1, samples

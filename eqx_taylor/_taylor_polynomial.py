@@ -18,10 +18,28 @@ class TaylorPolynomial(eqx.Module):
     r"""The polynomial $p(s) = \sum_{k=0}^K c_k s^k$, whose coefficients are PyTrees of
     arrays. Made by [`eqx_taylor.taylor_polynomial`][].
 
+    Coefficients are normalised by the factorial: $c_k = p^{(k)}(0)/k!$.
+
     **Arguments:**
 
     - `coefficients`: a PyTree of arrays, each with a leading axis over the orders
         $0, \ldots, K$.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import TaylorPolynomial
+        >>> p = TaylorPolynomial(jnp.array([1.0, 2.0, 3.0]))  # 1 + 2 s + 3 s^2
+        >>> p.order
+        2
+        >>> print(p(2.0), p.evaluate(jnp.array([0.0, 1.0])))
+        17.0 [1. 6.]
+        >>> print(p.derivative().coefficients)
+        [2. 6.]
+        >>> print(p.integral().coefficients)
+        [0. 1. 1. 1.]
+        ```
     """
 
     coefficients: PyTree[Shaped[Array, "order_plus_one ?*y"], "Y"]  # noqa: F821
@@ -32,7 +50,7 @@ class TaylorPolynomial(eqx.Module):
         return jtu.tree_leaves(self.coefficients)[0].shape[0] - 1
 
     def evaluate(self, s) -> PyTree[Array]:
-        """Its value, by Horner's rule.
+        """Its value, by Horner's rule. The polynomial itself can be called, too.
 
         **Arguments:**
 
@@ -59,8 +77,20 @@ class TaylorPolynomial(eqx.Module):
     __call__ = evaluate
 
     def derivative(self, n: int = 1) -> "TaylorPolynomial":
-        """Its n-th derivative, a polynomial of order $K - n$ (zero, of order 0, if $n$
-        is larger than $K$)."""
+        """Its n-th derivative.
+
+        **Arguments:**
+
+        - `n`: a non-negative integer.
+
+        **Returns:**
+
+        A polynomial of order $K - n$; zero, of order 0, if $n$ is larger than $K$.
+
+        **Raises:**
+
+        `TypeError` or `ValueError` if `n` is not a non-negative integer.
+        """
         n = check_integer("TaylorPolynomial.derivative", "n", n, 0)
 
         def slope(c):
@@ -74,7 +104,12 @@ class TaylorPolynomial(eqx.Module):
         return TaylorPolynomial(jtu.tree_map(slope, self.coefficients))
 
     def integral(self) -> "TaylorPolynomial":
-        r"""Its integral $\int_0^s p(r) dr$, a polynomial of order $K + 1$."""
+        r"""Its integral $\int_0^s p(r) dr$.
+
+        **Returns:**
+
+        A polynomial of order $K + 1$, which is zero at $s = 0$.
+        """
 
         def area(c):
             k = jnp.arange(1, c.shape[0] + 1).astype(c.dtype)
@@ -108,6 +143,17 @@ class TaylorPolynomial(eqx.Module):
         **Raises:**
 
         `ValueError` if the order is less than 4.
+
+        !!! example
+
+            ```pycon
+            >>> import jax.numpy as jnp
+            >>> from eqx_taylor import taylor_polynomial
+            >>> # The poles of 1/(1 + x^2) are at ±i, the square root of 2 from 1.
+            >>> p = taylor_polynomial(lambda x: 1 / (1 + x**2), 1.0, 1.0, 20)
+            >>> print(f"{p.radius_of_convergence():.3f}")
+            1.414
+            ```
 
         ??? cite "Reference"
 
@@ -170,10 +216,13 @@ def taylor_polynomial(
 ) -> TaylorPolynomial:
     r"""The Taylor polynomial of $f(x + s v)$ in $s$.
 
+    Its coefficients are normalised: $c_k$ is the derivative of order $k$ with respect
+    to $s$, at $s = 0$, over $k!$.
+
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a PyTree.
-    - `x`: the point.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that do not move.
     - `order`: the order $K \geq 0$ of the polynomial.
@@ -191,13 +240,27 @@ def taylor_polynomial(
 
     !!! example
 
-        ```python
-        import jax.numpy as jnp
-        from eqx_taylor import taylor_polynomial
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import taylor_polynomial
+        >>> p = taylor_polynomial(jnp.exp, 0.0, 1.0, 4)
+        >>> print(p.coefficients)  # 1 / k!
+        [1.         1.         0.5        0.16666667 0.04166667]
+        >>> print(p(0.1), jnp.exp(0.1))
+        1.1051708 1.105171
+        ```
 
-        p = taylor_polynomial(lambda x: 1 / (1 + x**2), jnp.array(1.0), 1.0, 20)
-        p(0.1), p.derivative()(0.1), p.integral()(0.1)
-        p.radius_of_convergence()  # The poles are at ±i: sqrt(2).
+    ??? cite "Reference"
+
+        ```bibtex
+        @book{griewank2008evaluating,
+            author={Griewank, Andreas and Walther, Andrea},
+            title={Evaluating Derivatives},
+            edition={2nd},
+            publisher={SIAM},
+            year={2008},
+            note={Chapter 13},
+        }
         ```
     """
     order = check_integer("taylor_polynomial", "order", order, 0)

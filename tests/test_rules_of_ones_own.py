@@ -123,7 +123,7 @@ def test_linear_and_bilinear_by_name():
 
 
 def test_wrong_targets():
-    with pytest.raises(TypeError, match="not for <PjitFunction of <function sin"):
+    with pytest.raises(TypeError, match="got <PjitFunction of <function sin"):
         rules.define_linear(jnp.sin)
     with pytest.raises(ValueError, match="call its `defjvp` first"):
         rules.define_linear(jax.custom_jvp(lambda x: x))

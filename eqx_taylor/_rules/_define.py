@@ -35,9 +35,48 @@ from .._series import (
 def define_linear(
     *targets: Target, operands: slice = slice(None), fused: bool = True
 ) -> None:
-    """Linear in these operands together (all of them by default), the others fixed:
-    `y_k = p(x_k)`, one application per nonzero coefficient. `fused` says that these
-    cost nothing to repeat."""
+    """Declares what is linear in some of its operands, while the others do not move.
+
+    `y_k = p(x_k)`: one application for each coefficient that is not zero. Where others
+    move as well, the primitive's JVP is used.
+
+    **Arguments:**
+
+    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
+        function with a `jax.custom_jvp` whose `defjvp` has been called.
+    - `operands`: which operands it is linear in, together; by default all of them.
+    - `fused`: whether it costs nothing to be computed again wherever its result is
+        used, as XLA does where it puts several operations into one loop. `False` for
+        what takes time by itself, such as a Fourier transform.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def smooth(x):
+        ...     return (x + jnp.roll(x, 1)) / 2
+        >>> @smooth.defjvp
+        ... def _(primals, tangents):
+        ...     return smooth(*primals), smooth(*tangents)
+        >>> rules.define_linear(smooth)
+        >>> x, v = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 0.0])
+        >>> y, (first, second) = filter_jet(smooth, (x,), ([v, None],))
+        >>> print(y, first, second)
+        [2.  1.5 2.5] [0.5 0.5 0. ] [0. 0. 0.]
+        ```
+    """
     register(*targets)(ft.partial(_linear_rule, operands=operands))
     if fused:
         FUSED.update(map(rule_key, targets))
@@ -62,8 +101,49 @@ def _linear_rule(walk: Walk, eqn, inputs, *, operands) -> list[Series]:
 def define_bilinear(
     *targets: Target, operands: tuple[int, int] = (0, 1), symmetric: bool = False
 ) -> None:
-    """A product of two operands, the others fixed: `y_k = Σ_j a_j b_{k-j}`. `symmetric`
-    says that the operands commute and are multiplied element by element."""
+    """Declares what is a product of two operands, linear in each, while the others do
+    not move.
+
+    `y_k = Σ_j a_j b_{k-j}` for coefficients normalised by the factorial; where others
+    move as well, the primitive's JVP is used.
+
+    **Arguments:**
+
+    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
+        function with a `jax.custom_jvp` whose `defjvp` has been called.
+    - `operands`: the places of the two.
+    - `symmetric`: whether the operands commute and are multiplied element by element:
+        half of the products will do for a square, then.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def cross(a, b):
+        ...     return jnp.cross(a, b)
+        >>> @cross.defjvp
+        ... def _(primals, tangents):
+        ...     (a, b), (da, db) = primals, tangents
+        ...     return cross(a, b), cross(da, b) + cross(a, db)
+        >>> rules.define_bilinear(cross)
+        >>> a, b = jnp.array([1.0, 0.0, 0.0]), jnp.array([0.0, 1.0, 0.0])
+        >>> y, (first, second) = filter_jet(cross, (a, b), ([b, None], [a, None]))
+        >>> print(y, first, second)
+        [0. 0. 1.] [0. 0. 0.] [ 0.  0. -2.]
+        ```
+    """
     rule = ft.partial(_bilinear_rule, operands=operands, symmetric=symmetric)
     register(*targets)(rule)
 
@@ -95,9 +175,46 @@ def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Seri
 
 
 def define_piecewise_linear(*targets: Target) -> None:
-    """Linear around every point, with a map that depends on the point: `abs`, `max`,
-    `sort`. The map is the primitive's own JVP (so that ties and kinks are treated as
-    JAX treats them), and is one for all coefficients: `y_k = ∂p(x_0) x_k`."""
+    """Declares what is linear around every point, by a map that depends on the point:
+    `abs`, `max`, `sort`.
+
+    The map is the JVP (so that ties and kinks are treated as JAX treats them), and is
+    one for all coefficients: `y_k = ∂p(x_0) x_k`.
+
+    **Arguments:**
+
+    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
+        function with a `jax.custom_jvp` whose `defjvp` has been called.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def clamp(x):
+        ...     return jnp.clip(x, -1.0, 1.0)
+        >>> @clamp.defjvp
+        ... def _(primals, tangents):
+        ...     (x,), (dx,) = primals, tangents
+        ...     return clamp(x), jnp.where(abs(x) < 1, dx, 0.0)
+        >>> rules.define_piecewise_linear(clamp)
+        >>> x, v = jnp.array([0.5, 2.0]), jnp.array([1.0, 1.0])
+        >>> y, (first, second) = filter_jet(clamp, (x,), ([v, 3 * v],))
+        >>> print(y, first, second)
+        [0.5 1. ] [1. 0.] [3. 0.]
+        ```
+    """
     register(*targets)(piecewise_linear_rule)
 
 
@@ -133,8 +250,45 @@ def piecewise_linear_rule(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
-    """As the series of another expression, of the operands and (by name) the
-    primitive's parameters. Coefficient 0 is the primitive's own."""
+    """Declares what has the series of another JAX expression.
+
+    Coefficient 0 stays the primitive's own value.
+
+    **Arguments:**
+
+    - `target`: a `jax.extend.core.Primitive`, or the name of one, or a function with a
+        `jax.custom_jvp` whose `defjvp` has been called.
+    - `fun`: a function of the operands and, by their names, of the primitive's
+        parameters (a function with a `jax.custom_jvp` has none). It returns one array.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def cube(x):
+        ...     return x**3
+        >>> @cube.defjvp
+        ... def _(primals, tangents):
+        ...     (x,), (dx,) = primals, tangents
+        ...     return cube(x), 3 * x**2 * dx
+        >>> rules.define_rewrite(cube, lambda x: x * x * x)
+        >>> y, derivatives = filter_jet(cube, (2.0,), ([1.0, None, None, None],))
+        >>> print(y, *derivatives)
+        8.0 12.0 12.0 6.0 0.0
+        ```
+    """
 
     @register(target)
     def rule(walk: Walk, eqn, inputs) -> list[Series]:
@@ -152,12 +306,62 @@ def rewritten(walk: Walk, eqn, inputs, fun: Callable[..., Any]) -> Series:
 
 
 def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
-    """By a differential equation: `y' = fun(y, x..., x'...)`.
+    """Declares what is defined by a differential equation: `y' = fun(y, x..., x'...)`.
 
-    `fun` is an ordinary JAX function. It is read as series with the same memo, so that
-    what it has in common with the rest of the program is computed once. An entry here
-    is better, in speed or accuracy, than JAX's own JVP rule, which the primitives that
-    have no entry are defined by (`derived.py`).
+    Coefficient `k` of `y` is coefficient `k - 1` of the right-hand side over `k`
+    (coefficients are normalised by the factorial). What the right-hand side has in
+    common with the rest of the program is computed once. It pays to declare what is
+    faster or more accurate than the JVP, which is used in the same way for all that is
+    not declared.
+
+    **Arguments:**
+
+    - `target`: a `jax.extend.core.Primitive`, or the name of one, or a function with a
+        `jax.custom_jvp` whose `defjvp` has been called.
+    - `fun`: a JAX function of the outputs, the operands, and the derivatives of the
+        operands, in this order. It returns the derivative of the output, or a tuple of
+        those of all outputs.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def exp(x):
+        ...     return jnp.exp(x)
+        >>> @exp.defjvp
+        ... def _(primals, tangents):
+        ...     (x,), (dx,) = primals, tangents
+        ...     return exp(x), exp(x) * dx
+        >>> rules.define_derivative(exp, lambda y, x, dx: y * dx)
+        >>> y, derivatives = filter_jet(exp, (0.0,), ([2.0, None, None],))
+        >>> print(y, *derivatives)
+        1.0 2.0 4.0 8.0
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @book{griewank2008evaluating,
+            author={Griewank, Andreas and Walther, Andrea},
+            title={Evaluating Derivatives},
+            edition={2nd},
+            publisher={SIAM},
+            year={2008},
+            note={Chapter 13},
+        }
+        ```
     """
     register(target)(derivative_rule(fun))
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import equinox.internal as eqxi
 import jax
 import jax.tree_util as jtu
-from jax.experimental import sparse
 
 from .._interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
 from .._jax import bind, close, evaluate, is_jaxpr, Jaxpr, trace
@@ -117,6 +116,10 @@ def _custom_linear_solve(walk: Walk, eqn, inputs) -> list[Series]:
 
 @register("spsolve")
 def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
+    # It brings along a good part of SciPy, which takes longer to import than all of
+    # this library. Whoever comes here has done so.
+    from jax.experimental import sparse
+
     data, indices, pointers, b = inputs
     size = b.aval.shape[0]
 
