@@ -1,5 +1,6 @@
 """The step size from the coefficients of the series, as Jorba and Zou choose it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -167,7 +168,7 @@ class TaylorController(
             order = min(error_order - 1, _FIRST_ORDER)
             unit = unit_near(t1 - t0)
             series = solution_series(terms, t0, unit, y0, args, order)
-            last = jtu.tree_map(lambda c: c[-2:], usable(series.stacked()))
+            last, unit = _last_of(usable(series.stacked()), unit)
             no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
             _, dt0 = self._judge(y0, y0, no_error, last, unit, order, error_order)
             # Where nothing moves, one step will do: of some length, if there is no end.
@@ -279,6 +280,27 @@ class TaylorController(
                 )
             dt = jnp.maximum(dt, self.dtmin)
         return dt, result
+
+
+def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], Array]:
+    """The last two of them, in a unit of time in which they are no larger than the
+    state. The length of the whole solve, which is the unit at its start, may be so many
+    times longer that their squares, which a norm takes, overflow in float32."""
+    leaves, treedef = jtu.tree_flatten(coefficients)
+    order = len(leaves[0]) - 1 if leaves else 1
+    sizes = [
+        jnp.stack([jnp.max(jnp.abs(c[k]), initial=0) for c in leaves] or [0.0])
+        for k in (0, order)
+    ]
+    first, top = (jnp.max(size) for size in sizes)
+    shorter = unit_near(jnp.minimum((first / top) ** (1 / order), 1))
+
+    def scaled(c):
+        factor = shorter.astype(jnp.abs(c).dtype)
+        power = functools.reduce(lambda a, b: a * b, [factor] * (order - 1), 1)
+        return jnp.stack([c[-2] * power, c[-1] * (power * factor)])
+
+    return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter
 
 
 def _is_estimate(x: Any) -> bool:

@@ -734,3 +734,34 @@ def test_control_term_as_an_ode():
     )
     assert solution.result == RESULTS.successful
     np.testing.assert_allclose(solution.ys[0], np.exp(-np.sin(2.5)), rtol=5e-8)
+
+
+def test_first_step_of_a_long_solve_in_float32():
+    """A unit of time as long as the solve has coefficients whose squares overflow."""
+
+    def oscillator(t, y, args):
+        return jnp.stack([y[1], -jnp.float32(900.0) * y[0]])
+
+    y0 = jnp.array([1.0, 0.0], jnp.float32)
+    solution = solve(
+        oscillator,
+        8,
+        y0,
+        jnp.float32(1000.0),
+        TaylorController(rtol=1e-6, atol=1e-6),
+        t0=jnp.float32(0.0),
+        saveat=STEPS,
+        max_steps=8,
+    )
+    assert solution.result == RESULTS.max_steps_reached
+    short = solve(
+        oscillator,
+        8,
+        y0,
+        jnp.float32(1.0),
+        TaylorController(rtol=1e-6, atol=1e-6),
+        t0=jnp.float32(0.0),
+        saveat=STEPS,
+        max_steps=8,
+    )
+    np.testing.assert_allclose(lengths(solution), lengths(short), rtol=1e-4)
