@@ -288,11 +288,14 @@ def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], A
     times longer that their squares, which a norm takes, overflow in float32."""
     leaves, treedef = jtu.tree_flatten(coefficients)
     order = len(leaves[0]) - 1 if leaves else 1
-    sizes = [
-        jnp.stack([jnp.max(jnp.abs(c[k]), initial=0) for c in leaves] or [0.0])
-        for k in (0, order)
-    ]
-    first, top = (jnp.max(size) for size in sizes)
+
+    def largest(k):
+        sizes = [jnp.max(jnp.abs(c[k]), initial=0) for c in leaves]
+        return jnp.max(
+            jnp.array([size.astype(unit.dtype) for size in sizes]), initial=0
+        )
+
+    first, top = largest(0), largest(order)
     shorter = unit_near(jnp.minimum((first / top) ** (1 / order), 1))
 
     def scaled(c):
