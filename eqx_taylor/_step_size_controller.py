@@ -299,7 +299,7 @@ def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], A
     shorter = unit_near(jnp.minimum((first / top) ** (1 / order), 1))
 
     def scaled(c):
-        factor = shorter.astype(jnp.abs(c).dtype)
+        factor = shorter.astype(c.dtype)
         power = functools.reduce(lambda a, b: a * b, [factor] * (order - 1), 1)
         return jnp.stack([c[-2] * power, c[-1] * (power * factor)])
 
