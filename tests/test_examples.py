@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
+from pages import assert_same_output
 
 
 _FOLDER = pathlib.Path(__file__).parents[1] / "docs/examples"
 _NAMES = (
+    "taylor_polynomials",
+    "step_sizes",
     "three_body",
     "lyapunov",
     "neural_field",
@@ -60,54 +63,15 @@ def run(tmp_path_factory):
 
 # -- the pages
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]\d+)?")
-
 
 def _page(name):
     return (_FOLDER / f"{name}.md").read_text(encoding="utf-8")
 
 
-def _assert_same_number(shown, printed, line):
-    """To one unit of the last digit shown; and to a factor of ten where it is rounding
-    (1e-12 and below), which differs between machines. Numbers of steps at an error that
-    lies between two tolerances differ by a few, as that does."""
-    a, b = float(shown), float(printed)
-    if shown.isdecimal() and a > 100:
-        assert abs(a - b) < 0.03 * a, line
-        return
-    mantissa, _, exponent = shown.partition("e")
-    if exponent and int(exponent) <= -12:
-        assert abs(np.log10(a / b)) < 1, line
-        return
-    decimals = len(mantissa.partition(".")[2]) - int(exponent or 0)
-    assert abs(a - b) < 1.5 * 10.0**-decimals, line
-
-
-def _assert_same_line(shown, printed):
-    assert _NUMBER.sub("", shown).split() == _NUMBER.sub("", printed).split()
-    if re.search(r"\bms\b", shown):  # Times are what they are.
-        return
-    both = [_NUMBER.findall(line) for line in (shown, printed)]
-    if "±" in shown:
-        # From random numbers or chaos: within what it says itself.
-        (*_, a, a_error), (*_, b, b_error) = [
-            _NUMBER.findall(line.partition("±")[0])[-1:]
-            + _NUMBER.findall(line.partition("±")[2])[:1]
-            for line in (shown, printed)
-        ]
-        assert abs(float(a) - float(b)) < 4 * np.hypot(float(a_error), float(b_error))
-        return
-    for a, b in zip(*both, strict=True):
-        _assert_same_number(a, b, (shown, printed))
-
-
 @pytest.mark.parametrize("name", _NAMES)
 def test_page_shows_what_is_printed(name, run):
     blocks = re.findall(r"^```text\n(.*?)^```$", _page(name), re.M | re.S)
-    shown, printed = blocks[0].splitlines(), run(name).output.splitlines()
-    assert len(shown) == len(printed)
-    for line, actual in zip(shown, printed):
-        _assert_same_line(line, actual)
+    assert_same_output(blocks[0], run(name).output)
 
 
 @pytest.mark.parametrize("name", _NAMES)
@@ -123,6 +87,69 @@ def test_plot(name, run):
     assert run(name).plot.read_bytes().startswith(b"\x89PNG")
     assert f"(images/{name}.png)" in _page(name)
     assert (_FOLDER / f"images/{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- Taylor polynomials, and how long steps are
+
+
+def test_taylor_polynomials(run):
+    """The coefficients by Cauchy's integral around a circle, in NumPy."""
+    module, results = (
+        run("taylor_polynomials").module,
+        run("taylor_polynomials").results,
+    )
+    np.testing.assert_allclose(results["radii"], results["exact"], rtol=1e-3)
+    count, radius = 64, 0.5 * results["radius"]
+    circle = radius * np.exp(2j * np.pi * np.arange(count) / count)
+    x = module.POINT + circle[:, None] * module.DIRECTION
+    for k, layer in enumerate(module.make_network().layers):
+        x = x if k == 0 else np.tanh(x)
+        x = x @ np.asarray(layer.weight).T + np.asarray(layer.bias)
+    found = np.asarray(results["of_network"].coefficients)
+    # What is not computed are the aliases, 2^-64 times as large.
+    scaled = np.fft.fft(np.squeeze(x))[: module.ORDER + 1] / count
+    np.testing.assert_allclose(
+        found * radius ** np.arange(module.ORDER + 1), scaled, atol=1e-15
+    )
+    for rates in results["rates"].values():
+        np.testing.assert_allclose(rates, module.FRACTIONS, rtol=0.05)
+
+
+def test_step_sizes(run):
+    module, results = run("step_sizes").module, run("step_sizes").results
+    e = module.ECCENTRICITY
+    # The anomaly at which r = 0 is complex, and Kepler's equation says when.
+    anomaly = np.arccos(1 / e + 0j)
+    when = np.pi + 2 * np.pi * np.arange(-1, 3) + anomaly - e * np.sin(anomaly)
+    ts = np.linspace(0, 4 * np.pi, 101)
+    np.testing.assert_allclose(
+        module.distance_to_singularity(ts),
+        np.min(np.abs(when - ts[:, None]), axis=1),
+        rtol=1e-12,
+    )
+    assert 0.15 < results["ratios"].min() and results["ratios"].max() < 0.22
+    for name, at_most in (("Kepler", 1e-9), ("Arenstorf", 1e-6)):
+        taylor, dopri8 = (results["found"][name, s] for s in ("TaylorSolver", "Dopri8"))
+        assert results["errors"][name, "TaylorSolver"] < at_most
+        assert taylor[0].stats["num_rejected_steps"] == 0
+        assert len(taylor[1]) < 0.5 * len(dopri8[1])
+    # Halfway around, the body is at the near end, where it is fast.
+    half = np.asarray(results["found"]["Kepler", "TaylorSolver"][0].evaluate(np.pi))
+    np.testing.assert_allclose(half[:2], [-(1 - e), 0], atol=1e-10)
+    np.testing.assert_allclose(half[3], -np.sqrt(2 / (1 - e) - 1), rtol=1e-9)
+
+
+def test_picture_of_the_front_page(run, tmp_path):
+    script = _load("../generate_front_page")
+    examples = [run("taylor_polynomials"), run("step_sizes")]
+    script.draw(
+        tmp_path / "front_page.png",
+        *[example.module for example in examples],
+        *[example.results for example in examples],
+    )
+    assert (tmp_path / "front_page.png").read_bytes().startswith(b"\x89PNG")
+    front_page = (_FOLDER / "../index.md").read_text(encoding="utf-8")
+    assert "(images/front_page.png)" in front_page
 
 
 # -- the planets
@@ -198,10 +225,7 @@ def test_energy_over_long_times(capsys):
     assert results["errors"].max() < 3e-14
     assert results["steps"] < 15_000
     [_, shown] = re.findall(r"^```text\n(.*?)^```$", _page("three_body"), re.M | re.S)
-    for line, printed in zip(
-        shown.splitlines(), capsys.readouterr().out.splitlines(), strict=True
-    ):
-        _assert_same_line(line, printed)
+    assert_same_output(shown, capsys.readouterr().out)
 
 
 # -- the others

@@ -60,15 +60,3 @@ def _examples(text):
 @pytest.mark.parametrize("example", _examples(README))
 def test_readme_example(example):
     exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
-
-
-@pytest.mark.parametrize(
-    "page", ["index.md", "solving.md", "derivatives.md", "simplification.md"]
-)
-def test_examples_of_a_page(page):
-    """One after another: later ones use the names of those before."""
-    names = {"__name__": "__main__"}
-    examples = _examples((ROOT / "docs" / page).read_text(encoding="utf-8"))
-    assert len(examples) >= 2
-    for example in examples:
-        exec(compile(example, page, "exec"), names)

@@ -1,0 +1,198 @@
+"""The pages of the documentation: their code runs, as their readers would run it, and
+prints what they show; and what they say of messages and of files is so."""
+
+import ast
+import contextlib
+import importlib.util
+import io
+import pathlib
+import re
+from collections.abc import Iterator
+
+import jax
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from pages import assert_same_output
+
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_DOCS = _ROOT / "docs"
+# Those of the examples show a script, which `test_examples.py` runs; the last one is
+# run by `test_rules_of_ones_own.py`.
+_ELSEWHERE = ("examples/", "devdocs/adding_a_rule.md")
+
+
+def _text(page):
+    return (_DOCS / page).read_text(encoding="utf-8")
+
+
+def _pages():
+    for path in sorted(_DOCS.rglob("*.md")):
+        page = path.relative_to(_DOCS).as_posix()
+        if "```python" in _text(page) and not page.startswith(_ELSEWHERE):
+            yield page
+
+
+@pytest.fixture
+def as_a_reader():
+    """JAX as it is by default. Pages may change it."""
+    settings = {
+        "jax_enable_x64": False,
+        "jax_numpy_dtype_promotion": "standard",
+        "jax_numpy_rank_promotion": "allow",
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+_PART = re.compile(
+    r'^```(?P<language>\w+)(?: title="(?P<title>.*?)")?\n(?P<code>.*?)^```$'
+    r'|^<div class="grid" markdown>$|^</div>$',
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def _is_missing(title):
+    """Whether this is for another library, which is not installed."""
+    return title == "heyoka" and importlib.util.find_spec("heyoka") is None
+
+
+@pytest.mark.parametrize("page", list(_pages()))
+def test_code_of_a_page(page, as_a_reader):
+    """Block after block: later ones use the names of those before. Two that stand side
+    by side do not know of each other, and compute the same."""
+    names = {"__name__": "__main__"}
+    sides: list[dict] | None = None
+    printed = None
+    for part in _PART.finditer(_text(page)):
+        language, title, code = part.group("language", "title", "code")
+        if language is None and part[0] != "</div>":
+            sides = []
+        elif language is None:
+            assert sides is not None
+            _assert_same_results(names, sides)
+            names, sides = sides[-1], None
+        elif language == "text" and printed is not None:
+            assert_same_output(code, printed)
+        elif language == "python" and not _is_missing(title):
+            inside = names if sides is None else dict(names)
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(compile(code, page, "exec"), inside)
+            printed = output.getvalue()
+            if sides is not None:
+                sides.append(inside)
+        else:
+            printed = None  # What follows is not of a program that was run.
+
+
+def _assert_same_results(names, sides):
+    """Of all that both have assigned."""
+    if len(sides) < 2:  # The other one is not Python, or not installed.
+        return
+    one, other = sides
+    compared = 0
+    for name in one.keys() & other.keys():
+        if name in names and one[name] is names[name]:
+            continue
+        leaves = [jtu.tree_leaves(side[name]) for side in (one, other)]
+        for a, b in zip(*leaves):
+            if isinstance(a, jax.Array):
+                np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8)
+                compared += 1
+    assert compared > 0
+
+
+# -- the page of messages
+
+
+_ERRORS = {"TypeError", "ValueError", "NotImplementedError", "warn"}
+
+
+def _messages() -> Iterator[tuple[str, list[str]]]:
+    """Of every error and warning: where it is, and the words of its message that do not
+    depend on what was given."""
+    for path in sorted((_ROOT / "eqx_taylor").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        constants = {
+            statement.targets[0].id: statement.value.value
+            for statement in tree.body
+            if isinstance(statement, ast.Assign)
+            and isinstance(statement.targets[0], ast.Name)
+            and isinstance(statement.value, ast.Constant)
+        }
+        for call in ast.walk(tree):
+            if not isinstance(call, ast.Call) or not call.args:
+                continue
+            name = getattr(call.func, "id", getattr(call.func, "attr", None))
+            if name not in _ERRORS:
+                continue
+            words = []
+            for node in ast.walk(call.args[0]):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    words.append(node.value)
+                elif isinstance(node, ast.Name) and node.id in constants:
+                    words.append(str(constants[node.id]))
+            yield f"{path.relative_to(_ROOT)}:{call.lineno}", words
+
+
+def _explains(heading, words):
+    parts = [part.strip() for part in heading.split("…") if part.strip()]
+    return all(any(part in text for text in words) for part in parts)
+
+
+# No user can meet it: a table of our own is wrong.
+_OUR_OWN = "` has two reasons."
+
+
+def test_every_message_is_explained():
+    headings = re.findall(r"^### (.*)$", _text("errors.md"), re.MULTILINE)
+    messages = [m for m in _messages() if _OUR_OWN not in m[1]]
+    assert len(messages) > 60
+    unexplained = [
+        f"{where}: {' … '.join(words)}"
+        for where, words in messages
+        if not any(_explains(heading, words) for heading in headings)
+    ]
+    assert not unexplained, "\n".join(
+        ["A heading of docs/errors.md must have words of each of these:", *unexplained]
+    )
+    for heading in headings:
+        assert any(_explains(heading, words) for _, words in messages), (
+            f"docs/errors.md explains {heading!r}, which is no message"
+        )
+
+
+# -- the page of files
+
+
+def _imports(path):
+    """Files of the package that a file imports."""
+    package = _ROOT / "eqx_taylor"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        folder = path.parents[node.level - 1]
+        names = [node.module] if node.module else [alias.name for alias in node.names]
+        for name in names:
+            target = folder / name.replace(".", "/")
+            target = target / "__init__.py" if target.is_dir() else target
+            yield target.with_suffix(".py").relative_to(package).as_posix()
+
+
+def test_imports_go_downwards():
+    """As the map of files has them, which has all of them."""
+    package = _ROOT / "eqx_taylor"
+    listed = re.findall(
+        r"^\| `([\w/]+\.py)` \|", _text("devdocs/architecture.md"), re.MULTILINE
+    )
+    files = [path.relative_to(package).as_posix() for path in package.rglob("*.py")]
+    assert sorted(listed) == sorted(files)
+    for name in files:
+        for imported in _imports(package / name):
+            assert listed.index(name) < listed.index(imported), (name, imported)
