@@ -327,6 +327,7 @@ def browser(program: str):
         command = [program, "--headless=new", "--remote-debugging-port=0"]
         command += [f"--user-data-dir={profile}", "--no-first-run", "--disable-gpu"]
         command += ["--disable-background-networking", "--hide-scrollbars"]
+        command += ["--disable-dev-shm-usage"]  # In containers it is small.
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             command += ["--no-sandbox"]  # It cannot be had by root, in a container.
         process = subprocess.Popen(
