@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from jax import lax
 
+from ._algebra import Algebra, Inverse, Leaf, Moved, Sum
 from ._exact import apply_exact
 from ._graph import Graph, Value
-from ._normal_form import Inverse, Leaf, Moved, NormalForm, Operand, Sum
+from ._normal_form import Operand
 from ._ring import common, Monomial, ONE, over, Polynomial, Ring, substituted
 
 
@@ -35,12 +36,12 @@ class Writer:
     def __init__(
         self,
         graph: Graph,
-        form: NormalForm,
+        algebra: Algebra,
         leaves: Mapping[int, Value],
         style: Style,
     ):
         self.graph = graph
-        self.form = form
+        self.algebra = algebra
         # The values of those indeterminates that are the program's own.
         self.leaves = leaves
         self.style = style
@@ -57,7 +58,7 @@ class Writer:
             if number in self._prepared:
                 continue
             self._prepared.add(number)
-            what = self.form.indeterminates[number].what
+            what = self.algebra[number].what
             if isinstance(what, Sum):
                 sums.append(number)
                 left += what.polynomial.indeterminates
@@ -73,11 +74,11 @@ class Writer:
         if p.indeterminate is not None:
             value = self.indeterminate(p.indeterminate)
         elif p.is_constant:
-            number = self.form.ring(operand.dtype).number(p.constant)
+            number = self.algebra.ring(operand.dtype).number(p.constant)
             weak = operand.value.aval.weak_type
             value = self.graph.number(number, operand.dtype, weak)
         else:
-            value = self.write(self.form.ring(operand.dtype), p)
+            value = self.write(self.algebra.ring(operand.dtype), p)
         if getattr(value.aval, "shape", shape) == shape:
             return value
         axes = tuple(range(len(shape) - len(value.shape), len(shape)))
@@ -97,21 +98,21 @@ class Writer:
         return self._written[key]
 
     def indeterminate(self, number: int) -> Value:
-        what = self.form.indeterminates[number].what
+        what = self.algebra[number].what
         if isinstance(what, Leaf):
             return self.leaves[number]
         return self._power(number, 1)
 
     def _make(self, number: int) -> Value:
-        found = self.form.indeterminates[number]
+        found = self.algebra[number]
         what = found.what
         if isinstance(what, Sum):
-            return self.write(self.form.ring(found.dtype), what.polynomial)
+            return self.write(self.algebra.ring(found.dtype), what.polynomial)
         if isinstance(what, Moved):
             source = self.indeterminate(what.source)
-            return apply_exact(self.graph, what.eqn, [source], ())[0]
+            return apply_exact(self.graph, what.operation, [source])[0]
         assert isinstance(what, Inverse)
-        ring = self.form.ring(found.dtype)
+        ring = self.algebra.ring(found.dtype)
         one = self.graph.number(ring.number(1), ring.dtype)
         return self.graph.call(lax.div, one, self.indeterminate(what.source))
 
@@ -122,9 +123,9 @@ class Writer:
         found = None
         for monomial in monomials:
             for number, _ in monomial:
-                if self.form.is_number(number):
+                if self.algebra.is_number(number):
                     continue
-                what = self.form.indeterminates[number].what
+                what = self.algebra[number].what
                 if not isinstance(what, Moved):
                     return None
                 if found is not None and found.key != what.key:
@@ -137,14 +138,14 @@ class Writer:
         if move is not None:
             # Compute first, then move: it is one operation, and the array is smaller.
             def source(number):
-                what = self.form.indeterminates[number].what
-                if self.form.is_number(number):
+                what = self.algebra[number].what
+                if self.algebra.is_number(number):
                     return number
                 assert isinstance(what, Moved)
                 return what.source
 
             inner = self.write(ring, substituted(p, source))
-            return apply_exact(self.graph, move.eqn, [inner], ())[0]
+            return apply_exact(self.graph, move.operation, [inner])[0]
         if len(p.terms) == 1:
             [(monomial, coefficient)] = p.terms.items()
             return self._product(ring, coefficient, monomial)
@@ -158,16 +159,16 @@ class Writer:
             inverses = [
                 (what.source, exponent)
                 for number, exponent in monomial
-                if isinstance(what := self.form.indeterminates[number].what, Inverse)
+                if isinstance(what := self.algebra[number].what, Inverse)
             ]
             below = tuple(sorted(inverses))
             monomial = tuple(
                 (number, exponent)
                 for number, exponent in monomial
-                if not isinstance(self.form.indeterminates[number].what, Inverse)
+                if not isinstance(self.algebra[number].what, Inverse)
             )
-        numbers = tuple(part for part in monomial if self.form.is_number(part[0]))
-        arrays = tuple(part for part in monomial if not self.form.is_number(part[0]))
+        numbers = tuple(part for part in monomial if self.algebra.is_number(part[0]))
+        arrays = tuple(part for part in monomial if not self.algebra.is_number(part[0]))
         # Numbers first, so that there is one product of arrays less.
         scalar = self._factors(ring, numbers)
         array = self._factors(ring, arrays)
@@ -205,9 +206,9 @@ class Writer:
         """Without a coefficient; `None` for no factors at all."""
         groups: dict[Any, list[tuple[int, int]]] = {}
         for number, exponent in monomial:
-            what = self.form.indeterminates[number].what
+            what = self.algebra[number].what
             key = number
-            if isinstance(what, Moved) and not self.form.is_number(number):
+            if isinstance(what, Moved) and not self.algebra.is_number(number):
                 key = what.key
             groups.setdefault(key, []).append((number, exponent))
         result = None
@@ -224,7 +225,7 @@ class Writer:
 
     def _power(self, number: int, exponent: int) -> Value:
         if number not in self._powers:
-            what = self.form.indeterminates[number].what
+            what = self.algebra[number].what
             is_leaf = isinstance(what, Leaf)
             value = self.leaves[number] if is_leaf else self._make(number)
             self._powers[number] = {1: value}

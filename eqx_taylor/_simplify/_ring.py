@@ -24,8 +24,8 @@ Monomial = tuple[tuple[int, int], ...]
 Coefficient = Any
 
 ONE: Monomial = ()
-# Those of ten numbers in float64.
-_MOST_BITS = 530
+# Those of forty ordinary numbers in float64, or of two of the smallest.
+_MOST_BITS = 2200
 
 
 class Polynomial:
@@ -83,12 +83,12 @@ class Ring:
         value = complex(value)
         if not (math.isfinite(value.real) and math.isfinite(value.imag)):
             return None
-        return Fraction(value.real) if value.imag == 0 else value
+        return _exactly(value.real) if value.imag == 0 else value
 
     def reduced(self, coefficient: Coefficient) -> Coefficient:
         if not self.is_integral:
             if isinstance(coefficient, complex) and coefficient.imag == 0:
-                return Fraction(coefficient.real)
+                return _exactly(coefficient.real)
             return coefficient
         info = jnp.iinfo(self.dtype)
         modulus = int(info.max) - int(info.min) + 1
@@ -123,13 +123,11 @@ class Ring:
         found: dict[Monomial, Coefficient] = {}
         for monomial, coefficient in terms:
             found[monomial] = found.get(monomial, 0) + coefficient
-            if len(found) > at_most:
+            if len(found) > at_most or _is_long(coefficient):
                 raise TooLarge
-            if at_most < math.inf and isinstance(coefficient, Fraction):
-                if coefficient.denominator.bit_length() > _MOST_BITS:
-                    raise TooLarge
-        reduced = {m: self.reduced(c) for m, c in found.items()}
-        return Polynomial({m: c for m, c in reduced.items() if c != 0})
+        if self.is_integral or self.is_complex:
+            found = {m: self.reduced(c) for m, c in found.items()}
+        return Polynomial({m: c for m, c in found.items() if c != 0})
 
     def add(self, *summands: Polynomial) -> Polynomial:
         return self.polynomial(it for p in summands for it in p.terms.items())
@@ -157,8 +155,13 @@ class Ring:
             result = self.mul(result, p, at_most)
         if len(p.terms) == 1:
             [(monomial, coefficient)] = p.terms.items()
+            if exponent > _MOST_BITS and coefficient not in (1, -1):
+                raise TooLarge
             powers = tuple((number, e * exponent) for number, e in monomial)
-            result = self.polynomial([(powers, coefficient**exponent)])
+            try:
+                result = self.polynomial([(powers, coefficient**exponent)])
+            except OverflowError as e:  # Of a complex number.
+                raise TooLarge from e
         return result
 
     def content(self, p: Polynomial) -> tuple[Coefficient, Polynomial]:
@@ -184,6 +187,18 @@ class Ring:
         return factor, Polynomial(
             {m: 1 if c == leading else -1 for m, c in p.terms.items()}
         )
+
+
+def _exactly(number: float) -> Coefficient:
+    """As an integer if it is one, with which Python calculates fastest."""
+    return int(number) if number.is_integer() else Fraction(number)
+
+
+def _is_long(coefficient: Coefficient) -> bool:
+    if isinstance(coefficient, complex):
+        return False
+    numerator, denominator = coefficient.as_integer_ratio()
+    return max(numerator.bit_length(), denominator.bit_length()) > _MOST_BITS
 
 
 def degree(monomial: Monomial) -> int:
