@@ -72,8 +72,8 @@ class NormalForm:
         self.parts: dict[Node, Operand] = {}
         # For each other node what it is applied to. Those that repeat one are left out.
         self.operands: dict[Node, list[Operand]] = {}
-        # Whether anything is known of these that their own operands do not say.
-        self.is_news = False
+        # Whether there are such.
+        self.repeats = False
         self._interned: dict[Hashable, int] = {}
         self._found: dict[Hashable, list[Polynomial]] = {}
         for value in graph.inputs:
@@ -118,7 +118,7 @@ class NormalForm:
             numbers = node.operation.arranged([self._intern(x) for x in operands])
             key = (node.operation.key, numbers)
         results = self._found.get(key) if key is not None else None
-        self.is_news |= results is not None or factor != 1
+        self.repeats |= results is not None
         if results is None:
             results = [self.algebra.leaf(value) for value in node.outputs]
             self.operands[node] = operands

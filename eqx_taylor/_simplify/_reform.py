@@ -73,7 +73,7 @@ def _improved(graph: Graph, changes: list[Change] | None) -> Graph:
         for region in regions:
             choose_style(form, region)
         chosen = [region for region in regions if region.style is not None]
-        if chosen or form.is_news:
+        if chosen or form.repeats:
             try:
                 new = _rebuilt(graph, form, regions)
             except TooLarge:
@@ -81,8 +81,6 @@ def _improved(graph: Graph, changes: list[Change] | None) -> Graph:
             after = cost(new.live())
             if after < best:
                 graph, best = new, after
-                # This one has done what it can.
-                waiting = [other for other in _PASSES if other != options]
                 if changes is not None:
                     changes += [_change(form, region, options) for region in chosen]
         still_open = [region for region in regions if region.is_open]
