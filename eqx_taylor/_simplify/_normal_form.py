@@ -6,6 +6,7 @@ equal polynomials: `sin(x + x)` and `sin(2 x)`. Linear operations (`reduce_sum`,
 `dot_general`, ...) let numbers pass; those that move entries let everything pass.
 """
 
+import functools as ft
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -198,11 +199,16 @@ def is_in_ring(value: Value) -> bool:
     """An array of numbers, the same for all devices and on one as far as its type
     says."""
     aval = value.aval
-    if not isinstance(aval, ShapedArray) or aval.dtype == np.bool_:
+    if not isinstance(aval, ShapedArray) or not _has_numbers(aval.dtype):
         return False
-    if not jnp.issubdtype(aval.dtype, jnp.number) or varying_axes(aval):
+    if varying_axes(aval):
         return False
     return all(part is None for part in getattr(aval.sharding, "spec", ()))
+
+
+@ft.lru_cache
+def _has_numbers(dtype: Any) -> bool:
+    return dtype != np.bool_ and jnp.issubdtype(dtype, jnp.number)
 
 
 def _used_twice(nodes: Sequence[Node]) -> set[Value]:

@@ -61,9 +61,9 @@ class Polynomial:
             return monomial[0][0]
         return None
 
-    @property
-    def indeterminates(self) -> set[int]:
-        return {number for monomial in self.terms for number, _ in monomial}
+    @ft.cached_property
+    def indeterminates(self) -> frozenset[int]:
+        return frozenset(number for monomial in self.terms for number, _ in monomial)
 
 
 class Ring:
