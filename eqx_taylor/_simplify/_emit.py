@@ -6,7 +6,6 @@ them.
 """
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 from jax import lax
@@ -21,8 +20,8 @@ from ._ring import common, Monomial, ONE, over, Polynomial, Ring, substituted
 class Style(NamedTuple):
     """How polynomials are written."""
 
-    # Which indeterminate is taken out of the terms that have it: the most frequent one;
-    # the most frequent one of those with one exponent in all of them; or none.
+    # Which indeterminate is taken out of the terms that have it: the most frequent one,
+    # or ("flat") the most frequent one of those with one exponent in all of them.
     factor: str
     # Quotients, or products with reciprocals.
     divide: bool
@@ -289,8 +288,6 @@ class Writer:
         return parts + [Polynomial({m: c}) for m, c in left.items()]
 
     def _to_take_out(self, terms: Mapping[Monomial, Any]) -> int | None:
-        if self.style.factor == "none":
-            return None
         exponents: dict[int, list[int]] = {}
         for monomial in terms:
             for number, exponent in monomial:
@@ -304,4 +301,4 @@ class Writer:
 
 
 def _is_negative(coefficient: Any) -> bool:
-    return isinstance(coefficient, int | Fraction) and coefficient < 0
+    return not isinstance(coefficient, complex) and coefficient < 0

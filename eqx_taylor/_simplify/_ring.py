@@ -8,7 +8,6 @@ overflow.
 
 import functools as ft
 import math
-import numbers
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -73,6 +72,9 @@ class Ring:
         self.dtype = np.dtype(dtype)
         self.is_integral = jnp.issubdtype(dtype, jnp.integer)
         self.is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        info = None if self.is_integral else jnp.finfo(dtype)
+        self._smallest = 0.0 if info is None else float(info.tiny)
+        self._largest = math.inf if info is None else float(info.max)
 
     # -- coefficients
 
@@ -104,12 +106,10 @@ class Ring:
                 coefficient = float(coefficient)
         except OverflowError as e:
             raise TooLarge from e
-        with np.errstate(over="ignore", under="ignore"):
-            value = np.asarray(coefficient, self.dtype)[()]
-        size = abs(complex(value))
-        if not float(jnp.finfo(self.dtype).tiny) <= size < math.inf:
+        # Not `>`, which is false for NaN.
+        if not self._smallest <= abs(coefficient) <= self._largest:
             raise TooLarge
-        return value
+        return np.asarray(coefficient, self.dtype)[()]
 
     # -- arithmetic
 
@@ -133,6 +133,8 @@ class Ring:
         return self.polynomial(it for p in summands for it in p.terms.items())
 
     def scale(self, p: Polynomial, factor: Coefficient) -> Polynomial:
+        if factor == 1:
+            return p
         return self.polynomial((m, factor * c) for m, c in p.terms.items())
 
     def mul(
@@ -176,7 +178,7 @@ class Ring:
             factor = -1 if leading < 0 else 1
         elif all(c in (leading, -leading) for c in p.terms.values()):
             factor = leading
-        elif isinstance(leading, numbers.Real):
+        elif not isinstance(leading, complex):
             factor = -1 if leading < 0 else 1
         else:
             factor = 1
@@ -195,10 +197,12 @@ def _exactly(number: float) -> Coefficient:
 
 
 def _is_long(coefficient: Coefficient) -> bool:
+    if type(coefficient) is int:
+        return coefficient.bit_length() > _MOST_BITS
     if isinstance(coefficient, complex):
         return False
-    numerator, denominator = coefficient.as_integer_ratio()
-    return max(numerator.bit_length(), denominator.bit_length()) > _MOST_BITS
+    bits = coefficient.numerator.bit_length(), coefficient.denominator.bit_length()
+    return max(bits) > _MOST_BITS
 
 
 def degree(monomial: Monomial) -> int:
@@ -206,6 +210,8 @@ def degree(monomial: Monomial) -> int:
 
 
 def times(m: Monomial, n: Monomial) -> Monomial:
+    if m == ONE or n == ONE:
+        return m or n
     exponents = dict(m)
     for number, exponent in n:
         exponents[number] = exponents.get(number, 0) + exponent
