@@ -5,7 +5,7 @@ what the others have in common with it. A `Style` is one of them; `_reform.py` t
 them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jax import lax
@@ -38,6 +38,7 @@ class Writer:
         algebra: Algebra,
         leaves: Mapping[int, Value],
         style: Style,
+        expected: Iterable[Polynomial] = (),
     ):
         self.graph = graph
         self.algebra = algebra
@@ -47,6 +48,11 @@ class Writer:
         self._written: dict[Any, Value] = {}
         self._powers: dict[int, dict[int, Value]] = {}
         self._prepared: set[int] = set()
+        # Powers that `expected` polynomials need: others are made of these.
+        self._expected: dict[int, set[int]] = {}
+        for p in expected:
+            for number, exponent in common(p.terms) if p.terms else ():
+                self._expected.setdefault(number, set()).add(exponent)
 
     def _prepare(self, p: Polynomial) -> None:
         """Writes the sums that are factors in `p`, the innermost first: they may be in
@@ -235,9 +241,12 @@ class Writer:
 
     def _new_power(self, number: int, exponent: int) -> Value:
         known = self._powers[number]
-        for lower in sorted(known, reverse=True):
-            if exponent - lower in known:
-                return self._times(known[lower], known[exponent - lower])
+        near = {*known, *self._expected.get(number, ())}
+        for lower in sorted(near, reverse=True):
+            if lower < exponent and exponent - lower in near:
+                return self._times(
+                    self._power(number, lower), self._power(number, exponent - lower)
+                )
         if self.style.chain or exponent <= 4:
             half = exponent // 2
             return self._times(

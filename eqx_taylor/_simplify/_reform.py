@@ -115,7 +115,15 @@ def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
     def writer(style: Style | None) -> Writer:
         if style not in writers:
             plain = Style("flat", divide=True, chain=True)
-            writers[style] = Writer(new, form.algebra, leaves, style or plain)
+            expected = [
+                operand.polynomial
+                for region in regions
+                if region.style == style is not None
+                for operand in region.operands
+            ]
+            writers[style] = Writer(
+                new, form.algebra, leaves, style or plain, expected
+            )
         return writers[style]
 
     def keep(value: Value, same: Value) -> Value:

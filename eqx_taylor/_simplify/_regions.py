@@ -114,7 +114,8 @@ def _written(form: NormalForm, region: Region, style: Style, at_most: int) -> Gr
             self[number] = graph.input(form.algebra[number].what.value.aval)
             return self[number]
 
-    writer = Writer(graph, form.algebra, Leaves(), style)
+    expected = [operand.polynomial for operand in region.operands]
+    writer = Writer(graph, form.algebra, Leaves(), style, expected)
     graph.outputs = [writer.exact(operand) for operand in region.operands]
     return graph
 
