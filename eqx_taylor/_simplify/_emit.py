@@ -200,11 +200,13 @@ class Writer:
         return self._scaled(ring, coefficient, array)
 
     def _scaled(self, ring: Ring, coefficient: Any, value: Value) -> Value:
-        if coefficient == 1:
+        # A fraction may be one when it is rounded.
+        number = ring.number(coefficient)
+        if number == 1:
             return value
-        if coefficient == -1:
+        if number == -1:
             return self.graph.call(lax.neg, value)
-        number = self.graph.number(ring.number(coefficient), ring.dtype)
+        number = self.graph.number(number, ring.dtype)
         return self.graph.call(lax.mul, number, value)
 
     def _factors(self, ring: Ring, monomial: Monomial) -> Value | None:

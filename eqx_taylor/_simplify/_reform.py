@@ -126,10 +126,13 @@ def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
             )
         return writers[style]
 
+    def make(value: Value, leaf: Value) -> None:
+        if value in number_of:
+            leaves[number_of[value]] = leaf
+
     def keep(value: Value, same: Value) -> Value:
         kept[value] = same
-        if value in number_of:
-            leaves[number_of[value]] = same
+        make(value, same)
         return same
 
     def rebuilt(value: Value) -> Value:
@@ -152,18 +155,17 @@ def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
             keep(value, rebuilt(value))
     for node in form.nodes:
         region = region_of.get(node)
-        if region is None and node not in form.operands:
-            continue  # It repeats another one.
-        if region is not None and region.style is not None:
-            if node in form.parts:
-                keep(node.outputs[0], writer(region.style).exact(form.parts[node]))
-            continue
         if region is None:
-            inputs = [rebuilt_operand(operand) for operand in form.operands[node]]
-        else:
+            if node in form.operands:  # Others repeat one.
+                inputs = [rebuilt_operand(operand) for operand in form.operands[node]]
+                outs = apply_exact(new, node.operation, inputs)
+                for value, out in zip(node.outputs, outs):
+                    make(value, out)
+        elif region.style is None:
             inputs = [rebuilt(value) for value in node.inputs]
-        outs = apply_exact(new, node.operation, inputs)
-        for value, out in zip(node.outputs, outs):
-            keep(value, out)
+            [out] = apply_exact(new, node.operation, inputs)
+            keep(node.outputs[0], out)
+        elif node in form.parts:
+            make(node.outputs[0], writer(region.style).exact(form.parts[node]))
     new.outputs = [rebuilt_operand(operand) for operand in form.outputs]
     return new

@@ -145,8 +145,9 @@ class Contents(NamedTuple):
 
 
 def _contents(algebra: Algebra, operands: Sequence[Operand]) -> Contents:
-    wanted = {operand.polynomial.key: operand.polynomial for operand in operands}
-    left, numbers = list(wanted.values()), set()
+    found = {operand.polynomial.key: operand.polynomial for operand in operands}
+    made = [p for p in found.values() if not _is_there(algebra, p)]
+    left, numbers = list(made), set()
     leaves, sums, inverses, powers, uneven = 0, False, False, False, False
     while left:
         p = left.pop()
@@ -163,10 +164,10 @@ def _contents(algebra: Algebra, operands: Sequence[Operand]) -> Contents:
             else:
                 inverses |= isinstance(what, Inverse)
                 left.append(Polynomial({((what.source, 1),): 1}))
-    made = sum(not _is_there(algebra, p) for p in wanted.values())
     # Each operation has one result and at most two operands, and all but the last ones
     # are operands of another.
-    return Contents(max(made, leaves - made), sums, inverses, powers, uneven)
+    bound = max(len(made), leaves - len(made))
+    return Contents(bound, sums, inverses, powers, uneven)
 
 
 def _is_there(algebra: Algebra, p: Polynomial) -> bool:
