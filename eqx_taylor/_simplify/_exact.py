@@ -4,7 +4,8 @@ does nothing is left out.
     x · 1 = x / 1 = x - 0 = x^1 = -(-x) = x,     x · (-1) = -x,     x + (-y) = x - y
 
 and copies, conversions and changes of shape to what the operand already is. Not here,
-as they are wrong where `x` is infinite, NaN or -0.0: `x · 0`, `x - x` and `x + 0`.
+as they are wrong where `x` is infinite, NaN or -0.0: `x · 0`, `x - x` and `x + 0`. A
+subnormal `x` stays one, which some machines take for zero in every operation.
 """
 
 from collections.abc import Callable, Sequence
@@ -139,14 +140,14 @@ def _reshape(graph, operation, inputs):
 
 @_identity("transpose")
 def _transpose(graph, operation, inputs):
-    unchanged = list(operation.params["permutation"]) == sorted(operation.params["permutation"])
-    return inputs[0] if unchanged else None
+    axes = list(operation.params["permutation"])
+    return inputs[0] if axes == sorted(axes) else None
 
 
 @_identity("rev")
 def _rev(graph, operation, inputs):
-    shape = inputs[0].shape
-    return inputs[0] if all(shape[i] == 1 for i in operation.params["dimensions"]) else None
+    lengths = [inputs[0].shape[axis] for axis in operation.params["dimensions"]]
+    return inputs[0] if set(lengths) <= {1} else None
 
 
 @_identity("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")

@@ -38,7 +38,8 @@ class Operation:
 
     def __init__(self, eqn: JaxprEqn):
         self.eqn = eqn
-        self.name: str = _SAME.get(eqn.primitive.name, eqn.primitive.name)
+        name: str = eqn.primitive.name
+        self.name = _SAME.get(name, name)
         self.params: dict[str, Any] = eqn.params
 
     @property
@@ -58,7 +59,7 @@ class Operation:
 
     @ft.cached_property
     def is_mergeable(self) -> bool:
-        """Whether the same inputs give the same outputs, and nothing happens besides."""
+        """Whether equal inputs give equal outputs, and nothing happens besides."""
         return (
             not self.eqn.effects
             and self.name not in _DISTINCT

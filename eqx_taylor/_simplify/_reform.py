@@ -121,9 +121,7 @@ def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
                 if region.style == style is not None
                 for operand in region.operands
             ]
-            writers[style] = Writer(
-                new, form.algebra, leaves, style or plain, expected
-            )
+            writers[style] = Writer(new, form.algebra, leaves, style or plain, expected)
         return writers[style]
 
     def make(value: Value, leaf: Value) -> None:

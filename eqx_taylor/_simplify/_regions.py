@@ -1,10 +1,10 @@
 """Parts of a program that are all sums and products, and the shortest way to write
 each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from ._algebra import Algebra, Inverse, Leaf, Moved, Sum
+from ._algebra import Algebra, Inverse, Leaf, Sum
 from ._emit import Style, Writer
 from ._graph import Graph, Node, TooLarge, Value
 from ._moving import MOVING
@@ -54,13 +54,16 @@ def regions_of(form: NormalForm) -> list[Region]:
             node = parent[node]
         return node
 
-    def is_within(value: Value) -> bool:
-        return value.node in parent and value.node not in form.parts
+    def within(value: Value) -> Node | None:
+        """Its root, if it is neither from elsewhere nor an indeterminate."""
+        node = value.node
+        return root(node) if node in parent and node not in form.parts else None
 
     for node in parent:
         for value in node.inputs:
-            if is_within(value):
-                parent[root(value.node)] = root(node)
+            other = within(value)
+            if other is not None:
+                parent[other] = root(node)
     regions: dict[Node, Region] = {}
     for node in parent:
         region = regions.setdefault(root(node), Region())
@@ -69,9 +72,9 @@ def regions_of(form: NormalForm) -> list[Region]:
             region.operands.append(form.parts[node])
     for operands in [*form.operands.values(), form.outputs]:
         for operand in operands:
-            if is_within(operand.value):
-                assert operand.value.node is not None
-                regions[root(operand.value.node)].operands.append(operand)
+            node = within(operand.value)
+            if node is not None:
+                regions[node].operands.append(operand)
     return list(regions.values())
 
 
@@ -111,7 +114,9 @@ def _written(form: NormalForm, region: Region, style: Style, at_most: int) -> Gr
 
     class Leaves(dict):
         def __missing__(self, number):
-            self[number] = graph.input(form.algebra[number].what.value.aval)
+            what = form.algebra[number].what
+            assert isinstance(what, Leaf)
+            self[number] = graph.input(what.value.aval)
             return self[number]
 
     expected = [operand.polynomial for operand in region.operands]
