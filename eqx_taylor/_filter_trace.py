@@ -1,5 +1,6 @@
 """From functions of arbitrary PyTrees to jaxprs, and from their outputs back."""
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,3 +56,25 @@ def filter_trace(
         return eqx.combine(jtu.tree_unflatten(out_tree, out_leaves), out_static)
 
     return Traced(jaxpr, leaves, restored)
+
+
+class Wrapper(abc.ABC):
+    """What looks like another function, which it traces anew with every call: here that
+    one's name, and what makes it a method in a class."""
+
+    # Anything: PyTrees are made of other things than functions on the way.
+    fun: Any
+
+    @abc.abstractmethod
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
+
+    @property
+    def __wrapped__(self):
+        return self.fun
+
+    @property
+    def __name__(self):
+        return getattr(self.fun, "__name__", type(self.fun).__name__)
+
+    def __get__(self, instance, owner):
+        return self if instance is None else eqx.Partial(self, instance)
