@@ -229,7 +229,8 @@ def _mean_square(tree: Y) -> Float[Array, ""]:
     squares = [jnp.sum(jnp.real(x * jnp.conj(x))) for x in leaves]
     size = sum(x.size for x in leaves)
     with jax.numpy_dtype_promotion("standard"):
-        return sum(squares, jnp.zeros(())) / max(size, 1)
+        # Not from a zero of the default dtype: float32 stays what it is.
+        return (sum(squares) if squares else jnp.zeros(())) / max(size, 1)
 
 
 def rates_along(
