@@ -247,7 +247,7 @@ def measure(model, held_out):
     return {
         "validation accuracy": right[validation].mean(),
         "validation Dopri5": np.mean(evaluations["Dopri5"][validation]),
-        "accuracy": right[test].mean(),
+        "test accuracy": right[test].mean(),
         **{name: np.mean(counts[test]) for name, counts in evaluations.items()},
     }
 
@@ -297,22 +297,22 @@ def spread(values):
 
 
 def report(results, chosen):
-    columns = {
-        "validation accuracy": 21,
-        "accuracy": 15,
-        "Dopri5": 15,
-        "Tsit5": 15,
-        "ms a step": 13,
+    columns = {  # Width, decimals.
+        "validation accuracy": (23, 2),
+        "test accuracy": (17, 2),
+        "Dopri5": (14, 1),
+        "Tsit5": (14, 1),
+        "ms a step": (13, 1),
     }
-    header = "".join(f"{name:>{width}}" for name, width in columns.items())
+    header = "".join(f"{name:>{width}}" for name, (width, _) in columns.items())
     print(f"{'method':<7}{'λ':>6}  {header}")
     for (method, weight), row in results.items():
         mark = "*" if chosen.get(method) == weight else " "
-        cells = "".join(
-            f"{f'{row[name].mean():.1f} ± {spread(row[name]):.1f}':>{width}}"
-            for name, width in columns.items()
-        )
-        print(f"{method:<7}{weight:>6g} {mark}{cells}")
+        cells = [
+            f"{row[name].mean():.{k}f} ± {spread(row[name]):.{k}f}".rjust(width)
+            for name, (width, k) in columns.items()
+        ]
+        print(f"{method:<7}{weight:>6g} {mark}" + "".join(cells))
     print(
         f"Criterion: at least {TIMES_FEWER:g} times fewer evaluations by Dopri5 than "
         f"λ = 0, at most {POINTS_LOST:g} point of accuracy lost"
@@ -321,7 +321,7 @@ def report(results, chosen):
     for method, weight in chosen.items():
         row = results[method, weight]
         fewer = before["Dopri5"].mean() / row["Dopri5"].mean()
-        lost = before["accuracy"].mean() - row["accuracy"].mean()
+        lost = before["test accuracy"].mean() - row["test accuracy"].mean()
         verdict = "met" if meets_criterion(fewer, lost) else "NOT met"
         print(
             f"{method:<6} λ = {weight:<6g}{fewer:.2f} times fewer, "
@@ -343,7 +343,7 @@ def save_and_load(path, results, chosen, models, held_out):
     again = measure(loaded, held_out)
     print(f"Saved: {about['method']}, λ = {about['weight']:g}, seed {about['seed']}")
     print(
-        f"Loaded again: accuracy {again['accuracy']:.2f}, "
+        f"Loaded again: test accuracy {again['test accuracy']:.2f}, "
         f"evaluations {again['Dopri5']:.2f} (Dopri5), {again['Tsit5']:.2f} (Tsit5)"
     )
     return model, loaded, again
@@ -385,7 +385,13 @@ def main(plot=None, path=None, weights=WEIGHTS, seeds=SEEDS, epochs=EPOCHS):
             )
     if plot is not None:
         draw(plot, results, chosen, derivatives)
-    return dict(results=results, chosen=chosen, saved=saved, derivatives=derivatives)
+    return dict(
+        results=results,
+        chosen=chosen,
+        models=models,
+        saved=saved,
+        derivatives=derivatives,
+    )
 
 
 def draw(path, results, chosen, derivatives):
@@ -395,18 +401,20 @@ def draw(path, results, chosen, derivatives):
     left, right = figure.subplots(1, 2)
     for method in derivatives:
         rows = [row for (m, _), row in results.items() if m == method]
-        x, y = ([row[name].mean() for row in rows] for name in ("Dopri5", "accuracy"))
-        errors = [spread(row["accuracy"]) for row in rows]
+        x, y = (
+            [row[name].mean() for row in rows] for name in ("Dopri5", "test accuracy")
+        )
+        errors = [spread(row["test accuracy"]) for row in rows]
         [line, *_] = left.errorbar(x, y, errors, fmt="o-", ms=4, lw=1, label=method)
         if method in chosen:
             row = results[method, chosen[method]]
-            at = row["Dopri5"].mean(), row["accuracy"].mean()
+            at = row["Dopri5"].mean(), row["test accuracy"].mean()
             left.plot(*at, "o", ms=12, mfc="none", color=line.get_color())
         right.semilogy(
             range(1, 7), np.sqrt(derivatives[method]), "o-", ms=4, label=method
         )
     before = results[BASELINE]
-    evaluations, accuracy = before["Dopri5"].mean(), before["accuracy"].mean()
+    evaluations, accuracy = before["Dopri5"].mean(), before["test accuracy"].mean()
     left.fill_between(
         [0, evaluations / TIMES_FEWER],
         accuracy - POINTS_LOST,
