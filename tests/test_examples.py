@@ -7,6 +7,7 @@ import io
 import pathlib
 import re
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -26,6 +27,16 @@ _NAMES = (
     "taylor_map",
     "clamped_plate",
 )
+# Those that train for long: a small version is run, and the models that were saved when
+# the pages were made are measured again.
+_SMALL = {
+    "easy_to_solve": dict(iterations=20),
+    "digits": dict(
+        weights={"λ = 0": (0.0,), "R_3": (0.0, 1.0), "RNODE": (0.0, 0.3)},
+        seeds=(0,),
+        epochs=2,
+    ),
+}
 
 
 def _load(name):
@@ -45,7 +56,7 @@ class _Run:
         # As for whoever runs the script: Optax relies on promotion.
         standard = jax.numpy_dtype_promotion("standard")
         with standard, contextlib.redirect_stdout(printed):
-            self.results = self.module.main(plot=self.plot)
+            self.results = self.module.main(plot=self.plot, **_SMALL.get(name, {}))
         self.output = printed.getvalue()
 
 
@@ -74,7 +85,7 @@ def test_page_shows_what_is_printed(name, run):
     assert_same_output(blocks[0], run(name).output)
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", [*_NAMES, *_SMALL])
 def test_page_shows_the_script(name):
     """All of it, put in when the page is built; and it can be downloaded."""
     [block] = re.findall(r"^```python\n(.*?)^```$", _page(name), re.M | re.S)
@@ -82,7 +93,7 @@ def test_page_shows_the_script(name):
     assert f"]({name}.py)" in _page(name)
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", [*_NAMES, *_SMALL])
 def test_plot(name, run):
     assert run(name).plot.read_bytes().startswith(b"\x89PNG")
     assert f"(images/{name}.png)" in _page(name)
@@ -339,3 +350,176 @@ def test_clamped_plate(run):
     w = module.exact(np.stack([radii, 0 * radii], axis=1))
     slope = np.array([35, -104, 114, -56, 11]) / 12 @ w / 1e-6
     assert abs(results["moment"] + slope) < 1e-6
+
+
+# -- what is easy to solve
+
+
+def _mlp(layers, x):
+    """In NumPy, of layers of `equinox.nn.Linear` with tanh between them."""
+    for k, layer in enumerate(layers):
+        x = np.asarray(layer.weight) @ (x if k == 0 else np.tanh(x))
+        x = x + np.asarray(layer.bias)
+    return x
+
+
+def _end(field, z0):
+    """By SciPy, of z' = field(z, t) from time 0 to 1."""
+    solution = scipy.integrate.solve_ivp(
+        lambda t, z: field(z, t), (0.0, 1.0), z0, "DOP853", rtol=1e-10, atol=1e-10
+    )
+    return solution.y[:, -1]
+
+
+def test_easy_to_solve(run):
+    module, results = run("easy_to_solve").module, run("easy_to_solve").results
+    assert eqx.tree_equal(results["fields"], results["loaded"], typematch=True)
+    errors = results["errors"]
+    assert np.all(errors[0] == errors[0, 0]) and np.all(errors[-1] < 0.2 * errors[0])
+    # The fields of the page: the same figures once more.
+    fields = module.load(_FOLDER / "easy_to_solve.eqx")
+    measured, _ = map(np.asarray, module.measure(fields))
+    [block] = re.findall(r"^```text\n(.*?)^```$", _page("easy_to_solve"), re.M | re.S)
+    header, *lines, last = block.splitlines()
+    output = run("easy_to_solve").output.splitlines()
+    assert (header, last) == (output[0], output[-1])
+    assert last.endswith("the same")
+    for name, line, row in zip(module.WEIGHTS, lines, measured, strict=True):
+        assert line.startswith(name)
+        shown = [float(x) for x in line.removeprefix(name).split()]
+        np.testing.assert_allclose(shown, row, rtol=0.03)
+    # Both fit, by SciPy, and one of them is easier to solve.
+    for i in range(2):
+        layers = [
+            jax.tree.map(lambda x: x[i], eqx.filter(layer, eqx.is_array))
+            for layer in fields.mlp.layers
+        ]
+        ends = [
+            _end(lambda z, t: _mlp(layers, np.array([z[0], t])), [z0])[0]
+            for z0 in module.STARTS
+        ]
+        error = np.sqrt(np.mean((ends - module.TARGETS) ** 2))
+        np.testing.assert_allclose(error, measured[i, 0], rtol=1e-4)
+    without, with_ = measured
+    assert with_[0] < 1.1 * without[0] < 0.04
+    assert with_[1] < 0.01 * without[1]
+    assert np.all(1.5 * with_[2:] < without[2:])
+
+
+def test_digits(run):
+    module, results = run("digits").module, run("digits").results
+    _, (images, digits) = module.make_data()
+    for row in results["results"].values():
+        for name in ("Dopri5", "Tsit5"):
+            assert 7 < row[name][0] < 200
+        for name in ("test accuracy", "validation accuracy"):
+            assert row[name][0] > 40
+    # A weight of zero is no regularisation: all else is the same, whatever the method.
+    [before] = results["models"]["λ = 0", 0.0]
+    for method, weight in (("R_3", 1.0), ("RNODE", 0.3)):
+        [without], [with_] = (results["models"][method, w] for w in (0.0, weight))
+        difference, other = (
+            max(
+                float(np.max(np.abs(x - y)))
+                for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(model))
+                if eqx.is_array(x)
+            )
+            for model in (without, with_)
+        )
+        assert difference < 1e-3 < 1e-2 < other
+    # Saved and loaded.
+    saved, loaded, again = results["saved"]
+    assert eqx.tree_equal(saved, loaded, typematch=True)
+    [key] = [key for key, [model] in results["models"].items() if model is saved]
+    assert key in results["chosen"].items()
+    for name, value in again.items():
+        assert value == results["results"][key][name][0]
+    # The same digits by SciPy, in float64.
+    found, _ = module.evaluate(loaded, images[:8])
+    loaded = module.in_float64(loaded)
+
+    def field(z, t):
+        hidden = _mlp([loaded.inner], np.append(z, t))
+        return _mlp([loaded.outer], np.append(np.tanh(hidden), t))
+
+    for image, digit in zip(images, np.asarray(found)):
+        assert digit == np.argmax(_mlp([loaded.head], _end(field, image)))
+
+
+def _digits_table():
+    """The results that the page shows, and the rest of what it shows."""
+    [block] = re.findall(r"^```text\n(.*?)^```$", _page("digits"), re.M | re.S)
+    header, *lines = block.splitlines()
+    results, marked = {}, {}
+    while "±" in lines[0]:
+        name, values = re.fullmatch(r"(λ = 0|\S+)\s+(.*)", lines.pop(0)).groups()
+        weight, *values = values.split()
+        if values[0] == "*":
+            marked[name] = float(values.pop(0) and weight)
+        keys = ("validation accuracy", "test accuracy", "Dopri5", "Tsit5", "ms a step")
+        assert header.split() == " ".join(["method λ", *keys]).split()
+        results[name, float(weight)] = {
+            key: np.array([float(value)]) for key, value in zip(keys, values[::3])
+        }
+    return header, results, marked, lines
+
+
+def test_the_criterion_of_digits(run):
+    """It is applied to what the page shows, as it stands in the script."""
+    module, output = run("digits").module, run("digits").output.splitlines()
+    header, results, marked, lines = _digits_table()
+    assert list(results) == [(m, w) for m, ws in module.WEIGHTS.items() for w in ws]
+    assert list(marked) == ["R_2", "R_3", "RNODE"]
+    assert (header, lines[0]) == (output[0], output[6])
+    before = results[module.BASELINE]
+    for (method, weight), line in zip(marked.items(), lines[1:4]):
+        after = results[method, weight]
+        lost = before["validation accuracy"] - after["validation accuracy"]
+        assert lost < module.POINTS_LOST_IN_VALIDATION
+        fewer = float(before["Dopri5"][0] / after["Dopri5"][0])
+        lost = float(before["test accuracy"][0] - after["test accuracy"][0])
+        shown = re.fullmatch(
+            rf"{method} +λ = {weight:g} +(.*) times fewer, (.*) points lost: (.*)", line
+        )
+        assert abs(float(shown[1]) - fewer) < 0.01
+        assert abs(float(shown[2]) - lost) < 0.011
+        verdict = "met" if module.meets_criterion(fewer, lost) else "NOT met"
+        assert shown[3] == verdict
+    assert module.meets_criterion(2.0, 1.0) and module.meets_criterion(3.0, -0.5)
+    assert not module.meets_criterion(1.99, 0.0) and not module.meets_criterion(
+        5.0, 1.01
+    )
+
+
+def test_the_weight_that_is_chosen():
+    """Not by the test images, which say the contrary here."""
+    module = _load("digits")
+
+    def row(validation, evaluations):
+        values = {"validation accuracy": validation, "validation Dopri5": evaluations}
+        values |= {"test accuracy": 200 - validation, "Dopri5": 1000 - evaluations}
+        return {
+            name: np.array([value - 1, value + 1]) for name, value in values.items()
+        }
+
+    rows = {0.1: row(98.2, 90), 1.0: row(97.6, 50), 10.0: row(97.4, 30)}
+    results = {module.BASELINE: row(98, 100)} | {("R_2", w): x for w, x in rows.items()}
+    assert module.choose(results, "R_2") == 1.0
+    results[module.BASELINE] = row(99, 100)
+    assert module.choose(results, "R_2") == 0.1
+
+
+def test_the_model_that_the_page_saved(run):
+    """What is said of it comes out once more."""
+    module = run("digits").module
+    model, about = module.load(_FOLDER / "digits.eqx")
+    _, held_out = module.make_data()
+    again = module.measure(model, held_out)
+    *_, lines = _digits_table()
+    [saved] = [line for line in lines if line.startswith("Saved")]
+    assert saved == "Saved: {method}, λ = {weight:g}, seed {seed}".format(**about)
+    [shown] = [line for line in lines if line.startswith("Loaded")]
+    accuracy, *evaluations = map(float, re.findall(r"\d+\.\d+", shown))
+    assert abs(again["test accuracy"] - accuracy) < 0.01
+    assert abs(again["Dopri5"] - evaluations[0]) < 0.1
+    assert abs(again["Tsit5"] - evaluations[1]) < 0.1

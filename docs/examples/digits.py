@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from eqx_taylor import (
@@ -184,7 +185,12 @@ def train_epoch(model, state, data, key, method, weight, optimiser):
     return eqx.combine(arrays, static), state
 
 
-def train(data, method, weight, seed, epochs, bar):
+def make_optimiser(data, epochs):
+    steps = epochs * (len(data[0]) // BATCH)
+    return optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+
+
+def train(data, method, weight, seed, epochs, optimiser, bar):
     """A model, and how many milliseconds a step of its training took.
 
     The seed stands for the weights to start from and for the order of the images: they
@@ -192,9 +198,6 @@ def train(data, method, weight, seed, epochs, bar):
     """
     model_key, data_key = jax.random.split(jax.random.key(seed))
     model = Classifier(**SIZES, key=model_key)
-    steps = len(data[0]) // BATCH
-    schedule = optax.cosine_decay_schedule(LEARNING_RATE, epochs * steps)
-    optimiser = optax.adam(schedule)
     state = optimiser.init(eqx.filter(model, eqx.is_array))
     weight, times = jnp.float32(weight), []
     for key in jax.random.split(data_key, epochs):
@@ -204,8 +207,8 @@ def train(data, method, weight, seed, epochs, bar):
         )
         times.append(time.perf_counter() - start)
         bar.update()
-    # The first one was compiled, too.
-    return model, 1e3 * np.median(times) / steps
+    # Of the fastest epoch: the first one was compiled, and others had to wait.
+    return model, 1e3 * min(times) / (len(data[0]) // BATCH)
 
 
 # -- what comes out
@@ -329,6 +332,14 @@ def report(results, chosen):
         )
 
 
+def without_an_ode(data, held_out):
+    """The test accuracy of what a linear head makes of the images as they are."""
+    linear = LogisticRegression(max_iter=1000).fit(*map(np.asarray, data))
+    images, digits = held_out
+    right = 100.0 * (linear.predict(images) == digits)
+    return right[VALIDATION:].mean()
+
+
 def save_and_load(path, results, chosen, models, held_out):
     """The chosen model that is solved with the fewest evaluations; of its seeds, the
     one with the best accuracy: by the validation images again."""
@@ -352,11 +363,13 @@ def save_and_load(path, results, chosen, models, held_out):
 def main(plot=None, path=None, weights=WEIGHTS, seeds=SEEDS, epochs=EPOCHS):
     data, held_out = make_data()
     runs = [(m, w, seed) for seed in seeds for m, ws in weights.items() for w in ws]
+    # One for all of them, as for another one they were compiled once more.
+    optimiser = make_optimiser(data, epochs)
     models, rows = {}, {}
     with tqdm(total=len(runs) * epochs, unit="epoch") as bar:
         for method, weight, seed in runs:
             bar.set_description(f"{method}, λ = {weight:g}, seed {seed}")
-            model, ms = train(data, method, weight, seed, epochs, bar)
+            model, ms = train(data, method, weight, seed, epochs, optimiser, bar)
             row = measure(model, held_out) | {"ms a step": ms, "seed": seed}
             models.setdefault((method, weight), []).append(model)
             rows.setdefault((method, weight), []).append(row)
@@ -366,6 +379,8 @@ def main(plot=None, path=None, weights=WEIGHTS, seeds=SEEDS, epochs=EPOCHS):
     }
     chosen = {m: choose(results, m) for m in weights if m != "λ = 0"}
     report(results, chosen)
+    linear = without_an_ode(data, held_out)
+    print(f"Without an ODE (logistic regression): test accuracy {linear:.2f}")
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/digits.eqx" if path is None else path
         saved = save_and_load(path, results, chosen, models, held_out)
