@@ -455,3 +455,12 @@ REFUSED = {
 def test_refused(case):
     call, kind, words = REFUSED[case]
     assert_raises(call, kind, words)
+
+
+def test_float32_stays_what_it_is():
+    """Under x64, too: what is added to a loss in float32 must not widen it."""
+    quadrature = GaussLegendre(jnp.float32(0), jnp.float32(1), num_points=2)
+    ys = jnp.ones((2, 3), jnp.float32)
+    r = quadrature.integrate(lambda t, y, args: -y, ys, order=2)
+    assert r.dtype == jnp.float32
+    assert abs(float(r) - 1.0) < 1e-6
