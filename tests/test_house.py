@@ -21,7 +21,7 @@ def _shipped_files():
         path
         for path in files
         if "__pycache__" not in path.parts
-        and path.suffix not in {".png", ".pyc", ".woff"}
+        and path.suffix not in {".eqx", ".png", ".pyc", ".woff"}
         and path.name != ".git"
     ]
 
