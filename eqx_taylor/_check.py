@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._custom_types import Y
-from ._series import Term
+from ._terms import Term
 
 
 # What JAX raises for Python control flow, and for NumPy, on a traced value.

@@ -26,7 +26,8 @@ from ._check import (
 )
 from ._interpreter import Walk
 from ._jax import as_weak_as, is_differentiable, trace
-from ._series import given, scale, Term, zeros
+from ._series import given
+from ._terms import scale, Term, zeros
 
 
 def jet(

@@ -6,7 +6,7 @@ from diffrax import AbstractLocalInterpolation
 from jaxtyping import Array, PyTree, Shaped
 
 from ._custom_types import RealScalarLike
-from ._series import evaluate
+from ._polynomial import evaluate
 
 
 class TaylorInterpolation(AbstractLocalInterpolation):

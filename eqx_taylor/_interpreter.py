@@ -37,9 +37,9 @@ from ._series import (
     Series,
     Support,
     Tentative,
-    Term,
     unknown,
 )
+from ._terms import Term
 
 
 Jaxpr = Any

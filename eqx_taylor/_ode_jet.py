@@ -22,7 +22,8 @@ from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
 from ._jax import materialise, trace
 from ._rules._compose import power_of_two
-from ._series import given, mask, scale, unknown
+from ._series import given, mask, unknown
+from ._terms import scale
 
 
 def ode_jet(

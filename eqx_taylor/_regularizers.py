@@ -230,7 +230,7 @@ def _mean_square(tree: Y) -> Float[Array, ""]:
     size = sum(x.size for x in leaves)
     with jax.numpy_dtype_promotion("standard"):
         # Not from a zero of the default dtype: float32 stays what it is.
-        return (sum(squares) if squares else jnp.zeros(())) / max(size, 1)
+        return jnp.asarray(sum(squares)) / max(size, 1)
 
 
 def rates_along(

@@ -12,11 +12,10 @@ import numpy as np
 from jax import lax
 
 from ._jax import join_axes, materialise
+from ._terms import add, scale, Term, zeros
 
 
 Aval = Any
-# A coefficient; `None` is one that is known to be zero.
-Term = Any
 # The orders that may be nonzero: bit k stands for coefficient k. An integer, so that
 # sets of orders are compared, joined and hashed for nothing.
 Support = int
@@ -312,103 +311,7 @@ def _nothing_more(k):
     raise AssertionError(f"coefficient {k} is not known yet")
 
 
-# -- operations on coefficients, zeros staying symbolic
-
-
-def zeros(aval: Aval) -> Any:
-    return lax.full(aval.shape, 0, aval.dtype)
-
-
-def scale(term: Term, factor: float | int) -> Term:
-    """`factor * term`; `None` where the term is.
-
-    **Arguments:**
-
-    - `term`: a coefficient; an array, or `None` for zero.
-    - `factor`: a Python number.
-
-    **Returns:**
-
-    An array of the shape and dtype of the coefficient, or `None`.
-
-    !!! example
-
-        ```pycon
-        >>> import jax.numpy as jnp
-        >>> from eqx_taylor import rules
-        >>> print(rules.scale(jnp.array([1.0, 2.0]), 3), rules.scale(None, 3))
-        [3. 6.] None
-        ```
-    """
-    if term is None or factor == 1:
-        return term
-    if factor == -1:
-        return lax.neg(term)
-    return term * float(factor)
-
-
-def add(a: Term, b: Term) -> Term:
-    """`a + b`, where either may be known to be zero.
-
-    **Arguments:**
-
-    - `a`, `b`: coefficients of the same shape and dtype; arrays, or `None` for zero.
-
-    **Returns:**
-
-    An array of their shape, or `None` if both are.
-
-    **Raises:**
-
-    `TypeError`, by `jax.lax.add`, for arrays that differ in shape or dtype.
-
-    !!! example
-
-        ```pycon
-        >>> import jax.numpy as jnp
-        >>> from eqx_taylor import rules
-        >>> a, b = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
-        >>> print(rules.add(a, b), rules.add(None, b), rules.add(None, None))
-        [4. 6.] [3. 4.] None
-        ```
-    """
-    if a is None:
-        return b
-    if b is None:
-        return a
-    return lax.add(a, b)
-
-
-def sub(a: Term, b: Term) -> Term:
-    """`a - b`, where either may be known to be zero.
-
-    **Arguments:**
-
-    - `a`, `b`: coefficients of the same shape and dtype; arrays, or `None` for zero.
-
-    **Returns:**
-
-    An array of their shape, or `None` if both are.
-
-    **Raises:**
-
-    `TypeError`, by `jax.lax.sub`, for arrays that differ in shape or dtype.
-
-    !!! example
-
-        ```pycon
-        >>> import jax.numpy as jnp
-        >>> from eqx_taylor import rules
-        >>> a, b = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
-        >>> print(rules.sub(a, b), rules.sub(None, b), rules.sub(None, None))
-        [-2. -2.] [-3. -4.] None
-        ```
-    """
-    if b is None:
-        return a
-    if a is None:
-        return lax.neg(b)
-    return lax.sub(a, b)
+# -- operations on series
 
 
 def convolve(
@@ -539,49 +442,3 @@ def _meet(a: Series, i: int, b: Series, j: int) -> bool:
     """Whether neither is known to be zero. Asked before the coefficients are: one that
     is multiplied by zero need not exist yet."""
     return bool(a.support >> i & b.support >> j & 1)
-
-
-def evaluate(terms: Sequence[Any], s: Any) -> Any:
-    """`Σ_k terms[k] s^k`; `terms[0]` is added last.
-
-    Odd and even orders apart, by Horner's rule in `s²`: half as many operations wait
-    for each other.
-    """
-    s = jnp.asarray(s, terms[0].dtype)
-    odd, even = (_horner(terms[first::2], s * s) for first in (1, 2))
-    return terms[0] + add(odd, None if even is None else even * s) * s
-
-
-def _horner(terms: Sequence[Any], s: Any) -> Any:
-    """`Σ_k terms[k] s^k`; `None` of no terms."""
-    total = None
-    for term in reversed(terms):
-        total = term if total is None else total * s + term
-    return total
-
-
-def evaluate_derivative(terms: Sequence[Any], s: Any) -> Any:
-    """`s p'(s) = Σ_k k terms[k] s^k`, by Horner's rule."""
-    return evaluate([k * term for k, term in enumerate(terms)], s)
-
-
-def evaluate_compensated(terms: Sequence[Any], s: Any, rest: Any) -> tuple[Any, Any]:
-    """`rest + Σ_k terms[k] s^k` as an array and what is left beyond its last digit.
-
-    The rounding error of each addition is found, and all of them are added in the end:
-    the compensated summation of Kahan and Babuska in the form of Neumaier (1974).
-    """
-    s = jnp.asarray(s, terms[0].dtype)
-    total, power = terms[0], s
-    for term in terms[1:]:
-        total, error = _two_sum(total, term * power)
-        rest = rest + error
-        power = power * s
-    return _two_sum(total, rest)
-
-
-def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
-    """`a + b` rounded, and the rounding error: exactly, whichever is larger (Knuth)."""
-    total = a + b
-    of_b = total - a
-    return total, (a - (total - of_b)) + (b - of_b)

@@ -26,7 +26,7 @@ from ._custom_types import Args, RealScalarLike, Y
 from ._error_estimate import defect, ErrorEstimate, probe_points
 from ._interpolation import TaylorInterpolation
 from ._ode_jet import increment, solution_series, unit_near, usable
-from ._series import evaluate, evaluate_compensated, evaluate_derivative
+from ._polynomial import evaluate, evaluate_compensated, evaluate_derivative
 from ._stiffness import warn_if_stiff
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree, Real, Shaped
 from ._argument import Argument
 from ._check import check_integer
 from ._derivatives import stacked
-from ._series import evaluate
+from ._polynomial import evaluate
 
 
 class TaylorPolynomial(eqx.Module):

@@ -10,10 +10,12 @@ from ._rules._define import (
     define_rewrite as define_rewrite,
 )
 from ._series import (
-    add as add,
     convolve as convolve,
     convolve_square as convolve_square,
-    scale as scale,
     Series as Series,
+)
+from ._terms import (
+    add as add,
+    scale as scale,
     sub as sub,
 )

@@ -9,7 +9,8 @@ from jax import lax
 
 from .._interpreter import primal_values, Walk
 from .._jax import bind
-from .._series import add, CONSTANT, orders, Series, Term
+from .._series import CONSTANT, orders, Series
+from .._terms import add, Term
 from ._define import read
 
 

@@ -25,11 +25,10 @@ from .._series import (
     convolve,
     convolve_square,
     product_support,
-    scale,
     Series,
     Support,
-    Term,
 )
+from .._terms import scale, Term
 
 
 def define_linear(

@@ -16,7 +16,8 @@ from .._interpreter import (
     Walk,
 )
 from .._jax import bind
-from .._series import convolve, convolve_square, scale, Series, sub
+from .._series import convolve, convolve_square, Series
+from .._terms import scale, sub
 from ._compose import power_of_two
 from ._define import (
     define_derivative,

@@ -17,7 +17,8 @@ import jax.tree_util as jtu
 
 from .._interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
 from .._jax import bind, close, evaluate, is_jaxpr, Jaxpr, trace
-from .._series import CONSTANT, Series, sub, Tentative, Term, zeros
+from .._series import CONSTANT, Series, Tentative
+from .._terms import sub, Term, zeros
 from ._define import joined_support
 
 

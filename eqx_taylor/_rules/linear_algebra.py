@@ -17,7 +17,8 @@ from jax import lax
 
 from .._interpreter import joint, primal_values, register, Walk
 from .._jax import bind
-from .._series import add, CONSTANT, convolve, scale, Series, sub, Term
+from .._series import CONSTANT, convolve, Series
+from .._terms import add, scale, sub, Term
 from ._define import joined_support, read
 
 

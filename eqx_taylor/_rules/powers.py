@@ -13,7 +13,8 @@ from .._interpreter import (
     Walk,
 )
 from .._jax import bind, is_literal
-from .._series import convolve, convolve_square, disjoined, products, scale, Series, sub
+from .._series import convolve, convolve_square, disjoined, products, Series
+from .._terms import scale, sub
 from ._compose import composed, power_of_two
 from ._define import read, rewritten
 from .products import repeated_product

@@ -5,7 +5,8 @@ from jax import lax
 
 from .._interpreter import primal_values, register, Walk
 from .._jax import bind
-from .._series import convolve, Series, sub
+from .._series import convolve, Series
+from .._terms import sub
 from ._define import define_bilinear, define_rewrite
 
 

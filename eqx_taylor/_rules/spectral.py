@@ -11,7 +11,8 @@ from jax import lax
 
 from .._interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
 from .._jax import bind
-from .._series import add, CONSTANT, convolve, scale, Series, sub, Term
+from .._series import CONSTANT, convolve, Series
+from .._terms import add, scale, sub, Term
 from .linear_algebra import (
     add_adjoint,
     adjoint,

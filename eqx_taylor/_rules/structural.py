@@ -5,7 +5,8 @@ from jax import lax
 
 from .._interpreter import FUSED, joint, primal_values, register, VIEWS, Walk
 from .._jax import bind
-from .._series import add, CONSTANT, Series, sub
+from .._series import CONSTANT, Series
+from .._terms import add, sub
 from ._define import define_linear, joined_support
 
 

@@ -1,0 +1,105 @@
+"""Coefficients of series: arrays, or `None` for one that is known to be zero."""
+
+from typing import Any
+
+from jax import lax
+
+
+# A coefficient; `None` is one that is known to be zero.
+Term = Any
+
+
+def zeros(aval: Any) -> Any:
+    return lax.full(aval.shape, 0, aval.dtype)
+
+
+def scale(term: Term, factor: float | int) -> Term:
+    """`factor * term`; `None` where the term is.
+
+    **Arguments:**
+
+    - `term`: a coefficient; an array, or `None` for zero.
+    - `factor`: a Python number.
+
+    **Returns:**
+
+    An array of the shape and dtype of the coefficient, or `None`.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> print(rules.scale(jnp.array([1.0, 2.0]), 3), rules.scale(None, 3))
+        [3. 6.] None
+        ```
+    """
+    if term is None or factor == 1:
+        return term
+    if factor == -1:
+        return lax.neg(term)
+    return term * float(factor)
+
+
+def add(a: Term, b: Term) -> Term:
+    """`a + b`, where either may be known to be zero.
+
+    **Arguments:**
+
+    - `a`, `b`: coefficients of the same shape and dtype; arrays, or `None` for zero.
+
+    **Returns:**
+
+    An array of their shape, or `None` if both are.
+
+    **Raises:**
+
+    `TypeError`, by `jax.lax.add`, for arrays that differ in shape or dtype.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> a, b = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
+        >>> print(rules.add(a, b), rules.add(None, b), rules.add(None, None))
+        [4. 6.] [3. 4.] None
+        ```
+    """
+    if a is None:
+        return b
+    if b is None:
+        return a
+    return lax.add(a, b)
+
+
+def sub(a: Term, b: Term) -> Term:
+    """`a - b`, where either may be known to be zero.
+
+    **Arguments:**
+
+    - `a`, `b`: coefficients of the same shape and dtype; arrays, or `None` for zero.
+
+    **Returns:**
+
+    An array of their shape, or `None` if both are.
+
+    **Raises:**
+
+    `TypeError`, by `jax.lax.sub`, for arrays that differ in shape or dtype.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> a, b = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
+        >>> print(rules.sub(a, b), rules.sub(None, b), rules.sub(None, None))
+        [-2. -2.] [-3. -4.] None
+        ```
+    """
+    if b is None:
+        return a
+    if a is None:
+        return lax.neg(b)
+    return lax.sub(a, b)
