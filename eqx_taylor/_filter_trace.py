@@ -55,3 +55,22 @@ def filter_trace(
         return eqx.combine(jtu.tree_unflatten(out_tree, out_leaves), out_static)
 
     return Traced(jaxpr, leaves, restored)
+
+
+class Wrapper:
+    """What looks like another function, which it traces anew with every call: here that
+    one's name, and what makes it a method in a class."""
+
+    # Anything: PyTrees are made of other things than functions on the way.
+    fun: Any
+
+    @property
+    def __wrapped__(self):
+        return self.fun
+
+    @property
+    def __name__(self):
+        return getattr(self.fun, "__name__", type(self.fun).__name__)
+
+    def __get__(self, instance, owner):
+        return self if instance is None else eqx.Partial(self, instance)

@@ -12,7 +12,6 @@ import functools as ft
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -22,7 +21,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from ._check import describe
 from ._counts import count_jaxpr
-from ._filter_trace import filter_trace
+from ._filter_trace import filter_trace, Wrapper
 from ._interpreter import register
 from ._jax import bind, close, evaluate, is_differentiable, is_literal, trace
 from ._simplify._cse import cse_jaxpr
@@ -95,19 +94,10 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 @ft.partial(jtu.register_dataclass, data_fields=["fun"], meta_fields=[])
 @dataclasses.dataclass(frozen=True, eq=False)
-class Jarrett:
+class Jarrett(Wrapper):
     """A PyTree of the function's arrays."""
 
-    # Anything: PyTrees are made of other things than functions on the way.
     fun: Any
-
-    @property
-    def __wrapped__(self):
-        return self.fun
-
-    @property
-    def __name__(self):
-        return getattr(self.fun, "__name__", type(self.fun).__name__)
 
     def __call__(self, /, *args, **kwargs):
         jaxpr, leaves, restored = filter_trace("jarrett", self.fun, args, kwargs)
@@ -117,9 +107,6 @@ class Jarrett:
         jaxpr = trace(ft.partial(_evaluate_with, jaxpr, len(tracers)), *inputs)
         program = Program(jaxpr, dependencies(jaxpr))
         return restored(_elementwise(program, *inputs))
-
-    def __get__(self, instance, owner):
-        return self if instance is None else eqx.Partial(self, instance)
 
 
 def _evaluate_with(closed: Jaxpr, num_tracers: int, *inputs: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as jex
 import numpy as np
+from jax._src import source_info_util
 from jax._src.interpreters.partial_eval import dce_jaxpr
 from jax._src.literals import TypedNdArray
 from jax._src.state.discharge import discharge_state
@@ -64,6 +65,14 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
         params = eqn.primitive.get_bind_params(eqn.params)
         out = eqn.primitive.bind(*args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def located(eqn: JaxprEqn) -> Any:
+    """A context in which equations get the names (`jax.named_scope`) and the line of
+    source that this one has."""
+    info = eqn.source_info
+    names = source_info_util.current_name_stack() + info.name_stack
+    return source_info_util.user_context(info.traceback, name_stack=names)
 
 
 def evaluate(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
@@ -178,13 +187,14 @@ def as_varying_as(array: Any, x: Any) -> Any:
     """`x`, so that it can be combined with `array` inside of a `shard_map`, in whose
     axes it may be the same everywhere."""
 
-    def axes(value):
-        # `vma` before it became a part of `mat`, among others.
-        aval = jax.typeof(value)
-        return aval.mat.varying if hasattr(aval, "mat") else aval.vma
+    missing = varying_axes(jax.typeof(array)) - varying_axes(jax.typeof(x))
+    return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
 
-    missing = tuple(axes(array) - axes(x))
-    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+def varying_axes(aval: Aval) -> frozenset[str]:
+    """The axes of a `shard_map` in which an array may differ from place to place."""
+    # `vma` before it became a part of `mat`, among others.
+    return aval.mat.varying if hasattr(aval, "mat") else aval.vma
 
 
 def tangent_dtype(aval: Aval) -> Any:

@@ -1,6 +1,7 @@
 """Common subexpressions and dead code."""
 
-from ._graph import Graph, Jaxpr, read, write
+from ._graph import Graph, Jaxpr
+from ._program import read, write
 
 
 def cse_jaxpr(jaxpr: Jaxpr) -> Jaxpr:

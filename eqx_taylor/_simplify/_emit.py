@@ -5,23 +5,23 @@ what the others have in common with it. A `Style` is one of them; `_reform.py` t
 them.
 """
 
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jax import lax
 
+from ._algebra import Algebra, Inverse, Leaf, Moved, Sum
 from ._exact import apply_exact
 from ._graph import Graph, Value
-from ._normal_form import Inverse, Leaf, Moved, NormalForm, Operand, Sum
+from ._normal_form import Operand
 from ._ring import common, Monomial, ONE, over, Polynomial, Ring, substituted
 
 
 class Style(NamedTuple):
     """How polynomials are written."""
 
-    # Which indeterminate is taken out of the terms that have it: the most frequent one;
-    # the most frequent one of those with one exponent in all of them; or none.
+    # Which indeterminate is taken out of the terms that have it: the most frequent one,
+    # or ("flat") the most frequent one of those with one exponent in all of them.
     factor: str
     # Quotients, or products with reciprocals.
     divide: bool
@@ -35,18 +35,24 @@ class Writer:
     def __init__(
         self,
         graph: Graph,
-        form: NormalForm,
+        algebra: Algebra,
         leaves: Mapping[int, Value],
         style: Style,
+        expected: Iterable[Polynomial] = (),
     ):
         self.graph = graph
-        self.form = form
+        self.algebra = algebra
         # The values of those indeterminates that are the program's own.
         self.leaves = leaves
         self.style = style
         self._written: dict[Any, Value] = {}
         self._powers: dict[int, dict[int, Value]] = {}
         self._prepared: set[int] = set()
+        # Powers that `expected` polynomials need: others are made of these.
+        self._expected: dict[int, set[int]] = {}
+        for p in expected:
+            for number, exponent in common(p.terms) if p.terms else ():
+                self._expected.setdefault(number, set()).add(exponent)
 
     def _prepare(self, p: Polynomial) -> None:
         """Writes the sums that are factors in `p`, the innermost first: they may be in
@@ -57,7 +63,7 @@ class Writer:
             if number in self._prepared:
                 continue
             self._prepared.add(number)
-            what = self.form.indeterminates[number].what
+            what = self.algebra[number].what
             if isinstance(what, Sum):
                 sums.append(number)
                 left += what.polynomial.indeterminates
@@ -73,11 +79,11 @@ class Writer:
         if p.indeterminate is not None:
             value = self.indeterminate(p.indeterminate)
         elif p.is_constant:
-            number = self.form.ring(operand.dtype).number(p.constant)
+            number = self.algebra.ring(operand.dtype).number(p.constant)
             weak = operand.value.aval.weak_type
             value = self.graph.number(number, operand.dtype, weak)
         else:
-            value = self.write(self.form.ring(operand.dtype), p)
+            value = self.write(self.algebra.ring(operand.dtype), p)
         if getattr(value.aval, "shape", shape) == shape:
             return value
         axes = tuple(range(len(shape) - len(value.shape), len(shape)))
@@ -97,21 +103,21 @@ class Writer:
         return self._written[key]
 
     def indeterminate(self, number: int) -> Value:
-        what = self.form.indeterminates[number].what
+        what = self.algebra[number].what
         if isinstance(what, Leaf):
             return self.leaves[number]
         return self._power(number, 1)
 
     def _make(self, number: int) -> Value:
-        found = self.form.indeterminates[number]
+        found = self.algebra[number]
         what = found.what
         if isinstance(what, Sum):
-            return self.write(self.form.ring(found.dtype), what.polynomial)
+            return self.write(self.algebra.ring(found.dtype), what.polynomial)
         if isinstance(what, Moved):
             source = self.indeterminate(what.source)
-            return apply_exact(self.graph, what.eqn, [source], ())[0]
+            return apply_exact(self.graph, what.operation, [source])[0]
         assert isinstance(what, Inverse)
-        ring = self.form.ring(found.dtype)
+        ring = self.algebra.ring(found.dtype)
         one = self.graph.number(ring.number(1), ring.dtype)
         return self.graph.call(lax.div, one, self.indeterminate(what.source))
 
@@ -122,9 +128,9 @@ class Writer:
         found = None
         for monomial in monomials:
             for number, _ in monomial:
-                if self.form.is_number(number):
+                if self.algebra.is_number(number):
                     continue
-                what = self.form.indeterminates[number].what
+                what = self.algebra[number].what
                 if not isinstance(what, Moved):
                     return None
                 if found is not None and found.key != what.key:
@@ -137,14 +143,14 @@ class Writer:
         if move is not None:
             # Compute first, then move: it is one operation, and the array is smaller.
             def source(number):
-                what = self.form.indeterminates[number].what
-                if self.form.is_number(number):
+                what = self.algebra[number].what
+                if self.algebra.is_number(number):
                     return number
                 assert isinstance(what, Moved)
                 return what.source
 
             inner = self.write(ring, substituted(p, source))
-            return apply_exact(self.graph, move.eqn, [inner], ())[0]
+            return apply_exact(self.graph, move.operation, [inner])[0]
         if len(p.terms) == 1:
             [(monomial, coefficient)] = p.terms.items()
             return self._product(ring, coefficient, monomial)
@@ -158,16 +164,16 @@ class Writer:
             inverses = [
                 (what.source, exponent)
                 for number, exponent in monomial
-                if isinstance(what := self.form.indeterminates[number].what, Inverse)
+                if isinstance(what := self.algebra[number].what, Inverse)
             ]
             below = tuple(sorted(inverses))
             monomial = tuple(
                 (number, exponent)
                 for number, exponent in monomial
-                if not isinstance(self.form.indeterminates[number].what, Inverse)
+                if not isinstance(self.algebra[number].what, Inverse)
             )
-        numbers = tuple(part for part in monomial if self.form.is_number(part[0]))
-        arrays = tuple(part for part in monomial if not self.form.is_number(part[0]))
+        numbers = tuple(part for part in monomial if self.algebra.is_number(part[0]))
+        arrays = tuple(part for part in monomial if not self.algebra.is_number(part[0]))
         # Numbers first, so that there is one product of arrays less.
         scalar = self._factors(ring, numbers)
         array = self._factors(ring, arrays)
@@ -194,20 +200,22 @@ class Writer:
         return self._scaled(ring, coefficient, array)
 
     def _scaled(self, ring: Ring, coefficient: Any, value: Value) -> Value:
-        if coefficient == 1:
+        # A fraction may be one when it is rounded.
+        number = ring.number(coefficient)
+        if number == 1:
             return value
-        if coefficient == -1:
+        if number == -1:
             return self.graph.call(lax.neg, value)
-        number = self.graph.number(ring.number(coefficient), ring.dtype)
+        number = self.graph.number(number, ring.dtype)
         return self.graph.call(lax.mul, number, value)
 
     def _factors(self, ring: Ring, monomial: Monomial) -> Value | None:
         """Without a coefficient; `None` for no factors at all."""
         groups: dict[Any, list[tuple[int, int]]] = {}
         for number, exponent in monomial:
-            what = self.form.indeterminates[number].what
+            what = self.algebra[number].what
             key = number
-            if isinstance(what, Moved) and not self.form.is_number(number):
+            if isinstance(what, Moved) and not self.algebra.is_number(number):
                 key = what.key
             groups.setdefault(key, []).append((number, exponent))
         result = None
@@ -224,7 +232,7 @@ class Writer:
 
     def _power(self, number: int, exponent: int) -> Value:
         if number not in self._powers:
-            what = self.form.indeterminates[number].what
+            what = self.algebra[number].what
             is_leaf = isinstance(what, Leaf)
             value = self.leaves[number] if is_leaf else self._make(number)
             self._powers[number] = {1: value}
@@ -235,9 +243,12 @@ class Writer:
 
     def _new_power(self, number: int, exponent: int) -> Value:
         known = self._powers[number]
-        for lower in sorted(known, reverse=True):
-            if exponent - lower in known:
-                return self._times(known[lower], known[exponent - lower])
+        near = {*known, *self._expected.get(number, ())}
+        for lower in sorted(near, reverse=True):
+            if lower < exponent and exponent - lower in near:
+                return self._times(
+                    self._power(number, lower), self._power(number, exponent - lower)
+                )
         if self.style.chain or exponent <= 4:
             half = exponent // 2
             return self._times(
@@ -288,8 +299,6 @@ class Writer:
         return parts + [Polynomial({m: c}) for m, c in left.items()]
 
     def _to_take_out(self, terms: Mapping[Monomial, Any]) -> int | None:
-        if self.style.factor == "none":
-            return None
         exponents: dict[int, list[int]] = {}
         for monomial in terms:
             for number, exponent in monomial:
@@ -303,4 +312,4 @@ class Writer:
 
 
 def _is_negative(coefficient: Any) -> bool:
-    return isinstance(coefficient, int | Fraction) and coefficient < 0
+    return not isinstance(coefficient, complex) and coefficient < 0

@@ -8,7 +8,6 @@ overflow.
 
 import functools as ft
 import math
-import numbers
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -24,8 +23,8 @@ Monomial = tuple[tuple[int, int], ...]
 Coefficient = Any
 
 ONE: Monomial = ()
-# Those of ten numbers in float64.
-_MOST_BITS = 530
+# Those of forty ordinary numbers in float64, or of two of the smallest.
+_MOST_BITS = 2200
 
 
 class Polynomial:
@@ -61,9 +60,9 @@ class Polynomial:
             return monomial[0][0]
         return None
 
-    @property
-    def indeterminates(self) -> set[int]:
-        return {number for monomial in self.terms for number, _ in monomial}
+    @ft.cached_property
+    def indeterminates(self) -> frozenset[int]:
+        return frozenset(number for monomial in self.terms for number, _ in monomial)
 
 
 class Ring:
@@ -73,6 +72,9 @@ class Ring:
         self.dtype = np.dtype(dtype)
         self.is_integral = jnp.issubdtype(dtype, jnp.integer)
         self.is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        info = None if self.is_integral else jnp.finfo(dtype)
+        self._smallest = 0.0 if info is None else float(info.tiny)
+        self._largest = math.inf if info is None else float(info.max)
 
     # -- coefficients
 
@@ -83,12 +85,12 @@ class Ring:
         value = complex(value)
         if not (math.isfinite(value.real) and math.isfinite(value.imag)):
             return None
-        return Fraction(value.real) if value.imag == 0 else value
+        return _exactly(value.real) if value.imag == 0 else value
 
     def reduced(self, coefficient: Coefficient) -> Coefficient:
         if not self.is_integral:
             if isinstance(coefficient, complex) and coefficient.imag == 0:
-                return Fraction(coefficient.real)
+                return _exactly(coefficient.real)
             return coefficient
         info = jnp.iinfo(self.dtype)
         modulus = int(info.max) - int(info.min) + 1
@@ -104,12 +106,10 @@ class Ring:
                 coefficient = float(coefficient)
         except OverflowError as e:
             raise TooLarge from e
-        with np.errstate(over="ignore", under="ignore"):
-            value = np.asarray(coefficient, self.dtype)[()]
-        size = abs(complex(value))
-        if not float(jnp.finfo(self.dtype).tiny) <= size < math.inf:
+        # Not `>`, which is false for NaN.
+        if not self._smallest <= abs(coefficient) <= self._largest:
             raise TooLarge
-        return value
+        return np.asarray(coefficient, self.dtype)[()]
 
     # -- arithmetic
 
@@ -123,18 +123,18 @@ class Ring:
         found: dict[Monomial, Coefficient] = {}
         for monomial, coefficient in terms:
             found[monomial] = found.get(monomial, 0) + coefficient
-            if len(found) > at_most:
+            if len(found) > at_most or _is_long(coefficient):
                 raise TooLarge
-            if at_most < math.inf and isinstance(coefficient, Fraction):
-                if coefficient.denominator.bit_length() > _MOST_BITS:
-                    raise TooLarge
-        reduced = {m: self.reduced(c) for m, c in found.items()}
-        return Polynomial({m: c for m, c in reduced.items() if c != 0})
+        if self.is_integral or self.is_complex:
+            found = {m: self.reduced(c) for m, c in found.items()}
+        return Polynomial({m: c for m, c in found.items() if c != 0})
 
     def add(self, *summands: Polynomial) -> Polynomial:
         return self.polynomial(it for p in summands for it in p.terms.items())
 
     def scale(self, p: Polynomial, factor: Coefficient) -> Polynomial:
+        if factor == 1:
+            return p
         return self.polynomial((m, factor * c) for m, c in p.terms.items())
 
     def mul(
@@ -157,8 +157,13 @@ class Ring:
             result = self.mul(result, p, at_most)
         if len(p.terms) == 1:
             [(monomial, coefficient)] = p.terms.items()
+            if exponent > _MOST_BITS and coefficient not in (1, -1):
+                raise TooLarge
             powers = tuple((number, e * exponent) for number, e in monomial)
-            result = self.polynomial([(powers, coefficient**exponent)])
+            try:
+                result = self.polynomial([(powers, coefficient**exponent)])
+            except OverflowError as e:  # Of a complex number.
+                raise TooLarge from e
         return result
 
     def content(self, p: Polynomial) -> tuple[Coefficient, Polynomial]:
@@ -173,7 +178,7 @@ class Ring:
             factor = -1 if leading < 0 else 1
         elif all(c in (leading, -leading) for c in p.terms.values()):
             factor = leading
-        elif isinstance(leading, numbers.Real):
+        elif not isinstance(leading, complex):
             factor = -1 if leading < 0 else 1
         else:
             factor = 1
@@ -186,11 +191,27 @@ class Ring:
         )
 
 
+def _exactly(number: float) -> Coefficient:
+    """As an integer if it is one, with which Python calculates fastest."""
+    return int(number) if number.is_integer() else Fraction(number)
+
+
+def _is_long(coefficient: Coefficient) -> bool:
+    if type(coefficient) is int:
+        return coefficient.bit_length() > _MOST_BITS
+    if isinstance(coefficient, complex):
+        return False
+    bits = coefficient.numerator.bit_length(), coefficient.denominator.bit_length()
+    return max(bits) > _MOST_BITS
+
+
 def degree(monomial: Monomial) -> int:
     return sum(exponent for _, exponent in monomial)
 
 
 def times(m: Monomial, n: Monomial) -> Monomial:
+    if m == ONE or n == ONE:
+        return m or n
     exponents = dict(m)
     for number, exponent in n:
         exponents[number] = exponents.get(number, 0) + exponent

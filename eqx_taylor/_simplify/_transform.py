@@ -6,13 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import equinox as eqx
 import jax.tree_util as jtu
 from jax.core import Tracer
 
 from .._check import describe
 from .._counts import count_equations
-from .._filter_trace import filter_trace
+from .._filter_trace import filter_trace, Wrapper
 from .._jax import evaluate
 from .._memo import jaxpr_key
 from ._cse import cse_jaxpr
@@ -34,8 +33,10 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
     the same operands; for sums, products of real numbers and comparisons in either
     order. Numbers are the same if their bits are. Calls of `jax.jit` are looked
     through, and stay calls of what is left of them; the bodies of loops, branches,
-    `jax.checkpoint` and custom rules are treated each by itself. Equations with effects
-    stay as they are and in their order, and so does `jax.lax.optimization_barrier`.
+    `jax.checkpoint`, `jax.shard_map` and custom rules are treated each by itself. What
+    a loop carries twice, because it starts equal and every turn leaves it equal, it
+    carries once. Equations with effects stay as they are and in their order, and so
+    does `jax.lax.optimization_barrier`.
 
     **Arguments:**
 
@@ -86,9 +87,12 @@ def simplify(
     are found to be the same, and what cancels is gone. The polynomials are written
     again with common factors taken out and powers shared. That is kept where it has
     fewer equations, and no more numbers to compute, than what was there: a program
-    never grows. `broadcast_in_dim`, `reshape`, `squeeze` and `transpose` are looked
-    through; constant factors are taken out of sums over axes, matrix products and other
-    linear operations. Operations of which all operands are constants are computed.
+    never grows. Where the whole of such a part is no shorter, its own parts are tried,
+    between the values that are used more than once. `broadcast_in_dim`, `reshape`,
+    `squeeze` and `transpose` are looked through; constant factors are taken out of sums
+    over axes, matrix products and other linear operations. Operations of which all
+    operands are constants are computed. Arrays that differ from device to device, in a
+    `jax.shard_map` that checks that, are no part of polynomials.
 
     The eight derivatives of `0.3 * sin(x) * x**10` are 17154 equations for JAX, and
     99 after this.
@@ -114,7 +118,9 @@ def simplify(
     - `reassociate`: if `False`, no rounding changes: besides common subexpressions,
         only constants are folded, and operations are left out that do nothing (`x * 1`,
         `x / 1`, `x - 0`, `-(-x)`, conversions to the same type) or become another that
-        rounds the same way (`x + (-y)`, `x * (-1)`).
+        rounds the same way (`x + (-y)`, `x * (-1)`). Subnormal numbers, which some
+        machines take for zeros in every operation, are not so taken by operations that
+        are left out.
 
     **Returns:**
 
@@ -171,21 +177,12 @@ def _rewritten(caller: str, fun: Any, rewrite: Callable[..., Jaxpr]) -> Callable
     jtu.register_dataclass, data_fields=["fun"], meta_fields=["rewrite", "caller"]
 )
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rewritten:
+class Rewritten(Wrapper):
     """A function whose program is rewritten whenever it is called."""
 
-    # Anything: PyTrees are made of other things than functions on the way.
     fun: Any
     rewrite: Callable[..., Jaxpr]
     caller: str
-
-    @property
-    def __wrapped__(self):
-        return self.fun
-
-    @property
-    def __name__(self):
-        return getattr(self.fun, "__name__", type(self.fun).__name__)
 
     def __call__(self, /, *args, **kwargs):
         jaxpr, leaves, restored = filter_trace(self.caller, self.fun, args, kwargs)
@@ -201,9 +198,6 @@ class Rewritten:
             f"there were {count_equations(jaxpr)}."
         )
         return "\n".join([first, *[f"- {change}" for change in changes]])
-
-    def __get__(self, instance, owner):
-        return self if instance is None else eqx.Partial(self, instance)
 
 
 # For calls outside of `jit`: a program that is new is compiled anew. The old jaxpr is
