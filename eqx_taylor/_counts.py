@@ -1,7 +1,7 @@
 """How many equations a jaxpr has, of which primitives, and what they cost."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ._jax import is_jaxpr, scan_params
@@ -37,15 +37,15 @@ def count_equations(jaxpr: Jaxpr) -> int:
 
 
 def inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    def found_in(value):
+    return _jaxprs_in(eqn.params.values())
+
+
+def _jaxprs_in(values: Iterable[Any]) -> Iterator[Jaxpr]:
+    for value in values:
         if is_jaxpr(value):
             yield value
         elif isinstance(value, tuple | list):
-            for item in value:
-                yield from found_in(item)
-
-    for value in eqn.params.values():
-        yield from found_in(value)
+            yield from _jaxprs_in(value)
 
 
 def _visit(jaxpr, weight, turns, weigh_loops, counts) -> float:

@@ -1,5 +1,6 @@
 """From functions of arbitrary PyTrees to jaxprs, and from their outputs back."""
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,12 +58,15 @@ def filter_trace(
     return Traced(jaxpr, leaves, restored)
 
 
-class Wrapper:
+class Wrapper(abc.ABC):
     """What looks like another function, which it traces anew with every call: here that
     one's name, and what makes it a method in a class."""
 
     # Anything: PyTrees are made of other things than functions on the way.
     fun: Any
+
+    @abc.abstractmethod
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
 
     @property
     def __wrapped__(self):

@@ -133,7 +133,7 @@ class Algebra:
 
     def moved(self, move: Operation, p: Polynomial) -> Polynomial:
         """With all entries where an operation that moves them puts them."""
-        before, shape = move.operands[0].shape, move.results[0].shape
+        before = move.operands[0].shape
         for number in p.indeterminates:
             old = self.indeterminates[number]
             if old.shape not in ((), before):
@@ -145,27 +145,27 @@ class Algebra:
                     p, lambda n, old=number, new=wide: new if n == old else n
                 )
 
-        def moved(number: int) -> int:
-            if self.is_number(number):
-                return number
-            once, source = move, number
-            what = self.indeterminates[number].what
-            if isinstance(what, Moved):
-                back = self.indeterminates[what.source].shape == shape
-                if back and keeps_order(what.operation) and keeps_order(move):
-                    return what.source
-                both = composed(what.operation, move)
-                if both is not None:
-                    once, source = both, what.source
-            old = self.indeterminates[source]
-            key = (once.key, old.shape, shape)
-            new = self._make(
-                ("moved", key, source), Moved(once, key, source), shape, old.dtype
-            )
-            [result] = new.indeterminates
-            return result
+        return substituted(p, lambda number: self._moved(move, number))
 
-        return substituted(p, moved)
+    def _moved(self, move: Operation, number: int) -> int:
+        if self.is_number(number):
+            return number
+        shape, source = move.results[0].shape, number
+        what = self.indeterminates[number].what
+        if isinstance(what, Moved):
+            back = self.indeterminates[what.source].shape == shape
+            if back and keeps_order(what.operation) and keeps_order(move):
+                return what.source
+            both = composed(what.operation, move)
+            if both is not None:
+                move, source = both, what.source
+        old = self.indeterminates[source]
+        key = (move.key, old.shape, shape)
+        new = Moved(move, key, source)
+        [result] = self._make(
+            ("moved", key, source), new, shape, old.dtype
+        ).indeterminates
+        return result
 
     # -- in words
 

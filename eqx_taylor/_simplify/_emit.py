@@ -142,19 +142,19 @@ class Writer:
         move = self._move_of(list(p.terms))
         if move is not None:
             # Compute first, then move: it is one operation, and the array is smaller.
-            def source(number):
-                what = self.algebra[number].what
-                if self.algebra.is_number(number):
-                    return number
-                assert isinstance(what, Moved)
-                return what.source
-
-            inner = self.write(ring, substituted(p, source))
+            inner = self.write(ring, substituted(p, self._source))
             return apply_exact(self.graph, move.operation, [inner])[0]
         if len(p.terms) == 1:
             [(monomial, coefficient)] = p.terms.items()
             return self._product(ring, coefficient, monomial)
         return self._sum(ring, p)
+
+    def _source(self, number: int) -> int:
+        if self.algebra.is_number(number):
+            return number
+        what = self.algebra[number].what
+        assert isinstance(what, Moved)
+        return what.source
 
     # -- products
 

@@ -111,18 +111,24 @@ def _needed(region: Region) -> list[Node]:
 def _written(form: NormalForm, region: Region, style: Style, at_most: int) -> Graph:
     """The region alone, from its indeterminates."""
     graph = Graph([], at_most)
-
-    class Leaves(dict):
-        def __missing__(self, number):
-            what = form.algebra[number].what
-            assert isinstance(what, Leaf)
-            self[number] = graph.input(what.value.aval)
-            return self[number]
-
+    leaves = _Leaves(graph, form.algebra)
     expected = [operand.polynomial for operand in region.operands]
-    writer = Writer(graph, form.algebra, Leaves(), style, expected)
+    writer = Writer(graph, form.algebra, leaves, style, expected)
     graph.outputs = [writer.exact(operand) for operand in region.operands]
     return graph
+
+
+class _Leaves(dict[int, Value]):
+    """Inputs of a graph, made as they are asked for."""
+
+    def __init__(self, graph: Graph, algebra: Algebra):
+        self.graph, self.algebra = graph, algebra
+
+    def __missing__(self, number):
+        what = self.algebra[number].what
+        assert isinstance(what, Leaf)
+        self[number] = self.graph.input(what.value.aval)
+        return self[number]
 
 
 # -- what can be said before anything is written
