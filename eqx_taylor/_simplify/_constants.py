@@ -55,7 +55,7 @@ def folded(
     arrays = [value.constant[0] for value in inputs if value.constant]
     if not all(is_known(value.aval, x) for value, x in zip(inputs, arrays)):
         return None
-    result = _by_numpy(operation.name, out, [np.asarray(x) for x in arrays])
+    result = by_numpy(operation.name, out, [np.asarray(x) for x in arrays])
     if result is None:
         with jax.ensure_compile_time_eval():
             [result] = bind(operation.eqn, arrays)
@@ -64,7 +64,7 @@ def folded(
     return [graph.constant(out, number_like(out, result))]
 
 
-def _by_numpy(name: str, out: Any, numbers: Sequence[np.ndarray]) -> Any:
+def by_numpy(name: str, out: Any, numbers: Sequence[np.ndarray]) -> Any:
     """`None` unless the result is known to be the machine's."""
     if name not in _BY_NUMPY or not all(map(_is_ordinary, numbers)):
         return None
