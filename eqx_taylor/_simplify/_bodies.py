@@ -77,14 +77,16 @@ def _twins(eqn: JaxprEqn, inputs: Sequence[Hashable], group: range) -> list[int]
 
 def _merged(jaxpr: Jaxpr, first: Sequence[int]) -> Jaxpr:
     """With the first of equal inputs in the place of the others."""
-    if list(first) == list(range(len(first))):
+    types = close(jaxpr).in_avals
+    distinct = list(first) == list(range(len(first)))
+    if distinct or not all(isinstance(aval, ShapedArray) for aval in types):
         return jaxpr
 
     def merged(closed):
         def program(*args):
             return evaluate(closed, [args[i] for i in first])
 
-        return trace(program, *closed.in_avals)
+        return trace(program, *types)
 
     return with_body(jaxpr, merged)
 
