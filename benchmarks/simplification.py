@@ -2,12 +2,17 @@
 time to compile and to run, and what reverse mode stores."""
 
 import functools as ft
+import gc
 import pathlib
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
+import numpy as np
 
 from eqx_taylor import count_primitives, cse, filter_jet, jarrett, simplify
 
@@ -161,6 +166,45 @@ def timed(seconds: float) -> tuple[list[Figure], list[str], dict[str, list[int]]
     return figures, tables, equations
 
 
+# -- where the time goes
+
+STAGES = ["trace", "`simplify` besides", "compile as it is", "compile the result"]
+
+
+def stages() -> str:
+    """A table of milliseconds: until there is a jaxpr, and from that to an executable."""
+    lines = [f"| | {' | '.join(STAGES)} |", "|---" + "|---:" * len(STAGES) + "|"]
+    for name, (function, args) in cases().items():
+        short = simplify(function)
+        jaxprs = [jax.make_jaxpr(f)(*args) for f in (function, short)]
+        tasks = [
+            lambda: jax.make_jaxpr(function)(*args),  # noqa: B023
+            lambda: jax.make_jaxpr(short)(*args),  # noqa: B023
+            *[
+                lambda f=jex.jaxpr_as_fun(x): jax.jit(f).lower(*args).compile()  # noqa: B023
+                for x in jaxprs
+            ],
+        ]
+        trace, traced, before, after = medians(tasks, turns=5)
+        row = [trace, traced - trace, before, after]
+        cells = " | ".join(f"{1e3 * x:.3g}" for x in row)
+        lines.append(f"| {name} | {cells} |")
+    return "\n".join(lines)
+
+
+def medians(tasks: Sequence[Callable[[], Any]], turns: int) -> list[float]:
+    """The seconds that each takes, in turns, with nothing known from before."""
+    times: list[list[float]] = [[] for _ in tasks]
+    for _ in range(turns):
+        for task, taken in zip(tasks, times):
+            jax.clear_caches()
+            gc.collect()
+            start = time.perf_counter()
+            task()
+            taken.append(time.perf_counter() - start)
+    return [float(np.median(taken)) for taken in times]
+
+
 # -- what is stored
 
 
@@ -212,6 +256,9 @@ def run(seconds: float) -> Report:
         f"{total(two_callers, 1.1, 0.7)} equations, simplified {callers}; the jet of "
         f"order 2: {jet}.",
         *tables,
+        "Milliseconds to trace a program, to simplify it besides, and to compile it and "
+        "what comes of it:",
+        stages(),
     ]
     last = rows[-1]
     stored_by = memory()
