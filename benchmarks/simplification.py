@@ -172,7 +172,7 @@ STAGES = ["trace", "`simplify` besides", "compile as it is", "compile the result
 
 
 def stages() -> str:
-    """A table of milliseconds: until there is a jaxpr, and from that to an executable."""
+    """A table of milliseconds: up to a jaxpr, and from there to an executable."""
     lines = [f"| | {' | '.join(STAGES)} |", "|---" + "|---:" * len(STAGES) + "|"]
     for name, (function, args) in cases().items():
         short = simplify(function)
@@ -256,8 +256,8 @@ def run(seconds: float) -> Report:
         f"{total(two_callers, 1.1, 0.7)} equations, simplified {callers}; the jet of "
         f"order 2: {jet}.",
         *tables,
-        "Milliseconds to trace a program, to simplify it besides, and to compile it and "
-        "what comes of it:",
+        "Milliseconds to trace a program, to simplify it besides, and to compile both "
+        "it and its simplification:",
         stages(),
     ]
     last = rows[-1]
