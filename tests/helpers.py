@@ -127,6 +127,15 @@ def assert_close(actual: Any, expected: Any, ulps: float = 50, scale: Any = None
         )
 
 
+def assert_same_bits(actual: Any, expected: Any):
+    """Leaf by leaf, dtypes and signs of zeros too; but one NaN is like another."""
+    leaves = [jtu.tree_leaves(x) for x in (actual, expected)]
+    for a, e in zip(*leaves, strict=True):
+        a, e = (np.where(x == x, x, np.nan).astype(x.dtype) for x in map(np.asarray, (a, e)))  # fmt: skip
+        assert (a.dtype, a.shape) == (e.dtype, e.shape)
+        assert a.tobytes() == e.tobytes(), (a, e)
+
+
 def assert_orders_close(actual: Sequence, expected: Sequence, ulps: float = 50):
     """As `assert_close`, in roundings of the largest entry of any order up to this."""
     assert len(actual) == len(expected)

@@ -35,7 +35,8 @@ def composed(first: Operation, second: Operation) -> Operation | None:
     if axes is None:
         return None
     onto = second.params["broadcast_dimensions"]
-    return broadcast(kind, new.shape, tuple(onto[i] for i in axes))
+    # Some of JAX's own are NumPy's integers, which would look like others.
+    return broadcast(kind, new.shape, tuple(int(onto[i]) for i in axes))
 
 
 def broadcast(kind, shape: tuple[int, ...], axes: tuple[int, ...]) -> Operation:
