@@ -12,9 +12,8 @@ from ._program import read, write
 from ._regions import choose_style, Cost, cost, Region, regions_of
 
 
-# In turn, for as long as one of them helps. Sums are multiplied out only for what this
-# saves: it is what may lose digits where terms cancel. What is shorter in no way as a
-# whole may be so in parts.
+# One after the other. Sums are multiplied out only for what this saves: it is what may
+# lose digits where terms cancel. What is shorter in no way as a whole may be so in parts.
 _PASSES = [
     Options(expand, local) for local in (False, True) for expand in (False, True)
 ]
@@ -83,6 +82,7 @@ def _improved(graph: Graph, changes: list[Change] | None) -> Graph:
                 graph, best = new, after
                 if changes is not None:
                     changes += [_change(form, region, options) for region in chosen]
+        # Is there anything that the others could do?
         still_open = [region for region in regions if region.is_open]
         if not still_open:
             break
@@ -124,13 +124,13 @@ def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
             writers[style] = Writer(new, form.algebra, leaves, style or plain, expected)
         return writers[style]
 
-    def make(value: Value, leaf: Value) -> None:
+    def define(value: Value, leaf: Value) -> None:
         if value in number_of:
             leaves[number_of[value]] = leaf
 
     def keep(value: Value, same: Value) -> Value:
         kept[value] = same
-        make(value, same)
+        define(value, same)
         return same
 
     def rebuilt(value: Value) -> Value:
@@ -158,12 +158,12 @@ def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
                 inputs = [rebuilt_operand(operand) for operand in form.operands[node]]
                 outs = apply_exact(new, node.operation, inputs)
                 for value, out in zip(node.outputs, outs):
-                    make(value, out)
+                    define(value, out)
         elif region.style is None:
             inputs = [rebuilt(value) for value in node.inputs]
             [out] = apply_exact(new, node.operation, inputs)
             keep(node.outputs[0], out)
         elif node in form.parts:
-            make(node.outputs[0], writer(region.style).exact(form.parts[node]))
+            define(node.outputs[0], writer(region.style).exact(form.parts[node]))
     new.outputs = [rebuilt_operand(operand) for operand in form.outputs]
     return new
