@@ -13,7 +13,7 @@ from ._regions import choose_style, Cost, cost, Region, regions_of
 
 
 # One after the other. Sums are multiplied out only for what this saves: it is what may
-# lose digits where terms cancel. What is shorter in no way as a whole may be so in parts.
+# lose digits where terms cancel. What is no shorter as a whole may be so in parts.
 _PASSES = [
     Options(expand, local) for local in (False, True) for expand in (False, True)
 ]
