@@ -182,6 +182,7 @@ def solution_series(
     y0: PyTree[Array],
     args: Args,
     order: int,
+    caller: str = "ode_jet",
 ) -> SolutionSeries:
     """The series, up to `order`, of `s -> y(t0 + s unit)`.
 
@@ -199,7 +200,7 @@ def solution_series(
     try:
         jaxpr = trace(field, t0, *leaves)
     except UNTRACEABLE as e:
-        raise untraceable("ode_jet", "the vector field", e) from e
+        raise untraceable(caller, "the vector field", e) from e
     time_var, *state_vars = jaxpr.jaxpr.invars
     time = given(time_var.aval, [t0, unit.astype(t0.dtype)])
     state = [

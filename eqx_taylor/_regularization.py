@@ -33,7 +33,7 @@ class _RegularizedField(eqx.Module):
 
     def __call__(self, t, state, args):
         y, r = _pair(self.regularizer, state)
-        dy, rates = rates_along(self.term, self.regularizer, t, y, args)
+        dy, rates = rates_along(self.term, self.regularizer, t, y, args, "regularized")
         return dy, jtu.tree_map(lambda rate, r: rate.astype(r.dtype), rates, r)
 
 
@@ -55,9 +55,11 @@ def regularized(
     the solver evaluates the vector field. [`eqx_taylor.GaussLegendre`][] computes the
     same integral from a few points of the solution, which is cheaper.
 
-    It works with all solvers and adjoints of Diffrax. As $r$ is a state, step size
-    controllers take its error into account, too: to have them look at $y$ alone, give
-    them `norm=`[`eqx_taylor.regularized_rms_seminorm`][].
+    It works with all solvers of Diffrax for a single term (and so not with implicit-
+    explicit and symplectic ones), with [`eqx_taylor.TaylorSolver`][], and with all
+    adjoints. As $r$ is a state, step size controllers take its error into account, too:
+    to have them look at $y$ alone, give them
+    `norm=`[`eqx_taylor.regularized_rms_seminorm`][].
 
     **Arguments:**
 
@@ -127,7 +129,8 @@ def regularized_rms_seminorm(state: PyTree) -> RealScalarLike:
     [`eqx_taylor.regularized`][].
 
     For the `norm` of `diffrax.PIDController` and [`eqx_taylor.TaylorController`][]: the
-    steps are then those of the equation without regularisation, as are its results.
+    steps are then those of the equation without regularisation, as are its results. The
+    error of $r$ is not controlled.
 
     **Arguments:**
 
@@ -271,7 +274,7 @@ class GaussLegendre(eqx.Module):
                 )
 
         def rates(t, y):
-            return rates_along(term, regularizer, t, y, args)[1]
+            return rates_along(term, regularizer, t, y, args, caller)[1]
 
         along = jax.vmap(rates)(self.ts, ys)
         return jtu.tree_map(lambda r: jnp.dot(self.weights.astype(r.dtype), r), along)
@@ -281,7 +284,7 @@ class GaussLegendre(eqx.Module):
 
 
 def _is_pair(state: Any) -> bool:
-    return isinstance(state, tuple | list) and len(state) == 2
+    return type(state) is tuple and len(state) == 2
 
 
 def _pair(regularizer: PyTree[AbstractRegularizer], state: Any) -> tuple[Y, PyTree]:

@@ -78,8 +78,8 @@ class SolutionDerivative(AbstractRegularizer):
 
     The derivative is the total one, along the solution, dependence of the vector field
     on time included; $n$ is the number of components of the state, those of a batch
-    included. A solution with $R_K = 0$ is a polynomial of degree $K - 1$, which solvers
-    of that order take steps of any length on.
+    included. A solution with $R_K = 0$ is a polynomial of degree $K - 1$: it has few
+    bends, and for bends adaptive solvers pay with steps.
 
     **Arguments:**
 
@@ -239,6 +239,7 @@ def rates_along(
     t: RealScalarLike,
     y: Y,
     args: Args,
+    caller: str,
 ) -> tuple[Y, PyTree[Array]]:
     """The slope of the solution at a point, and the rates there."""
     t = jnp.asarray(t)
@@ -248,17 +249,29 @@ def rates_along(
         derivatives = (slope(term, t, y, args),)
     else:
         # The first of them is the slope: the vector field is not evaluated besides.
-        series = solution_series(term, t, unit_of(t, y), y, args, order)
+        series = solution_series(term, t, unit_of(t, y), y, args, order, caller)
         derivatives = tuple(
-            series.map(lambda terms, k=k: terms[k] * math.factorial(k))
+            series.map(lambda terms, k=k: terms[k] * float(math.factorial(k)))
             for k in range(1, order + 1)
         )
-    rates = jtu.tree_map(
-        lambda each: each.rate(term, t, y, args, derivatives),
-        regularizer,
-        is_leaf=is_regularizer,
-    )
-    return derivatives[0], rates
+
+    def rate(each):
+        value = each.rate(term, t, y, args, derivatives)
+        if not eqx.is_array_like(value) or jnp.shape(value) != ():
+            raise TypeError(
+                f"{caller}: the rate of {type(each).__name__} must be a scalar; got "
+                f"{describe(value)}."
+            )
+        value = jnp.asarray(value)
+        if jnp.iscomplexobj(value):
+            raise TypeError(
+                f"{caller}: the rate of {type(each).__name__} must be real; got "
+                f"{describe(value)}."
+            )
+        inexact = jnp.issubdtype(value.dtype, jnp.inexact)
+        return value if inexact else value.astype(jnp.result_type(float))
+
+    return derivatives[0], jtu.tree_map(rate, regularizer, is_leaf=is_regularizer)
 
 
 def is_regularizer(x: Any) -> bool:

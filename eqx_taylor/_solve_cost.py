@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import optimistix
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
@@ -19,6 +20,7 @@ from ._check import (
     describe,
 )
 from ._custom_types import Args, RealScalarLike, Y
+from ._ode_jet import slope
 from ._solver import TaylorSolver
 
 
@@ -134,27 +136,68 @@ def solve_cost(
         )
     options = t0, t1, y0, args, rtol, atol, max_steps
     tableau = getattr(solver, "tableau", None)
-    explicit = isinstance(solver, diffrax.AbstractERK)
-    if explicit and isinstance(tableau, diffrax.ButcherTableau):
-        stats = _solve(term, solver, *options)
-        # What is the last of one step is the first of the next.
+    if isinstance(tableau, diffrax.MultiButcherTableau):
+        raise TypeError(
+            f"solve_cost: {type(solver).__name__} is a method for a sum of two vector "
+            "fields. Its evaluations are not counted."
+        )
+    if isinstance(solver, diffrax.AbstractERK):
+        assert tableau is not None
+        stats, at_start = _solve(term, solver, *options)
+        # What is the last of one step is the first of the next, once there is one.
         shared = int(tableau.fsal)
-        evaluations = stats["num_steps"] * (tableau.num_stages - shared) + shared
+        evaluations = stats["num_steps"] * (tableau.num_stages - shared)
+        evaluations = evaluations + shared * at_start
     else:
+        traced = TypeError(
+            f"solve_cost: evaluations by {type(solver).__name__} can only be "
+            "counted outside of `jit`, `vmap` and other transformations. Those of "
+            "explicit Runge-Kutta methods are known from their steps."
+        )
         if any(isinstance(x, Tracer) for x in jtu.tree_leaves((term, options))):
-            raise TypeError(
-                f"solve_cost: evaluations by {type(solver).__name__} can only be "
-                "counted outside of `jit`, `vmap` and other transformations. Those of "
-                "explicit Runge-Kutta methods are known from their steps."
-            )
+            raise traced
         counter = _Counter()
-        stats = _solve(diffrax.ODETerm(_Counted(counter, term)), solver, *options)
+        counted = diffrax.ODETerm(_Counted(counter, term))
+        stats, _ = _solve(counted, solver, *options)
+        # The vector field may have what is traced within it.
+        if isinstance(stats["num_steps"], Tracer):
+            raise traced
         jax.effects_barrier()
         evaluations = jnp.array(counter.count)
     return SolveCost(evaluations, stats["num_steps"], stats["num_rejected_steps"])
 
 
-def _solve(term, solver, t0, t1, y0, args, rtol, atol, max_steps) -> dict[str, Any]:
+class _Controller(diffrax.AbstractAdaptiveStepSizeController):
+    """`diffrax.PIDController`, which counts besides how many steps are made before
+    there is one that is accepted, that one included."""
+
+    rtol: Any
+    atol: Any
+    norm: Any = optimistix.rms_norm
+
+    @property
+    def pid(self) -> diffrax.PIDController:
+        return diffrax.PIDController(rtol=self.rtol, atol=self.atol, norm=self.norm)
+
+    def wrap(self, direction):
+        del direction
+        return self
+
+    def init(self, *args):
+        t1, state = self.pid.init(*args)
+        return t1, (state, jnp.array(0), jnp.array(False))
+
+    def adapt_step_size(self, t0, t1, y0, y1, args, y_error, error_order, state):
+        state, at_start, accepted = state
+        keep, t0, t1, jump, state, result = self.pid.adapt_step_size(
+            t0, t1, y0, y1, args, y_error, error_order, state
+        )
+        at_start = at_start + jnp.where(accepted, 0, 1)
+        return keep, t0, t1, jump, (state, at_start, accepted | keep), result
+
+
+def _solve(term, solver, t0, t1, y0, args, rtol, atol, max_steps) -> tuple[Any, Any]:
+    """What Diffrax says of the steps, and how many were made at the start."""
     solution = diffrax.diffeqsolve(
         term,
         solver,
@@ -163,11 +206,14 @@ def _solve(term, solver, t0, t1, y0, args, rtol, atol, max_steps) -> dict[str, A
         None,
         y0,
         args,
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        saveat=diffrax.SaveAt(t1=True, controller_state=True),
+        stepsize_controller=_Controller(rtol, atol),
         max_steps=max_steps,
         adjoint=diffrax.ForwardMode(),  # Nothing is differentiated.
     )
-    return solution.stats
+    state: Any = solution.controller_state
+    _, at_start, _ = state
+    return solution.stats, at_start
 
 
 class _Counter:
@@ -185,4 +231,4 @@ class _Counted(eqx.Module):
 
     def __call__(self, t, y, args):
         jax.debug.callback(self.counter)
-        return self.term.vf(t, y, args)
+        return slope(self.term, t, y, args)

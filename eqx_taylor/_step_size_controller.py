@@ -1,6 +1,7 @@
 """The step size from the coefficients of the series, as Jorba and Zou choose it."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from ._check import (
 )
 from ._custom_types import Args, RealScalarLike, Y
 from ._error_estimate import ErrorEstimate
-from ._ode_jet import solution_series, unit_near, usable
+from ._ode_jet import solution_series, unit_near, unit_of, usable
 from ._solver import TaylorSolver
 
 
@@ -166,14 +167,15 @@ class TaylorController(
             check_term("TaylorSolver", terms)
             y0 = check_state("TaylorSolver", y0)
             order = min(error_order - 1, _FIRST_ORDER)
-            unit = unit_near(t1 - t0)
+            unit = jnp.minimum(unit_near(t1 - t0), _longest_unit(t0, y0, order))
             series = solution_series(terms, t0, unit, y0, args, order)
             last, unit = _last_of(usable(series.stacked()), unit)
             no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
             _, dt0 = self._judge(y0, y0, no_error, last, unit, order, error_order)
             # Where nothing moves, one step will do: of some length, if there is no end.
             span = jnp.where(jnp.isfinite(t1 - t0), t1 - t0, 1)
-            dt0 = jnp.where(jnp.isfinite(dt0), _FIRST_PART * dt0, span)
+            known = jnp.isfinite(dt0) & (dt0 > 0)
+            dt0 = jnp.where(known, _FIRST_PART * dt0, span)
         dt0, _ = self._clip(dt0)
         return t0 + dt0, dt0
 
@@ -282,10 +284,16 @@ class TaylorController(
         return dt, result
 
 
+def _longest_unit(t0: RealScalarLike, y0: PyTree[Array], order: int) -> float:
+    """One whose powers leave room for the rest of a coefficient: at order 4, 256 in
+    float32. The length of the whole solve may be any."""
+    largest = float(jnp.finfo(unit_of(jnp.asarray(t0), y0).dtype).max)
+    return 2.0 ** (math.log2(largest) // (4 * order))
+
+
 def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], Array]:
     """The last two of them, in a unit of time in which they are no larger than the
-    state. The length of the whole solve, which is the unit at its start, may be so many
-    times longer that their squares, which a norm takes, overflow in float32."""
+    state: a norm takes their squares, which in float32 overflow soon."""
     leaves, treedef = jtu.tree_flatten(coefficients)
     order = len(leaves[0]) - 1 if leaves else 1
 
@@ -295,8 +303,13 @@ def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], A
             jnp.array([size.astype(unit.dtype) for size in sizes]), initial=0
         )
 
-    first, top = largest(0), largest(order)
-    shorter = unit_near(jnp.minimum((first / top) ** (1 / order), 1))
+    # At rest in the origin the state has no size of its own.
+    size = jnp.where(largest(0) > 0, largest(0), 1)
+    shorter = jnp.minimum((size / largest(order)) ** (1 / order), 1)
+    if order > 1:
+        below = (size / largest(order - 1)) ** (1 / (order - 1))
+        shorter = jnp.minimum(shorter, below)
+    shorter = unit_near(shorter)
 
     def scaled(c):
         factor = shorter.astype(c.dtype)

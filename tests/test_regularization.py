@@ -334,6 +334,38 @@ def test_dtypes(dtype):
     np.testing.assert_allclose(rate, 2.5, rtol=1e-6)
 
 
+def test_high_orders():
+    """Factorials that no integer of 32 or 64 bits holds."""
+    t, y = jnp.array(0.5, jnp.float32), jnp.ones(2, jnp.float32)
+    for order in (13, 21):
+        term = regularized(lambda t, y, args: -y, order=order)
+        _, rate = term.vf(t, (y, jnp.array(0.0, jnp.float32)), None)
+        np.testing.assert_allclose(rate, 1, rtol=1e-5)
+
+
+def test_rates_that_are_numbers():
+    """Of no floating-point type: they are not rounded to integers on the way."""
+
+    class Count(AbstractRegularizer):
+        order: int = eqx.field(default=0, init=False, static=True)
+
+        def rate(self, term, t, y, args, derivatives):
+            return jnp.sum(y > 0)
+
+    class Nothing(Count):
+        def rate(self, term, t, y, args, derivatives):
+            return 0.5
+
+    regularizers = [Count(), Nothing()]
+    rule = GaussLegendre(0.0, 1.0, 3)
+    y = jnp.array([1.0, -1.0, 2.0])
+    integrals = rule.integrate(_field, jnp.stack([y] * 3), regularizer=regularizers)
+    np.testing.assert_allclose(integrals, [2, 0.5], rtol=1e-14)
+    zeros = [jnp.array(0.0)] * 2
+    _, rates = regularized(_field, regularizers).vf(jnp.array(0.0), (y, zeros), None)
+    np.testing.assert_array_equal(rates, [2, 0.5])
+
+
 def test_nothing_to_regularise():
     """A state without numbers has a rate of zero, not 0 / 0."""
     term = regularized(lambda t, y, args: y, order=2)
@@ -383,6 +415,24 @@ def _started(start, regularizer=SolutionDerivative(2)):
 
 
 _Y = np.ones(2)
+
+
+class _Rate(AbstractRegularizer):
+    value: Any
+    order: int = eqx.field(default=1, init=False, static=True)
+
+    def rate(self, term, t, y, args, derivatives):
+        return self.value
+
+
+def _rated(value):
+    term = regularized(_field, _Rate(value))
+    return lambda: term.vf(jnp.array(0.0), (jnp.ones(2), jnp.array(0.0)), None)
+
+
+def _branching(t, y, args):
+    return y if y[0] > 0 else -y
+
 
 REFUSED = {
     "order 0": (lambda: regularized(_field, order=0), ValueError, ["order", "got 0"]),
@@ -439,6 +489,14 @@ REFUSED = {
         ),
         TypeError,
         ["must be real", "complex128"],
+    ),
+    "rate of two": (_rated(jnp.ones(2)), TypeError, ["_Rate", "scalar", "(2,)"]),
+    "complex rate": (_rated(jnp.array(1j)), TypeError, ["_Rate", "real"]),
+    "list": (_started([_Y, 0.0]), ValueError, ["(y0, 0.0)"]),
+    "branch": (
+        lambda: solve(regularized(_branching, order=2), (_Y, 0.0)),
+        TypeError,
+        ["regularized: the Python code of the vector field"],
     ),
     "seminorm": (lambda: regularized_rms_seminorm(_Y), TypeError, ["pair"]),
     "no points": (lambda: GaussLegendre(0.0, 1.0, 0), ValueError, ["num_points"]),

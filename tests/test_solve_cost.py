@@ -18,7 +18,7 @@ Y0 = np.array([1.0, 0.3])
 TOLERANCES = dict(rtol=1e-4, atol=1e-4)
 
 
-def counted(solver, y0, controller=None):
+def counted(solver, y0, field=field, t1=4.0, **tolerances):
     """Evaluations and steps of Diffrax's own solve."""
     calls = []
 
@@ -30,10 +30,10 @@ def counted(solver, y0, controller=None):
         diffrax.ODETerm(counting),
         solver,
         0.0,
-        4.0,
+        t1,
         None,
         y0,
-        stepsize_controller=diffrax.PIDController(**TOLERANCES),
+        stepsize_controller=diffrax.PIDController(**{**TOLERANCES, **tolerances}),
     )
     jax.effects_barrier()
     return len(calls), solution.stats
@@ -58,6 +58,43 @@ def test_evaluations(solver):
     assert cost.num_evaluations == calls > 10
     assert cost.num_steps == stats["num_steps"]
     assert cost.num_rejected_steps == stats["num_rejected_steps"]
+
+
+@pytest.mark.parametrize("solver", [diffrax.Tsit5(), diffrax.Dopri8()], ids=["5", "8"])
+def test_rejected_at_the_start(solver):
+    """The first step is 0.01 long, and much too long here. As long as none is accepted,
+    no evaluation is that of the step before."""
+
+    def fast(t, y, args):
+        return -400 * (y - jnp.cos(t))
+
+    cost = solve_cost(fast, solver, 0.0, 0.1, jnp.array(0.0), rtol=1e-6, atol=1e-6)
+    with_one = diffrax.diffeqsolve(
+        diffrax.ODETerm(fast),
+        solver,
+        0.0,
+        0.1,
+        None,
+        jnp.array(0.0),
+        stepsize_controller=diffrax.PIDController(rtol=1e-6, atol=1e-6),
+        max_steps=1,
+        throw=False,
+    )
+    assert with_one.stats["num_rejected_steps"] == 1
+    calls, stats = counted(solver, jnp.array(0.0), fast, t1=0.1, rtol=1e-6, atol=1e-6)
+    assert cost.num_steps == stats["num_steps"]
+    assert cost.num_evaluations == calls
+
+
+def test_no_step():
+    cost = solve_cost(field, diffrax.Tsit5(), 1.0, 1.0, Y0, **TOLERANCES)
+    assert cost.num_evaluations == cost.num_steps == 0
+
+
+def test_sum_of_terms():
+    both = diffrax.MultiTerm(diffrax.ODETerm(field), diffrax.ODETerm(field))
+    cost = solve_cost(both, diffrax.Kvaerno3(), 0.0, 1.0, Y0, **TOLERANCES)
+    assert cost.num_evaluations > cost.num_steps > 0
 
 
 def test_lanes():
@@ -90,7 +127,17 @@ REFUSED = {
     "integers": (_of(y0=np.arange(2)), TypeError, ["int64"]),
     "tolerances": (_of(rtol=0, atol=0.0), ValueError, ["rtol"]),
     "negative": (_of(rtol=-1.0), ValueError, ["rtol", "-1.0"]),
-    "too many": (_of(max_steps=1), Exception, ["max"]),
+    "too many": (_of(max_steps=1), RuntimeError, ["max"]),
+    "two fields": (_of(solver=diffrax.KenCarp3()), TypeError, ["sum of two"]),
+    "implicit, traced within": (
+        lambda: jax.jit(
+            lambda a: _of(
+                vector_field=lambda t, y, args: -a * y, solver=diffrax.Kvaerno3()
+            )()
+        )(2.0),
+        TypeError,
+        ["Kvaerno3", "jit"],
+    ),
     "implicit, traced": (
         lambda: jax.vmap(lambda y0: _of(solver=diffrax.Kvaerno3(), y0=y0)())(Y0[None]),
         TypeError,

@@ -736,18 +736,21 @@ def test_control_term_as_an_ode():
     np.testing.assert_allclose(solution.ys[0], np.exp(-np.sin(2.5)), rtol=5e-8)
 
 
-def test_first_step_of_a_long_solve_in_float32():
-    """A unit of time as long as the solve has coefficients whose squares overflow."""
+@pytest.mark.parametrize("y0", [(1.0, 0.0), (0.0, 0.0)], ids=["moving", "at rest"])
+@pytest.mark.parametrize("t1", [1e3, 1e12])
+def test_first_step_of_a_long_solve_in_float32(y0, t1):
+    """A unit of time as long as the solve has coefficients that overflow, or the squares
+    of which do."""
 
     def oscillator(t, y, args):
-        return jnp.stack([y[1], -jnp.float32(900.0) * y[0]])
+        return jnp.stack([y[1], jnp.cos(t) - jnp.float32(900.0) * y[0]])
 
-    y0 = jnp.array([1.0, 0.0], jnp.float32)
+    y0 = jnp.array(y0, jnp.float32)
     solution = solve(
         oscillator,
         8,
         y0,
-        jnp.float32(1000.0),
+        jnp.float32(t1),
         TaylorController(rtol=1e-6, atol=1e-6),
         t0=jnp.float32(0.0),
         saveat=STEPS,
