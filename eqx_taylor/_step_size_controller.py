@@ -1,6 +1,5 @@
 """The step size from the coefficients of the series, as Jorba and Zou choose it."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -313,8 +312,7 @@ def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], A
 
     def scaled(c):
         factor = shorter.astype(c.dtype)
-        power = functools.reduce(lambda a, b: a * b, [factor] * (order - 1), 1)
-        return jnp.stack([c[-2] * power, c[-1] * (power * factor)])
+        return jnp.stack([c[-2] * factor ** (order - 1), c[-1] * factor**order])
 
     return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter
 
