@@ -211,6 +211,8 @@ def _is_concrete_zero(x: Any) -> bool:
 def check_scalar(caller: str, name: str, value: Any) -> None:
     if not eqx.is_array_like(value) or jnp.shape(value) != ():
         raise TypeError(f"{caller}: `{name}` must be a number; got {describe(value)}.")
+    if jnp.iscomplexobj(value):
+        raise TypeError(f"{caller}: `{name}` must be real; got {describe(value)}.")
 
 
 def check_boolean(caller: str, name: str, value: Any) -> bool:

@@ -12,7 +12,7 @@ import jax.tree_util as jtu
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from ._check import check_order, describe
+from ._check import check_key, check_order, describe
 from ._custom_types import Args, RealScalarLike, Y
 from ._ode_jet import slope, solution_series, unit_of
 
@@ -197,7 +197,7 @@ class JacobianFrobenius(AbstractRegularizer):
         ```
     """
 
-    key: Array | None = None
+    key: Any = None
     order: int = eqx.field(default=1, init=False, static=True)
 
     def rate(self, term, t, y, args, derivatives):
@@ -219,6 +219,7 @@ class JacobianFrobenius(AbstractRegularizer):
         if self.key is None:
             columns = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
             return flat.size * _mean_square(columns)
+        check_key("JacobianFrobenius", self.key)
         signs = jax.random.rademacher(self.key, flat.shape, flat.dtype)
         return _mean_square(product(signs))
 

@@ -498,6 +498,14 @@ REFUSED = {
         TypeError,
         ["regularized: the Python code of the vector field"],
     ),
+    "no key": (
+        lambda: regularized(_field, JacobianFrobenius(3)).vf(
+            jnp.array(0.0), (jnp.ones(2), jnp.array(0.0)), None
+        ),
+        TypeError,
+        ["JacobianFrobenius: `key`", "jax.random.key", "3"],
+    ),
+    "complex time": (lambda: GaussLegendre(0.0, 1j, 3), TypeError, ["`t1`", "real"]),
     "seminorm": (lambda: regularized_rms_seminorm(_Y), TypeError, ["pair"]),
     "no points": (lambda: GaussLegendre(0.0, 1.0, 0), ValueError, ["num_points"]),
     "array of times": (lambda: GaussLegendre(_Y, 1.0, 3), TypeError, ["`t0`", "(2,)"]),
