@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -95,7 +96,7 @@ class Argument:
             # Where nothing moves in any direction nothing need be computed.
             none = isinstance(part, np.ndarray) and not np.any(part)
             part = None if none else jnp.asarray(part, array.dtype)
-            parts.append(part if part is None else as_varying_as(array, part))
+            parts.append(part if part is None else as_varying_as(jax.typeof(array), part))
         return parts
 
     def matching(self, name: str, tree: PyTree) -> list[Any]:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import PyTree
@@ -25,9 +26,9 @@ from ._check import (
     untraceable,
 )
 from ._interpreter import Walk
-from ._jax import as_weak_as, is_differentiable, trace
+from ._jax import all_varying, as_varying_as, as_weak_as, filled, is_differentiable, trace
 from ._series import given
-from ._terms import scale, Term, zeros
+from ._terms import scale, Term
 
 
 def jet(
@@ -293,6 +294,9 @@ def _jet_of_leaves(
         terms = [
             as_term(caller, name, k, primal, term) for k, term in enumerate(terms, 1)
         ]
+        # Where a term differs from device to device, the whole curve does.
+        primal, *_ = all_varying([primal, *[x for x in terms if x is not None]])
+        terms = [x if x is None else as_varying_as(jax.typeof(primal), x) for x in terms]
         inputs.append(
             [primal]
             + [
@@ -319,7 +323,7 @@ def _jet_of_leaves(
         terms: list[Term] = [jnp.asarray(out.dense(0))]
         for k in range(1, order + 1):
             if is_differentiable(out.aval):
-                term = zeros(out.aval) if out[k] is None else scale(out[k], factors[k])
+                term = filled(out.aval) if out[k] is None else scale(out[k], factors[k])
                 terms.append(as_weak_as(out.aval, term))
             else:
                 terms.append(None)

@@ -266,7 +266,7 @@ def _by_reverse_mode(argument: Argument) -> tuple[PyTree[Array], PyTree[Array]]:
                 return [flat(arrays) for arrays in slopes]
 
             units = jnp.eye(leaves[i].size, dtype=leaves[i].dtype)
-            return jax.vmap(row)(as_varying_as(leaves[i], units))
+            return jax.vmap(row)(as_varying_as(jax.typeof(leaves[i]), units))
 
         found = [rows(i) for i in range(len(leaves))]
         by_point = jtu.tree_unflatten(treedef, [pair[0] for pair in found])

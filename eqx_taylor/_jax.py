@@ -87,6 +87,10 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
         -3.0
         ```
     """
+    if eqn.primitive.name == "pvary":
+        # Some primitives (of sparse matrices) say of a result that it is the same on all
+        # devices where its coefficients are not: what varies already may not be cast.
+        return [as_varying_as(eqn.outvars[0].aval, args[0])]
     with eqn.ctx.manager:
         params = eqn.primitive.get_bind_params(eqn.params)
         out = eqn.primitive.bind(*args, **params)
@@ -209,18 +213,56 @@ def as_weak_as(aval: Aval, x: Any) -> Any:
     )
 
 
-def as_varying_as(array: Any, x: Any) -> Any:
-    """`x`, so that it can be combined with `array` inside of a `shard_map`, in whose
-    axes it may be the same everywhere."""
+def filled(aval: Aval, value: Any = 0) -> Any:
+    """The array of this type whose entries are all `value`.
 
-    missing = varying_axes(jax.typeof(array)) - varying_axes(jax.typeof(x))
-    return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
+    A type is more than a shape and a dtype. An array made of these two alone is the
+    same on all devices, and where one that is divided among them is expected, JAX
+    refuses it: the equations of a jaxpr, the carry of a loop, and the results of
+    branches have the types that they were traced with.
+
+    - The axes of a `jax.shard_map` over which arrays of this type vary: this one is
+      taken to vary over them too.
+    - The sharding, on a mesh whose axes are explicit.
+    """
+    sharding = getattr(aval, "sharding", None)
+    # On other meshes the sharding is no part of the type.
+    if all(axis is None for axis in getattr(sharding, "spec", ())):
+        sharding = None
+    array = jax.lax.full(aval.shape, value, aval.dtype, sharding=sharding)
+    return _varying(array, varying_axes(aval))
+
+
+def as_varying_as(aval: Aval, x: Any) -> Any:
+    """`x`, taken to vary over the axes of a `jax.shard_map` over which arrays of type
+    `aval` do, so that it can stand where such an array is expected."""
+    return _varying(x, varying_axes(aval))
+
+
+def all_varying(arrays: Sequence[Any]) -> list[Any]:
+    """The arrays, each taken to vary over all axes that any of them varies over."""
+    axes = _NONE.union(*[varying_axes(jax.typeof(x)) for x in arrays])
+    return [_varying(x, axes) for x in arrays] if axes else list(arrays)
+
+
+def _varying(x: Any, axes: frozenset[str]) -> Any:
+    missing = axes and axes - varying_axes(jax.typeof(x))
+    return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
 
 def varying_axes(aval: Aval) -> frozenset[str]:
-    """The axes of a `shard_map` in which an array may differ from place to place."""
-    # `vma` before it became a part of `mat`, among others.
-    return aval.mat.varying if hasattr(aval, "mat") else aval.vma
+    """The axes of a `jax.shard_map` over which an array of this type may differ from
+    device to device."""
+    # `vma` before it became a part of `mat`, which a `ShapeDtypeStruct` calls by its
+    # full name. Types of other classes have none of these.
+    for name in ("mat", "manual_axis_type"):
+        if hasattr(aval, name):
+            kind = getattr(aval, name)
+            return _NONE if kind is None else kind.varying
+    return getattr(aval, "vma", None) or _NONE
+
+
+_NONE: frozenset[str] = frozenset()
 
 
 def tangent_dtype(aval: Aval) -> Any:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ._jax import join_axes, materialise
-from ._terms import add, scale, Term, zeros
+from ._jax import filled, join_axes, materialise
+from ._terms import add, scale, Term
 
 
 Aval = Any
@@ -244,7 +244,7 @@ class Series:
     def dense(self, k: int) -> Any:
         """Coefficient `k` as an array, also where it is zero."""
         term = self[k]
-        return zeros(self.aval) if term is None else term
+        return filled(self.aval) if term is None else term
 
     @property
     def is_constant(self) -> bool:

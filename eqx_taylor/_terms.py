@@ -9,10 +9,6 @@ from jax import lax
 Term = Any
 
 
-def zeros(aval: Any) -> Any:
-    return lax.full(aval.shape, 0, aval.dtype)
-
-
 def scale(term: Term, factor: float | int) -> Term:
     """`factor * term`; `None` where the term is.
 

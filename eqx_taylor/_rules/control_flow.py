@@ -27,7 +27,7 @@ from .._interpreter import (
     register,
     Walk,
 )
-from .._jax import close, evaluate, scan_params
+from .._jax import close, evaluate, filled, scan_params
 from .._series import given, Series, Support
 from ._pack import copies, pack, unpack
 
@@ -273,7 +273,10 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
         ]
         # Every branch returns the entries of all of them: its own, and zeros.
         fresh_types = {}
-        for _, (_, types) in traced:
+        for jaxpr, returned_types in traced:
+            # The types of the jaxpr, which say more than those that JAX returns.
+            structure = jtu.tree_structure(returned_types)
+            _, types = jtu.tree_unflatten(structure, jaxpr.out_avals)
             fresh_types |= types
 
         def padded(number, leaves):
@@ -282,7 +285,7 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
             terms, fresh = jtu.tree_unflatten(jtu.tree_structure(types), flat)
             for name, kind in fresh_types.items():
                 if name not in fresh:
-                    fresh[name] = jnp.zeros(kind.shape, kind.dtype)
+                    fresh[name] = filled(kind)
             return terms, fresh
 
         terms, fresh = choose(

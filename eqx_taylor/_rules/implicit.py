@@ -16,9 +16,9 @@ import jax
 import jax.tree_util as jtu
 
 from .._interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
-from .._jax import bind, close, evaluate, is_jaxpr, Jaxpr, trace
+from .._jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
 from .._series import CONSTANT, Series, Tentative
-from .._terms import sub, Term, zeros
+from .._terms import sub, Term
 from ._define import joined_support
 
 
@@ -82,7 +82,7 @@ def _solved(
         right = residual(k)
         if any(term is not None for term in right):
             right = [
-                zeros(series.aval) if term is None else term
+                filled(series.aval) if term is None else term
                 for series, term in zip(b, right)
             ]
             terms[: len(b)] = inverse(primal_values(inputs), right)
