@@ -29,7 +29,16 @@ from jax.core import Tracer
 
 from . import _rules as _rules
 from ._interpreter import RULES
-from ._jax import bind, close, is_differentiable, is_literal, live_equations, trace
+from ._jax import (
+    bind,
+    close,
+    is_differentiable,
+    is_literal,
+    joint_axes,
+    live_equations,
+    trace,
+    vary,
+)
 from ._rules._define import _bilinear_rule, _linear_rule
 
 
@@ -50,8 +59,10 @@ def sums_over_directions(
     `fun` is a function of two lists of arrays, and returns as many lists of arrays as
     there are weights. The directions are stacked along the first axis of each array.
     """
-    point = [jnp.asarray(x) for x in point]
-    directions = [jnp.asarray(v) for v in directions]
+    # Inside a `shard_map` sums with weights that differ between devices do, too.
+    axes = joint_axes(jax.typeof(w) for w in weights if isinstance(w, jax.Array))
+    point = [vary(jnp.asarray(x), axes) for x in point]
+    directions = [vary(jnp.asarray(v), axes) for v in directions]
     lengths = []
 
     def flat_fun(*arrays):

@@ -1,7 +1,7 @@
 """Reverse mode over Taylor mode: derivatives of gradients in a direction."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ._argument import Argument
 from ._check import check_integer, describe
 from ._filter_jet import filter_jet
-from ._jax import as_varying_as
+from ._jax import as_varying_as, filled, joint_axes, vary, varying_axes
 from ._mixed_partials import tensors
 
 
@@ -165,9 +165,19 @@ def _gradient_coefficients(
             factorial_scaled=False,
         )[1][-1]
 
-    zero = [jnp.zeros_like(array) for array in argument.arrays]
-    first = [z if part is None else part for part, z in zip(v, zero)]
-    points = [argument.arrays, first, *[zero] * (order - 1)]
+    # Where the direction differs between the devices of a `shard_map` and the point does
+    # not, the point is taken to as well: else JAX adds up its gradients over them.
+    axes = frozenset().union(
+        *[
+            varying_axes(jax.typeof(part)) - varying_axes(jax.typeof(array))
+            for array, part in zip(argument.arrays, v)
+            if part is not None
+        ]
+    )
+    point = [vary(array, axes) for array in argument.arrays]
+    zero = [filled(jax.typeof(array)) for array in point]
+    first = [z if part is None else vary(part, axes) for part, z in zip(v, zero)]
+    points = [point, first, *[zero] * (order - 1)]
     slopes = jax.grad(top, argnums=tuple(range(order + 1)))(*points)
     return [list(leaf) for leaf in zip(*slopes[::-1])]
 
@@ -236,15 +246,22 @@ def value_jacobian_hessian(
     if is_complex or 2 * count > argument.size:
         jacobian, hessian = tensors(argument, 2, [1, 2])
     else:
-        jacobian, hessian = _by_reverse_mode(argument)
+        jacobian, hessian = _by_reverse_mode(argument, jtu.tree_leaves(out))
     return argument.along(zeros, 0)[0], jacobian, hessian
 
 
-def _by_reverse_mode(argument: Argument) -> tuple[PyTree[Array], PyTree[Array]]:
+def _by_reverse_mode(
+    argument: Argument, out: Sequence[Any]
+) -> tuple[PyTree[Array], PyTree[Array]]:
     """Rows of the Jacobian and the Hessian, for each number that is returned: the
-    gradients of the slope in all directions."""
+    gradients of the slope in all directions. `out` are the types of what is returned.
+    """
     size, dtype = argument.size, argument.dtype
-    units = argument.split(jnp.eye(size))
+    # Each device of a `shard_map` has derivatives of what it returns itself, as with
+    # jets alone: JAX adds up gradients with respect to what is the same on all.
+    axes = joint_axes(out)
+    point = [vary(array, axes) for array in argument.arrays]
+    units = [vary(part, axes) for part in argument.split(jnp.eye(size))]
 
     def flat(arrays):
         return jnp.concatenate([x.reshape(-1).astype(dtype) for x in arrays])
@@ -253,7 +270,7 @@ def _by_reverse_mode(argument: Argument) -> tuple[PyTree[Array], PyTree[Array]]:
         def slope(arrays, v):
             return argument.along(v, 1, at=arrays)[1]
 
-        y, pull_back = jax.vjp(slope, argument.arrays, v)
+        y, pull_back = jax.vjp(slope, point, v)
         leaves, treedef = jtu.tree_flatten(y)
 
         def rows(i):

@@ -4,7 +4,7 @@ The rest of the package sees JAX through this file and its public API only. Chec
 JAX 0.10 to 0.12; what changed between them is noted at each function.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -230,24 +230,31 @@ def filled(aval: Aval, value: Any = 0) -> Any:
     if all(axis is None for axis in getattr(sharding, "spec", ())):
         sharding = None
     array = jax.lax.full(aval.shape, value, aval.dtype, sharding=sharding)
-    return _varying(array, varying_axes(aval))
+    return as_varying_as(aval, array)
 
 
 def as_varying_as(aval: Aval, x: Any) -> Any:
     """`x`, taken to vary over the axes of a `jax.shard_map` over which arrays of type
     `aval` do, so that it can stand where such an array is expected."""
-    return _varying(x, varying_axes(aval))
+    return vary(x, varying_axes(aval))
 
 
 def all_varying(arrays: Sequence[Any]) -> list[Any]:
     """The arrays, each taken to vary over all axes that any of them varies over."""
-    axes = _NONE.union(*[varying_axes(jax.typeof(x)) for x in arrays])
-    return [_varying(x, axes) for x in arrays] if axes else list(arrays)
+    axes = joint_axes(map(jax.typeof, arrays))
+    return [vary(x, axes) for x in arrays]
 
 
-def _varying(x: Any, axes: frozenset[str]) -> Any:
-    missing = axes and axes - varying_axes(jax.typeof(x))
+def vary(x: Any, axes: frozenset[str]) -> Any:
+    """`x`, taken to vary over these axes of a `jax.shard_map` too."""
+    if not axes:
+        return x
+    missing = axes - varying_axes(jax.typeof(x))
     return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
+
+
+def joint_axes(avals: Iterable[Aval]) -> frozenset[str]:
+    return frozenset[str]().union(*map(varying_axes, avals))
 
 
 def varying_axes(aval: Aval) -> frozenset[str]:
@@ -256,13 +263,9 @@ def varying_axes(aval: Aval) -> frozenset[str]:
     # `vma` before it became a part of `mat`, which a `ShapeDtypeStruct` calls by its
     # full name. Types of other classes have none of these.
     for name in ("mat", "manual_axis_type"):
-        if hasattr(aval, name):
-            kind = getattr(aval, name)
-            return _NONE if kind is None else kind.varying
-    return getattr(aval, "vma", None) or _NONE
-
-
-_NONE: frozenset[str] = frozenset()
+        if (kind := getattr(aval, name, None)) is not None:
+            return kind.varying
+    return getattr(aval, "vma", None) or frozenset()
 
 
 def tangent_dtype(aval: Aval) -> Any:

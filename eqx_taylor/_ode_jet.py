@@ -20,7 +20,7 @@ from ._check import (
 )
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
-from ._jax import materialise, trace
+from ._jax import all_varying, as_varying_as, materialise, trace, varying_axes
 from ._rules._compose import power_of_two
 from ._series import given, mask, unknown
 from ._terms import scale
@@ -189,7 +189,7 @@ def solution_series(
     With the length of a step for a unit the coefficients are of the size of `y`;
     `y^(k)` itself overflows soon.
     """
-    t0, unit = jnp.asarray(t0), jnp.asarray(unit)
+    t0, unit = all_varying([jnp.asarray(t0), jnp.asarray(unit)])
     control = term.contr(jnp.zeros_like(unit), unit)
     leaves, treedef = jtu.tree_flatten(y0)
 
@@ -199,6 +199,12 @@ def solution_series(
 
     try:
         jaxpr = trace(field, t0, *leaves)
+        # Inside a `shard_map` the state differs between devices where the slope does.
+        while [*map(varying_axes, jaxpr.in_avals[1:])] != [
+            *map(varying_axes, jaxpr.out_avals)
+        ]:
+            leaves = [*map(as_varying_as, jaxpr.out_avals, leaves)]
+            jaxpr = trace(field, t0, *leaves)
     except UNTRACEABLE as e:
         raise untraceable(caller, "the vector field", e) from e
     time_var, *state_vars = jaxpr.jaxpr.invars

@@ -25,6 +25,7 @@ from ._check import (
 from ._custom_types import Args, RealScalarLike, Y
 from ._error_estimate import defect, ErrorEstimate, probe_points
 from ._interpolation import TaylorInterpolation
+from ._jax import joint_axes, vary
 from ._ode_jet import increment, solution_series, unit_near, usable
 from ._polynomial import evaluate, evaluate_compensated, evaluate_derivative
 from ._stiffness import warn_if_stiff
@@ -227,18 +228,22 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         other = [jnp.any(c[0] != y) for c, y in zip(series, leaves)]
         other = jnp.any(jnp.stack([t0 != state.t0, jnp.asarray(made_jump), *other]))
 
+        # The type of both branches. What there is at first is the same on all devices.
+        inputs = eqx.filter((t0, t1, y0, args, state, other), eqx.is_array)
+        axes = joint_axes(map(jax.typeof, jtu.tree_leaves(inputs)))
+        old = jtu.tree_map(
+            lambda x: vary(jnp.asarray(x), axes), (state.coefficients, state.unit)
+        )
+
         def start():
             unit = unit_near(t1 - t0)
             series = solution_series(terms, t0, unit, y0, args, self.taylor_order)
             new = usable(series.stacked()), unit
-            old = state.coefficients, state.unit
             return jtu.tree_map(lambda a, b: jnp.where(other, a, b), new, old)
 
         # One predicate for all lanes of a `vmap`, or every lane would start anew, and
         # throw the result away, at every step.
-        coefficients, unit = jax.lax.cond(
-            eqxi.unvmap_any(other), start, lambda: (state.coefficients, state.unit)
-        )
+        coefficients, unit = jax.lax.cond(eqxi.unvmap_any(other), start, lambda: old)
         return TaylorState(coefficients, t0, unit, state.steps, state.rest)
 
     def step(
