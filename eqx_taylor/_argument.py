@@ -19,7 +19,7 @@ from . import _collapse_calls as _collapse_calls
 from ._check import as_term, describe, is_none
 from ._collapse import sums_over_directions
 from ._filter_jet import filter_jet
-from ._jax import as_varying_as
+from ._jax import as_type
 
 
 class Argument:
@@ -96,7 +96,7 @@ class Argument:
             # Where nothing moves in any direction nothing need be computed.
             none = isinstance(part, np.ndarray) and not np.any(part)
             part = None if none else jnp.asarray(part, array.dtype)
-            parts.append(part if part is None else as_varying_as(jax.typeof(array), part))
+            parts.append(part if part is None else as_type(jax.typeof(array), part))
         return parts
 
     def matching(self, name: str, tree: PyTree) -> list[Any]:

@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._custom_types import Y
-from ._jax import as_varying_as
+from ._jax import as_type
 from ._terms import Term
 
 
@@ -192,7 +192,7 @@ def as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
     if not isinstance(term, jax.Array) and _is_concrete_zero(term):
         return None  # A zero that was written as such: nothing need be computed.
     term = jnp.asarray(term, dtype=primal.dtype)
-    return as_varying_as(jax.typeof(primal), term)
+    return as_type(jax.typeof(primal), term)
 
 
 def _kind(dtype: Any) -> int:

@@ -37,6 +37,7 @@ from ._jax import (
     joint_axes,
     live_equations,
     trace,
+    unstacked_type,
     vary,
 )
 from ._rules._define import _bilinear_rule, _linear_rule
@@ -70,7 +71,7 @@ def sums_over_directions(
         lengths.append([len(result) for result in results])
         return [x for result in results for x in result]
 
-    of_one = [jax.typeof(v).update(shape=v.shape[1:]) for v in directions]
+    of_one = [unstacked_type(jax.typeof(v)) for v in directions]
     jaxpr = trace(flat_fun, *map(jax.typeof, point), *of_one)
     inputs = [known(x) for x in point]
     for v in directions:

@@ -26,7 +26,7 @@ from ._check import (
     untraceable,
 )
 from ._interpreter import Walk
-from ._jax import all_varying, as_varying_as, as_weak_as, filled, is_differentiable, trace
+from ._jax import all_varying, as_type, as_weak_as, filled, is_differentiable, trace
 from ._series import given
 from ._terms import scale, Term
 
@@ -296,7 +296,7 @@ def _jet_of_leaves(
         ]
         # Where a term differs from device to device, the whole curve does.
         primal, *_ = all_varying([primal, *[x for x in terms if x is not None]])
-        terms = [x if x is None else as_varying_as(jax.typeof(primal), x) for x in terms]
+        terms = [x if x is None else as_type(jax.typeof(primal), x) for x in terms]
         inputs.append(
             [primal]
             + [

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ._argument import Argument
 from ._check import check_integer, describe
 from ._filter_jet import filter_jet
-from ._jax import as_varying_as, filled, joint_axes, vary, varying_axes
+from ._jax import as_type, filled, joint_axes, vary, varying_axes
 from ._mixed_partials import tensors
 
 
@@ -283,7 +283,7 @@ def _by_reverse_mode(
                 return [flat(arrays) for arrays in slopes]
 
             units = jnp.eye(leaves[i].size, dtype=leaves[i].dtype)
-            return jax.vmap(row)(as_varying_as(jax.typeof(leaves[i]), units))
+            return jax.vmap(row)(as_type(jax.typeof(leaves[i]), units))
 
         found = [rows(i) for i in range(len(leaves))]
         by_point = jtu.tree_unflatten(treedef, [pair[0] for pair in found])

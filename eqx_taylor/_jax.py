@@ -17,6 +17,7 @@ from jax._src.state.discharge import discharge_state
 from jax.core import ShapedArray
 from jax.extend.core import Literal as Literal
 from jax.ref import AbstractRef
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 # `jax.extend.core.ClosedJaxpr is jax.extend.core.Jaxpr` from 0.11 on, and a single
@@ -90,7 +91,7 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
     if eqn.primitive.name == "pvary":
         # Some primitives (of sparse matrices) say of a result that it is the same on all
         # devices where its coefficients are not: what varies already may not be cast.
-        return [as_varying_as(eqn.outvars[0].aval, args[0])]
+        return [as_type(eqn.outvars[0].aval, args[0])]
     with eqn.ctx.manager:
         params = eqn.primitive.get_bind_params(eqn.params)
         out = eqn.primitive.bind(*args, **params)
@@ -225,18 +226,47 @@ def filled(aval: Aval, value: Any = 0) -> Any:
       taken to vary over them too.
     - The sharding, on a mesh whose axes are explicit.
     """
-    sharding = getattr(aval, "sharding", None)
-    # On other meshes the sharding is no part of the type.
-    if all(axis is None for axis in getattr(sharding, "spec", ())):
-        sharding = None
-    array = jax.lax.full(aval.shape, value, aval.dtype, sharding=sharding)
-    return as_varying_as(aval, array)
+    array = jax.lax.full(aval.shape, value, aval.dtype, sharding=_explicit(aval))
+    return vary(array, varying_axes(aval))
 
 
-def as_varying_as(aval: Aval, x: Any) -> Any:
-    """`x`, taken to vary over the axes of a `jax.shard_map` over which arrays of type
-    `aval` do, so that it can stand where such an array is expected."""
+def as_type(aval: Aval, x: Any) -> Any:
+    """`x`, such that it can stand where an array of type `aval` is expected (or several
+    of them, where it has more axes, in front of the others): with the same sharding, and
+    taken to vary over the axes of a `jax.shard_map` over which arrays of this type do.
+    """
+    sharding = _explicit(aval)
+    if sharding is not None:
+        front = [None] * (x.ndim - len(aval.shape))
+        spec = PartitionSpec(*front, *sharding.spec)
+        if jax.typeof(x).sharding.spec != spec:
+            x = jax.sharding.reshard(x, spec)
     return vary(x, varying_axes(aval))
+
+
+def _explicit(aval: Aval) -> Any:
+    """The sharding, if it is a part of the type: on a mesh whose axes are explicit."""
+    sharding = getattr(aval, "sharding", None)
+    spec = getattr(sharding, "spec", ())
+    return sharding if any(axis is not None for axis in spec) else None
+
+
+def stacked_type(aval: Aval, count: int) -> Aval:
+    """The type of so many arrays of this type, stacked along a first axis."""
+    return _reshaped(aval, (count, *aval.shape), lambda spec: (None, *spec))
+
+
+def unstacked_type(aval: Aval) -> Aval:
+    """The type of the arrays that are stacked along the first axis."""
+    return _reshaped(aval, aval.shape[1:], lambda spec: spec[1:])
+
+
+def _reshaped(aval: Aval, shape: tuple[int, ...], respec: Callable) -> Aval:
+    sharding = _explicit(aval)
+    if sharding is None:
+        return aval.update(shape=shape)
+    spec = PartitionSpec(*respec(tuple(sharding.spec)))
+    return aval.update(shape=shape, sharding=NamedSharding(sharding.mesh, spec))
 
 
 def all_varying(arrays: Sequence[Any]) -> list[Any]:

@@ -20,7 +20,7 @@ from ._check import (
 )
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
-from ._jax import all_varying, as_varying_as, materialise, trace, varying_axes
+from ._jax import all_varying, materialise, trace, vary, varying_axes
 from ._rules._compose import power_of_two
 from ._series import given, mask, unknown
 from ._terms import scale
@@ -203,7 +203,8 @@ def solution_series(
         while [*map(varying_axes, jaxpr.in_avals[1:])] != [
             *map(varying_axes, jaxpr.out_avals)
         ]:
-            leaves = [*map(as_varying_as, jaxpr.out_avals, leaves)]
+            axes = map(varying_axes, jaxpr.out_avals)
+            leaves = [*map(vary, leaves, axes)]
             jaxpr = trace(field, t0, *leaves)
     except UNTRACEABLE as e:
         raise untraceable(caller, "the vector field", e) from e

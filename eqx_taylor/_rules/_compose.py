@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from .._interpreter import primal_values, Walk
-from .._jax import bind
+from .._jax import bind, filled, stacked_type
 from .._series import CONSTANT, orders, Series
 from .._terms import add, Term
 from ._define import read
@@ -34,7 +33,7 @@ def composed(
     aval = eqn.outvars[0].aval
     if x.aval.shape != aval.shape:  # Axes of size 1 are broadcast by the primitives.
         [x] = read(walk, lambda x: jnp.broadcast_to(x, aval.shape), [x])
-    several = jax.ShapeDtypeStruct((order, *aval.shape), aval.dtype)
+    several = stacked_type(aval, order)
     # Where a single order moves, so does a single power at every order.
     moving = orders(x.support & ~CONSTANT)
     [step] = moving if len(moving) == 1 else [None]
@@ -62,7 +61,7 @@ def composed(
                 total = add(total, _times(powers[k - j], h[j][None]))
         first = h.dense(k)
         if total is None:
-            total = jnp.zeros_like(several)
+            total = filled(several)
         return jnp.concatenate([first[None], total[:-1]])
 
     def compute(k):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._interpreter import joint, primal_values, register, Walk
-from .._jax import bind
+from .._jax import as_type, bind
 from .._series import CONSTANT, convolve, Series
 from .._terms import add, scale, sub, Term
 from ._define import joined_support, read
@@ -53,7 +53,7 @@ def half_diagonal(x, lower: bool = True):
 def identity(x):
     """Where the diagonal is, in the shape of `x`."""
     eye = jnp.eye(*x.shape[-2:], dtype=bool)
-    return lax.broadcast(eye, x.shape[:-2])
+    return as_type(jax.typeof(x), lax.broadcast(eye, x.shape[:-2]))
 
 
 def diagonal(x):
