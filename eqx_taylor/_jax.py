@@ -240,7 +240,7 @@ def as_type(aval: Aval, x: Any) -> Any:
         front = [None] * (x.ndim - len(aval.shape))
         spec = PartitionSpec(*front, *sharding.spec)
         if jax.typeof(x).sharding.spec != spec:
-            x = jax.sharding.reshard(x, spec)
+            x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
     return vary(x, varying_axes(aval))
 
 
