@@ -34,6 +34,7 @@ from ._series import (
     analytic_support,
     constant,
     mask,
+    reading,
     Series,
     Support,
     Tentative,
@@ -325,8 +326,9 @@ class Walk:
         key = equation_key(eqn, inputs)
         found, _ = self._memo.get(key, (None, None))
         if found is None:
-            found = choose_rule(eqn, inputs)(self, eqn, inputs)
             closed = all(series.closed for series in inputs)
+            with reading(closed) as made:
+                found = choose_rule(eqn, inputs)(self, eqn, inputs)
             fused = is_fused(eqn, inputs)
             for series in inputs:
                 series.uses += 1 if fused else 2
@@ -335,7 +337,11 @@ class Walk:
                     series.is_slow = eqn.primitive.name in SLOW
                     series.sources = inputs if fused else None
                     series.is_view = eqn.primitive.name in VIEWS
+                    series.is_tracked = False
                     self.file(series, closed)
+            for series in made:
+                if not series.filed:
+                    self.auxiliary(series, inputs)
             if not eqn.effects:
                 self._memo[key] = (found, (eqn, inputs))
             elif self.effects and len(found) == 0:
