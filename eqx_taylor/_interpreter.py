@@ -27,6 +27,7 @@ from ._jax import (
     is_differentiable,
     is_literal,
     live_equations,
+    without_pruning,
     without_references,
 )
 from ._memo import constant_key, equation_key
@@ -312,7 +313,8 @@ class Walk:
 
         prefix = self._here
         here = self._new_name()
-        for index, eqn in enumerate(live_equations(jaxpr)):
+        live = self.fact("live", inner, lambda: live_equations(jaxpr))
+        for index, eqn in enumerate(live):
             self._here = f"{here}.{index}."
             outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
             env.update(zip(eqn.outvars, outputs))
@@ -323,6 +325,14 @@ class Walk:
         """The series of one equation's outputs."""
         if eqn.primitive.name in INLINED and not _all_constant(inputs):
             return RULES[eqn.primitive.name](self, eqn, inputs)
+        if eqn.primitive.name == "custom_jvp_call":
+            written, places = without_pruning(eqn)
+            # Its own rule, if it has one, is for all results.
+            if len(places) == len(written.outvars):
+                eqn = written
+            elif custom_jvp_rule(written)[0] in RULES:
+                outputs = self.apply(written, inputs)
+                return [outputs[i] for i in places]
         key = equation_key(eqn, inputs)
         found, _ = self._memo.get(key, (None, None))
         if found is None:

@@ -133,14 +133,33 @@ _LONG = 64
 
 
 def live_equations(jaxpr: Jaxpr) -> list[Any]:
-    """The equations that the outputs or an effect depend on, in order."""
+    """The equations that the outputs or an effect depend on, in order; those with
+    programs inside without what nobody needs of these."""
+    live, has_programs = _live_equations(jaxpr)
+    if has_programs:
+        live, _ = _live_equations(without_dead_code(jaxpr))
+    return live
+
+
+def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
+    """And whether some of them may have something inside that nobody needs."""
     wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
-    live = []
+    live, has_programs = [], False
     for eqn in reversed(jaxpr.jaxpr.eqns):
         if eqn.effects or any(var in wanted for var in eqn.outvars):
             live.append(eqn)
+            # The rule of a `custom_jvp` is a function, which is traced when it is
+            # needed: there is nothing to look into, if all results are.
+            if eqn.primitive.name == "custom_jvp_call":
+                has_programs |= not all(var in wanted for var in eqn.outvars)
+            elif not has_programs:
+                has_programs = any(map(_holds_jaxpr, eqn.params.values()))
             wanted.update(var for var in eqn.invars if not is_literal(var))
-    return live[::-1]
+    return live[::-1], has_programs
+
+
+def _holds_jaxpr(param: Any) -> bool:
+    return is_jaxpr(param) or isinstance(param, tuple) and any(map(is_jaxpr, param))
 
 
 class ScanParams(NamedTuple):
@@ -179,9 +198,6 @@ def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
     that are one then look like several, which costs time but is never wrong.
     """
 
-    def cells(fun):
-        return [cell.cell_contents for cell in getattr(fun, "__closure__", None) or ()]
-
     def is_wrapper(x):
         return hasattr(x, "call_wrapped") and hasattr(x, "f")
 
@@ -192,12 +208,40 @@ def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
 
     wrapper = eqn.params["jvp_jaxpr_fun"]
     while True:
-        near = cells(wrapper.f)
-        far = [x for f in near if not is_wrapper(f) for x in cells(f)]
+        near = _cells(wrapper.f)
+        far = [x for f in near if not is_wrapper(f) for x in _cells(f)]
         inner = [x for x in near + far if is_wrapper(x)]
         if len(inner) != 1:
             return (wrapper.f, *static_values(getattr(wrapper, "transforms", ())))
         [wrapper] = inner
+
+
+def without_pruning(eqn: JaxprEqn) -> tuple[JaxprEqn, list[int]]:
+    """The call of a function with a `custom_jvp` as the user wrote it, and the places
+    of its results among those of that call.
+
+    Where JAX eliminates dead code it wraps the function's rule and leaves out results
+    that nobody uses, of which a rule registered for the function knows nothing. (Where
+    JAX has changed the wrapping the equation stays as it is.)
+    """
+    places = list(range(len(eqn.outvars)))
+    while True:
+        near = _cells(eqn.params["jvp_jaxpr_fun"].f)
+        held = [x for f in near for x in _cells(f)]
+        wrapped = [x for x in held if isinstance(x, jex.JaxprEqn)]
+        masks = [x for x in held if isinstance(x, list | tuple)]
+        if len(wrapped) != 1 or len(masks) != 1:
+            return eqn, places
+        [inner], [mask] = wrapped, masks
+        if inner.primitive is not eqn.primitive or len(mask) != len(inner.outvars):
+            return eqn, places
+        kept = [i for i, used in enumerate(mask) if used]
+        eqn, places = inner, [kept[i] for i in places]
+
+
+def _cells(fun: Any) -> list[Any]:
+    """What a Python function closes over."""
+    return [cell.cell_contents for cell in getattr(fun, "__closure__", None) or ()]
 
 
 def as_weak_as(aval: Aval, x: Any) -> Any:
