@@ -147,6 +147,8 @@ def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
     live, has_programs = [], False
     for eqn in reversed(jaxpr.jaxpr.eqns):
         if eqn.effects or any(var in wanted for var in eqn.outvars):
+            if eqn.primitive.name == "while" and not eqn.effects:
+                eqn = _pruned_while(eqn, [var in wanted for var in eqn.outvars])
             live.append(eqn)
             # The rule of a `custom_jvp` is a function, which is traced when it is
             # needed: there is nothing to look into, if all results are.
@@ -156,6 +158,48 @@ def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
                 has_programs = any(map(_holds_jaxpr, eqn.params.values()))
             wanted.update(var for var in eqn.invars if not is_literal(var))
     return live[::-1], has_programs
+
+
+def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
+    """A loop without what its used outputs do not depend on. JAX does so itself from
+    0.12 on."""
+    params = eqn.params
+    cond, body = params["cond_jaxpr"], params["body_jaxpr"]
+    of_cond, of_body = params["cond_nconsts"], params["body_nconsts"]
+    carried = [a or b for a, b in zip(used, _pruned(cond, [True])[1][of_cond:])]
+    while True:
+        _, read = _pruned(body, carried)
+        grown = [a or b for a, b in zip(carried, read[of_body:])]
+        if grown == carried:
+            break
+        carried = grown
+    new_cond, kept_cond = _pruned(cond, [True], [False] * of_cond + carried)
+    new_body, kept_body = _pruned(body, carried, [False] * of_body + carried)
+    kept = [*kept_cond[:of_cond], *kept_body[:of_body], *carried]
+    if all(kept):
+        return eqn
+    return eqn.replace(
+        invars=[var for var, keep in zip(eqn.invars, kept) if keep],
+        outvars=[var for var, keep in zip(eqn.outvars, carried) if keep],
+        params=params
+        | dict(
+            cond_jaxpr=new_cond,
+            body_jaxpr=new_body,
+            cond_nconsts=sum(kept_cond[:of_cond]),
+            body_nconsts=sum(kept_body[:of_body]),
+        ),
+    )
+
+
+def _pruned(
+    jaxpr: Jaxpr, used: list[bool], instantiate: bool | list[bool] = False
+) -> tuple[Jaxpr, list[bool]]:
+    """What a closed jaxpr needs for these of its outputs, and which of its inputs; with
+    `instantiate` those that stay in any case."""
+    inner, of_inputs = dce_jaxpr(jaxpr.jaxpr, used, instantiate=instantiate)
+    if not hasattr(inner, "consts"):
+        inner = jex.ClosedJaxpr(inner, jaxpr.consts)
+    return inner, of_inputs
 
 
 def _holds_jaxpr(param: Any) -> bool:
@@ -279,12 +323,7 @@ def is_differentiable(aval: Aval) -> bool:
 def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
     """The same function, without what it does not need: neither here nor in its loops,
     branches and calls. All of its arguments stay."""
-    inner, _ = dce_jaxpr(
-        jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars), instantiate=True
-    )
-    if hasattr(inner, "consts"):
-        return inner
-    return jex.ClosedJaxpr(inner, jaxpr.consts)
+    return _pruned(jaxpr, [True] * len(jaxpr.jaxpr.outvars), True)[0]
 
 
 def with_body(jaxpr: Jaxpr, replaced: Callable[[Jaxpr], Jaxpr]) -> Jaxpr:
