@@ -27,6 +27,7 @@ from ._jax import (
     is_differentiable,
     is_literal,
     live_equations,
+    without_pruning,
     without_references,
 )
 from ._memo import constant_key, equation_key
@@ -34,6 +35,7 @@ from ._series import (
     analytic_support,
     constant,
     mask,
+    reading,
     Series,
     Support,
     Tentative,
@@ -311,7 +313,8 @@ class Walk:
 
         prefix = self._here
         here = self._new_name()
-        for index, eqn in enumerate(live_equations(jaxpr)):
+        live = self.fact("live", inner, lambda: live_equations(jaxpr))
+        for index, eqn in enumerate(live):
             self._here = f"{here}.{index}."
             outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
             env.update(zip(eqn.outvars, outputs))
@@ -322,11 +325,20 @@ class Walk:
         """The series of one equation's outputs."""
         if eqn.primitive.name in INLINED and not _all_constant(inputs):
             return RULES[eqn.primitive.name](self, eqn, inputs)
+        if eqn.primitive.name == "custom_jvp_call":
+            written, places = without_pruning(eqn)
+            # Its own rule, if it has one, is for all results.
+            if len(places) == len(written.outvars):
+                eqn = written
+            elif custom_jvp_rule(written)[0] in RULES:
+                outputs = self.apply(written, inputs)
+                return [outputs[i] for i in places]
         key = equation_key(eqn, inputs)
         found, _ = self._memo.get(key, (None, None))
         if found is None:
-            found = choose_rule(eqn, inputs)(self, eqn, inputs)
             closed = all(series.closed for series in inputs)
+            with reading(closed) as made:
+                found = choose_rule(eqn, inputs)(self, eqn, inputs)
             fused = is_fused(eqn, inputs)
             for series in inputs:
                 series.uses += 1 if fused else 2
@@ -335,7 +347,11 @@ class Walk:
                     series.is_slow = eqn.primitive.name in SLOW
                     series.sources = inputs if fused else None
                     series.is_view = eqn.primitive.name in VIEWS
+                    series.is_tracked = False
                     self.file(series, closed)
+            for series in made:
+                if not series.filed:
+                    self.auxiliary(series, inputs)
             if not eqn.effects:
                 self._memo[key] = (found, (eqn, inputs))
             elif self.effects and len(found) == 0:

@@ -138,14 +138,77 @@ _LONG = 64
 
 
 def live_equations(jaxpr: Jaxpr) -> list[Any]:
-    """The equations that the outputs or an effect depend on, in order."""
+    """The equations that the outputs or an effect depend on, in order; those with
+    programs inside without what nobody needs of these."""
+    live, has_programs = _live_equations(jaxpr)
+    if has_programs:
+        live, _ = _live_equations(without_dead_code(jaxpr))
+    return live
+
+
+def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
+    """And whether some of them may have something inside that nobody needs."""
     wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
-    live = []
+    live, has_programs = [], False
     for eqn in reversed(jaxpr.jaxpr.eqns):
         if eqn.effects or any(var in wanted for var in eqn.outvars):
+            if eqn.primitive.name == "while" and not eqn.effects:
+                eqn = _pruned_while(eqn, [var in wanted for var in eqn.outvars])
             live.append(eqn)
+            # The rule of a `custom_jvp` is a function, which is traced when it is
+            # needed: there is nothing to look into, if all results are.
+            if eqn.primitive.name == "custom_jvp_call":
+                has_programs |= not all(var in wanted for var in eqn.outvars)
+            elif not has_programs:
+                has_programs = any(map(_holds_jaxpr, eqn.params.values()))
             wanted.update(var for var in eqn.invars if not is_literal(var))
-    return live[::-1]
+    return live[::-1], has_programs
+
+
+def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
+    """A loop without what its used outputs do not depend on. JAX does so itself from
+    0.12 on."""
+    params = eqn.params
+    cond, body = params["cond_jaxpr"], params["body_jaxpr"]
+    of_cond, of_body = params["cond_nconsts"], params["body_nconsts"]
+    carried = [a or b for a, b in zip(used, _pruned(cond, [True])[1][of_cond:])]
+    while True:
+        _, read = _pruned(body, carried)
+        grown = [a or b for a, b in zip(carried, read[of_body:])]
+        if grown == carried:
+            break
+        carried = grown
+    new_cond, kept_cond = _pruned(cond, [True], [False] * of_cond + carried)
+    new_body, kept_body = _pruned(body, carried, [False] * of_body + carried)
+    kept = [*kept_cond[:of_cond], *kept_body[:of_body], *carried]
+    if all(kept):
+        return eqn
+    return eqn.replace(
+        invars=[var for var, keep in zip(eqn.invars, kept) if keep],
+        outvars=[var for var, keep in zip(eqn.outvars, carried) if keep],
+        params=params
+        | dict(
+            cond_jaxpr=new_cond,
+            body_jaxpr=new_body,
+            cond_nconsts=sum(kept_cond[:of_cond]),
+            body_nconsts=sum(kept_body[:of_body]),
+        ),
+    )
+
+
+def _pruned(
+    jaxpr: Jaxpr, used: list[bool], instantiate: bool | list[bool] = False
+) -> tuple[Jaxpr, list[bool]]:
+    """What a closed jaxpr needs for these of its outputs, and which of its inputs; with
+    `instantiate` those that stay in any case."""
+    inner, of_inputs = dce_jaxpr(jaxpr.jaxpr, used, instantiate=instantiate)
+    if not hasattr(inner, "consts"):
+        inner = jex.ClosedJaxpr(inner, jaxpr.consts)
+    return inner, of_inputs
+
+
+def _holds_jaxpr(param: Any) -> bool:
+    return is_jaxpr(param) or isinstance(param, tuple) and any(map(is_jaxpr, param))
 
 
 class ScanParams(NamedTuple):
@@ -184,9 +247,6 @@ def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
     that are one then look like several, which costs time but is never wrong.
     """
 
-    def cells(fun):
-        return [cell.cell_contents for cell in getattr(fun, "__closure__", None) or ()]
-
     def is_wrapper(x):
         return hasattr(x, "call_wrapped") and hasattr(x, "f")
 
@@ -197,12 +257,40 @@ def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
 
     wrapper = eqn.params["jvp_jaxpr_fun"]
     while True:
-        near = cells(wrapper.f)
-        far = [x for f in near if not is_wrapper(f) for x in cells(f)]
+        near = _cells(wrapper.f)
+        far = [x for f in near if not is_wrapper(f) for x in _cells(f)]
         inner = [x for x in near + far if is_wrapper(x)]
         if len(inner) != 1:
             return (wrapper.f, *static_values(getattr(wrapper, "transforms", ())))
         [wrapper] = inner
+
+
+def without_pruning(eqn: JaxprEqn) -> tuple[JaxprEqn, list[int]]:
+    """The call of a function with a `custom_jvp` as the user wrote it, and the places
+    of its results among those of that call.
+
+    Where JAX eliminates dead code it wraps the function's rule and leaves out results
+    that nobody uses, of which a rule registered for the function knows nothing. (Where
+    JAX has changed the wrapping the equation stays as it is.)
+    """
+    places = list(range(len(eqn.outvars)))
+    while True:
+        near = _cells(eqn.params["jvp_jaxpr_fun"].f)
+        held = [x for f in near for x in _cells(f)]
+        wrapped = [x for x in held if isinstance(x, jex.JaxprEqn)]
+        masks = [x for x in held if isinstance(x, list | tuple)]
+        if len(wrapped) != 1 or len(masks) != 1:
+            return eqn, places
+        [inner], [mask] = wrapped, masks
+        if inner.primitive is not eqn.primitive or len(mask) != len(inner.outvars):
+            return eqn, places
+        kept = [i for i, used in enumerate(mask) if used]
+        eqn, places = inner, [kept[i] for i in places]
+
+
+def _cells(fun: Any) -> list[Any]:
+    """What a Python function closes over."""
+    return [cell.cell_contents for cell in getattr(fun, "__closure__", None) or ()]
 
 
 def as_weak_as(aval: Aval, x: Any) -> Any:
@@ -310,12 +398,7 @@ def is_differentiable(aval: Aval) -> bool:
 def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
     """The same function, without what it does not need: neither here nor in its loops,
     branches and calls. All of its arguments stay."""
-    inner, _ = dce_jaxpr(
-        jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars), instantiate=True
-    )
-    if hasattr(inner, "consts"):
-        return inner
-    return jex.ClosedJaxpr(inner, jaxpr.consts)
+    return _pruned(jaxpr, [True] * len(jaxpr.jaxpr.outvars), True)[0]
 
 
 def with_body(jaxpr: Jaxpr, replaced: Callable[[Jaxpr], Jaxpr]) -> Jaxpr:

@@ -4,7 +4,9 @@ Along a curve every array of a program is a series `x(t) = Σ_k x_k t^k`. Coeffi
 are normalised, `x_k = x^(k)(0) / k!`; factorials appear only at the public border.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -102,6 +104,7 @@ class Series:
         "filed",
         "key",
         "tentative",
+        "is_tracked",
         "sources",
         "uses",
         "is_view",
@@ -133,6 +136,9 @@ class Series:
         self.key = ""
         # The series under construction that it depends on, and how many orders ahead.
         self.tentative: dict[Tentative, int] = {}
+        # Whether these are found as its coefficients are computed. (Those of an
+        # equation's outputs are known from its inputs.)
+        self.is_tracked = not filed
         # Where coefficient `k` takes coefficient `k` of a few others and next to no
         # work, those; `None` where it takes products with all lower orders, or more.
         self.sources: Sequence[Series] | None = None
@@ -151,13 +157,24 @@ class Series:
         # The forms in which coefficients were multiplied, and what was given a form.
         self._factors: dict[Any, tuple[Any, Any]] = {}
         self._derivative: Series | None = None
+        if not filed:
+            _made_by(self)
 
     def __getitem__(self, k: int) -> Term:
         """Coefficient `k`: an array, or `None` where it is known to be zero."""
         terms = self._terms
-        while len(terms) <= k:
-            n = len(terms)
-            terms.append(self._compute(n) if self.support >> n & 1 else None)
+        if len(terms) <= k:
+            caller, _now.by = _now.by, self
+            try:
+                while len(terms) <= k:
+                    n = len(terms)
+                    terms.append(self._compute(n) if self.support >> n & 1 else None)
+            finally:
+                _now.by = caller
+        if self.tentative:
+            reader = _now.by
+            if isinstance(reader, Series) and reader.is_tracked:
+                reader.depend_on([self], ahead=k - len(reader._terms))
         return terms[k]
 
     def wrap(self, wrapper: Callable[[Callable[[int], Term]], Callable]) -> None:
@@ -236,10 +253,11 @@ class Series:
         `k` of it with coefficient `k + ahead` of them."""
         for series in inputs:
             for tentative, n in series.tentative.items():
-                known = self.tentative.get(tentative, -1)
-                self.tentative[tentative] = max(known, n + ahead)
-                if known < 0:
+                known = self.tentative.get(tentative)
+                if known is None:
                     tentative.dependents.append(self)
+                if known is None or known < n + ahead:
+                    self.tentative[tentative] = n + ahead
 
     def dense(self, k: int) -> Any:
         """Coefficient `k` as an array, also where it is zero."""
@@ -264,8 +282,47 @@ class Series:
                 self.aval, self.support >> 1, compute, closed=self.closed, filed=True
             )
             self._derivative.is_view = True
+            self._derivative.is_tracked = True  # What `self` depends on may come later.
             self._derivative.depend_on([self], ahead=1)
         return self._derivative
+
+
+class Reading:
+    """One call of a rule, and the series that the rule has constructed itself: those of
+    its outputs, and others that it computes them with."""
+
+    def __init__(self, closed: bool):
+        self.closed = closed
+        self.made: list[Series] = []
+
+
+class _Now(threading.local):
+    # The rule that is called, or the series of which a coefficient is computed.
+    by: Reading | Series | None = None
+
+
+_now = _Now()
+
+
+@contextlib.contextmanager
+def reading(closed: bool) -> Iterator[list[Series]]:
+    """Collects the series that are constructed within, except by other rules, and by
+    functions that compute a coefficient: when these are called is not the same in each
+    reading of a program, so that such a series can have no name in a history."""
+    caller, _now.by = _now.by, Reading(closed)
+    try:
+        yield _now.by.made
+    finally:
+        _now.by = caller
+
+
+def _made_by(series: Series) -> None:
+    """Tells a new series whether all that it may be computed from is known."""
+    by = _now.by
+    if by is not None:
+        series.closed = series.closed and by.closed
+        if isinstance(by, Reading):
+            by.made.append(series)
 
 
 class Tentative:

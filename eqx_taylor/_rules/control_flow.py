@@ -60,16 +60,23 @@ class _Kept:
     def __init__(self, walk: Walk):
         self.walk = walk
         self.entries: dict[str, Any] = {}
+        # The run that each was computed by.
+        self.runs: dict[str, int] = {}
 
     def load(self, key: str, k: int) -> dict[str, Any]:
-        """Those of orders below `k`: there may be others, that were taken back."""
+        """What the runs for orders below `k` have left. There may have been one for
+        order `k` itself, of a coefficient that was taken back since; what it computed
+        of lower orders (of a slope, `x'_{k-1} = k x_k`) is wrong as well."""
         history = self.walk.history
         entries = self.entries if history is None else history.inner(key)
         return {
-            name: entry for name, entry in entries.items() if order_of_entry(name) < k
+            name: entry
+            for name, entry in entries.items()
+            if order_of_entry(name) < k and self.runs.get(name, -1) < k
         }
 
-    def save(self, key: str, fresh: dict[str, Any]) -> None:
+    def save(self, key: str, k: int, fresh: dict[str, Any]) -> None:
+        self.runs.update(dict.fromkeys(fresh, k))
         if self.walk.history is None:
             self.entries = {**self.entries, **fresh}
         else:
@@ -148,7 +155,7 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
         final, (ys, fresh) = loop(
             body, first, (pack(xs, x_supports, k), kept.load(key, k))
         )
-        kept.save(key, fresh)
+        kept.save(key, k, fresh)
         terms = dict(zip(returned, [*final, *ys]))
         return [terms.get(i) for i in range(len(supports))]
 
@@ -292,7 +299,7 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
             [ft.partial(padded, number) for number in range(len(branches))],
             jtu.tree_leaves(args),
         )
-        kept.save(key, fresh)
+        kept.save(key, k, fresh)
         found = dict(zip(returned, terms))
         return [found.get(i) for i in range(len(supports))]
 

@@ -73,7 +73,10 @@ def image(
         return None if x[k] is None else fun(x[k])
 
     support = x.support >> first << first
-    series = Series(jax.eval_shape(fun, x.aval), support, compute, closed=x.closed)
+    aval = jax.eval_shape(fun, x.aval)
+    series = Series(aval, support, compute, closed=x.closed, filed=True)
+    # Outputs of the rule itself, which are not filed yet, will be stored.
+    series.is_view = x.is_view or not x.filed
     series.depend_on(inputs)
     return series
 
