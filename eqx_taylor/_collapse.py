@@ -353,6 +353,9 @@ def _linear_operands(eqn: Any, moving: Sequence[int]) -> Collection[int]:
         linear = (1,)
     elif isinstance(rule, ft.partial) and rule.func is _linear_rule:
         linear = range(count)[rule.keywords["operands"]]
+        linear_part = rule.keywords.get("linear_part", lambda eqn: eqn)
+        if linear_part(eqn) is not eqn:
+            return ()  # A sum would have its constant once, not once per direction.
     elif isinstance(rule, ft.partial) and rule.func is _bilinear_rule:
         linear = [i for i in rule.keywords["operands"] if i in moving]
         if len(linear) != 1:

@@ -23,7 +23,7 @@ def _derived(walk: Walk, eqn, inputs) -> list[Series]:
         jaxpr = _derivative(walk, eqn, inputs, moving)
         return inner.interpret(jaxpr, [*inputs, *slopes])
 
-    moving = _moving(inputs)
+    moving = _moving(eqn, inputs)
     return integrals(walk, eqn, inputs, slope)
 
 
@@ -37,8 +37,20 @@ def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
     return _derived(walk, eqn, inputs)
 
 
-def _moving(inputs) -> list[int]:
-    return [i for i, series in enumerate(inputs) if not series.is_constant]
+# JAX's derivatives of these fail, or make equations that do, where only some of the
+# operands have a tangent, as along a line: there `x` moves, and `x'` does not. (The
+# second half of the operands of `reduce_window` are where its sums begin.)
+_OPERANDS_MOVE_TOGETHER = {"pallas_call": 1, "reduce_window": 2}
+
+
+def _moving(eqn, inputs) -> list[int]:
+    part = _OPERANDS_MOVE_TOGETHER.get(eqn.primitive.name)
+    together = 0 if part is None else len(inputs) // part
+    return [
+        i
+        for i, series in enumerate(inputs)
+        if not series.is_constant or i < together and is_differentiable(series.aval)
+    ]
 
 
 def _derivative(walk: Walk, eqn, inputs, moving):
@@ -91,7 +103,7 @@ def _is_piecewise_linear(walk: Walk, eqn, inputs) -> bool:
     rule that applies the function to `x'` can do so only if the function is linear, and
     this is supposed meanwhile.
     """
-    moving = _moving(inputs)
+    moving = _moving(eqn, inputs)
 
     def find_out():
         probe = Walk(order=6, abstract=True)
