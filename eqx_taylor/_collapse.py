@@ -28,6 +28,7 @@ from jax import lax
 from jax.core import Tracer
 
 from . import _rules as _rules
+from ._check import escaped
 from ._interpreter import RULES
 from ._jax import bind, close, is_differentiable, is_literal, live_equations, trace
 from ._rules._define import _bilinear_rule, _linear_rule
@@ -73,7 +74,10 @@ def sums_over_directions(
     for output, label in zip(outputs, labels):
         output.wanted.add(label)
     demand(program)
-    run(program, sums)
+    try:
+        run(program, sums)
+    except jax.errors.UnexpectedTracerError as e:  # Of the function's own trace.
+        raise escaped("a function") from e
     results = iter(
         _scaled(sums[label].factor, output.sum(label, sums))
         for output, label in zip(outputs, labels)
@@ -86,7 +90,9 @@ class Weights:
 
     def __init__(self, weights: Any):
         self.count = len(weights)
-        if isinstance(weights, Tracer | jax.Array) or np.ptp(weights) != 0:
+        if self.count == 0:  # A sum of nothing.
+            self.factor, self.each, self.total = 1.0, None, 0
+        elif isinstance(weights, Tracer | jax.Array) or np.ptp(weights) != 0:
             self.factor, self.each, self.total = 1.0, weights, jnp.sum(weights)
         else:
             self.factor, self.each, self.total = weights[0], None, self.count

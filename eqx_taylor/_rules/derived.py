@@ -6,10 +6,13 @@ program, and it is read as series like any other. Where `p(x)` occurs in it (`ta
 `custom_jvp` is honoured, at every order.
 """
 
+import contextlib
+
 import jax
 
+from .._check import escaped
 from .._interpreter import OTHERWISE, register, Walk
-from .._jax import bind, is_differentiable, trace
+from .._jax import bind, is_differentiable, name_of, trace
 from .._memo import params_key
 from .._series import mask, Series, unknown
 from . import coverage
@@ -32,9 +35,24 @@ def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
     if params_key(eqn) in walk.supposed_linear:
         support = joined_support(inputs)
         return [unknown(var.aval, support) for var in eqn.outvars]
-    if _is_piecewise_linear(walk, eqn, inputs):
-        return piecewise_linear_rule(walk, eqn, inputs)
-    return _derived(walk, eqn, inputs)
+    with _escaped_values(eqn):
+        if _is_piecewise_linear(walk, eqn, inputs):
+            outs = piecewise_linear_rule(walk, eqn, inputs)
+        else:
+            outs = _derived(walk, eqn, inputs)
+    for series in outs:
+        series.wrap(_escaped_values(eqn))
+    return outs
+
+
+@contextlib.contextmanager
+def _escaped_values(eqn):
+    """Says what to do where JAX says that a value has escaped: from the function that
+    is traced, into the rule that is called later."""
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError as e:
+        raise escaped(name_of(eqn.params["call_jaxpr"])) from e
 
 
 # JAX's derivatives of these fail, or make equations that do, where only some of the
