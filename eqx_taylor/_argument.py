@@ -92,7 +92,7 @@ class Argument:
         for array in self.arrays:
             part = rows[:, start : start + array.size]
             start += array.size
-            part = part.reshape(-1, *array.shape)
+            part = part.reshape(rows.shape[0], *array.shape)
             # Where nothing moves in any direction nothing need be computed.
             none = isinstance(part, np.ndarray) and not np.any(part)
             part = None if none else jnp.asarray(part, array.dtype)

@@ -406,3 +406,13 @@ def check_carried(order: int, shapes: Sequence[tuple[int, ...]]) -> None:
                 f"and this solver is of order {order}. Resume with a solver of the "
                 "same order, or leave `solver_state` out, which costs nothing."
             )
+
+
+def escaped(name: str) -> ValueError:
+    """Of a value that JAX says has escaped from the function that was traced."""
+    return ValueError(
+        f"The derivative of `{name}` (a `jax.custom_jvp`) closes over a value that is "
+        "computed within the function that is differentiated, around it. Pass this "
+        "value as an argument: a rule may close over constants, and over arguments of "
+        "transformations that are outside of the jet."
+    )

@@ -28,6 +28,7 @@ from jax import lax
 from jax.core import Tracer
 
 from . import _rules as _rules
+from ._check import escaped
 from ._interpreter import RULES
 from ._jax import (
     bind,
@@ -85,7 +86,10 @@ def sums_over_directions(
     for output, label in zip(outputs, labels):
         output.wanted.add(label)
     demand(program)
-    run(program, sums)
+    try:
+        run(program, sums)
+    except jax.errors.UnexpectedTracerError as e:  # Of the function's own trace.
+        raise escaped("a function") from e
     results = iter(
         _scaled(sums[label].factor, output.sum(label, sums))
         for output, label in zip(outputs, labels)
@@ -98,7 +102,9 @@ class Weights:
 
     def __init__(self, weights: Any):
         self.count = len(weights)
-        if isinstance(weights, Tracer | jax.Array) or np.ptp(weights) != 0:
+        if self.count == 0:  # A sum of nothing.
+            self.factor, self.each, self.total = 1.0, None, 0
+        elif isinstance(weights, Tracer | jax.Array) or np.ptp(weights) != 0:
             self.factor, self.each, self.total = 1.0, weights, jnp.sum(weights)
         else:
             self.factor, self.each, self.total = weights[0], None, self.count
@@ -365,6 +371,9 @@ def _linear_operands(eqn: Any, moving: Sequence[int]) -> Collection[int]:
         linear = (1,)
     elif isinstance(rule, ft.partial) and rule.func is _linear_rule:
         linear = range(count)[rule.keywords["operands"]]
+        linear_part = rule.keywords.get("linear_part", lambda eqn: eqn)
+        if linear_part(eqn) is not eqn:
+            return ()  # A sum would have its constant once, not once per direction.
     elif isinstance(rule, ft.partial) and rule.func is _bilinear_rule:
         linear = [i for i in rule.keywords["operands"] if i in moving]
         if len(linear) != 1:

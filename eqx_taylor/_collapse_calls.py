@@ -131,8 +131,10 @@ class _Scan(Node):
             out = self.body.call(self.forms, everything, self.out_forms, sums)
             return out[: p.num_carry], out[p.num_carry :]
 
+        # `lax.scan` takes no symbolic length (of `jax.export`); it has that of `xs`.
+        length = None if any(xs) else p.length
         final, ys = lax.scan(
-            body, init, xs, length=p.length, reverse=p.reverse, unroll=p.unroll
+            body, init, xs, length=length, reverse=p.reverse, unroll=p.unroll
         )
         ys = _moved(ys, self.out_forms[p.num_carry :], 1, 0)
         _put_all(self.outputs, self.out_forms, [*final, *ys])

@@ -24,6 +24,7 @@ from ._counts import count_jaxpr
 from ._filter_trace import filter_trace, Wrapper
 from ._interpreter import register
 from ._jax import bind, close, evaluate, is_differentiable, is_literal, trace
+from ._rules.coverage import ELEMENTWISE
 from ._simplify._cse import cse_jaxpr
 
 
@@ -216,6 +217,8 @@ def _elementwise_jvp(program, primals, tangents):
         factor, tangent = found[what], tangents[number]
         if tangent.dtype != factor.dtype:
             tangent = tangent.astype(factor.dtype)
+        if tangent.ndim > factor.ndim:  # The function drops axes of length 1.
+            tangent = tangent.reshape(tangent.shape[tangent.ndim - factor.ndim :])
         if tangent.shape != factor.shape:
             tangent = jnp.broadcast_to(tangent, factor.shape)
         term = factor * tangent
@@ -261,19 +264,6 @@ def _has_custom_rules(jaxpr: Jaxpr) -> bool:
 
 # -- which functions are elementwise
 
-_ELEMENTWISE = frozenset(
-    """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
-    cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos cosh digamma
-    div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a
-    igammac imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt
-    lt_to max min mul mulhi name ne neg nextafter not one_minus_square
-    optimization_barrier or polygamma polynomial population_count pow pvary
-    random_gamma_grad real reduce_precision regularized_incomplete_beta rem round
-    rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh
-    sqrt square sub tan tanh xor zeta
-    """.split()
-)
 # Elementwise if the shapes are right.
 _PLACING = ("bitcast_convert_type", "broadcast_in_dim", "reshape", "squeeze")
 # A complex input has one slope only where the function is holomorphic.
@@ -323,9 +313,9 @@ def _walk(jaxpr: Any, atoms: Sequence[_Atom]) -> list[_Atom]:
             frozenset().union(*[atom.depends_on for atom in inputs]),
             any(atom.complex for atom in inputs),
         )
-        if not joined.depends_on:
-            continue
         name = eqn.primitive.name
+        if not joined.depends_on or name == "stop_gradient":
+            continue
         if name in _CALLS:
             outs = _walk(close(eqn.params[_CALLS[name]]).jaxpr, inputs)
         else:
@@ -338,7 +328,7 @@ def _walk(jaxpr: Any, atoms: Sequence[_Atom]) -> list[_Atom]:
 def _check_elementwise(eqn: Any, joined: _Atom) -> None:
     name = eqn.primitive.name
     aligned = name in _PLACING and _is_aligned(eqn)
-    if name not in _ELEMENTWISE and not aligned:
+    if name not in ELEMENTWISE and not aligned:
         shapes = ", ".join(str(np.shape(var.aval)) for var in eqn.invars)
         why = (
             "`jarrett` needs forward mode, which a `jax.custom_vjp` does not have"

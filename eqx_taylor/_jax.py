@@ -51,6 +51,12 @@ def without_references(jaxpr: Jaxpr) -> Jaxpr:
     return discharge_state(jaxpr, lower=False)
 
 
+def name_of(jaxpr: Jaxpr) -> str:
+    """The name of the function that was traced."""
+    info = getattr(close(jaxpr).jaxpr, "debug_info", None)
+    return getattr(info, "func_name", "a function")
+
+
 def is_literal(atom: Any) -> bool:
     return isinstance(atom, jex.Literal)
 

@@ -5,6 +5,7 @@ from . import (
     control_flow as control_flow,
     custom_jvps as custom_jvps,
     derived as derived,
+    determinant as determinant,
     elementwise as elementwise,
     implicit as implicit,
     linear_algebra as linear_algebra,

@@ -81,7 +81,19 @@ def define_linear(
         FUSED.update(map(rule_key, targets))
 
 
-def _linear_rule(walk: Walk, eqn, inputs, *, operands) -> list[Series]:
+def define_affine(
+    target: Target, linear_part: Callable[[Any], Any], *, operands: slice
+) -> None:
+    """Declares what is linear up to a constant, which a parameter holds. `linear_part`
+    returns an equation that lacks the constant."""
+    rule = ft.partial(_linear_rule, operands=operands, linear_part=linear_part)
+    register(target)(rule)
+    FUSED.add(rule_key(target))
+
+
+def _linear_rule(
+    walk: Walk, eqn, inputs, *, operands, linear_part=lambda eqn: eqn
+) -> list[Series]:
     linear = range(len(inputs))[operands]
     if any(i not in linear and not s.is_constant for i, s in enumerate(inputs)):
         return RULES[OTHERWISE](walk, eqn, inputs)
@@ -92,7 +104,7 @@ def _linear_rule(walk: Walk, eqn, inputs, *, operands) -> list[Series]:
         if all(inputs[i][k] is None for i in linear):
             return [None] * len(eqn.outvars)
         args = [s.dense(k) if i in linear else s[0] for i, s in enumerate(inputs)]
-        return bind(eqn, args)
+        return bind(linear_part(eqn), args)
 
     return _outputs(eqn, joined_support(inputs), compute)
 

@@ -102,7 +102,9 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
 
     carry_supports, body_supports = _loop_supports(one_turn, _supports(init))
     supports = [*carry_supports, *body_supports[p.num_carry :]]
-    loop = ft.partial(lax.scan, length=p.length, reverse=p.reverse, unroll=p.unroll)
+    # `lax.scan` takes no symbolic length (of `jax.export`); it has that of `xs`.
+    length = p.length if len(xs) == 0 else None
+    loop = ft.partial(lax.scan, length=length, reverse=p.reverse, unroll=p.unroll)
 
     def all_orders():
         stop = walk.stop

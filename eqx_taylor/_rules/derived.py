@@ -6,10 +6,13 @@ program, and it is read as series like any other. Where `p(x)` occurs in it (`ta
 `custom_jvp` is honoured, at every order.
 """
 
+import contextlib
+
 import jax
 
+from .._check import escaped
 from .._interpreter import OTHERWISE, register, Walk
-from .._jax import bind, is_differentiable, trace
+from .._jax import bind, is_differentiable, name_of, trace
 from .._memo import params_key
 from .._series import mask, Series, unknown
 from . import coverage
@@ -23,7 +26,7 @@ def _derived(walk: Walk, eqn, inputs) -> list[Series]:
         jaxpr = _derivative(walk, eqn, inputs, moving)
         return inner.interpret(jaxpr, [*inputs, *slopes])
 
-    moving = _moving(inputs)
+    moving = _moving(eqn, inputs)
     return integrals(walk, eqn, inputs, slope)
 
 
@@ -32,13 +35,40 @@ def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
     if params_key(eqn) in walk.supposed_linear:
         support = joined_support(inputs)
         return [unknown(var.aval, support) for var in eqn.outvars]
-    if _is_piecewise_linear(walk, eqn, inputs):
-        return piecewise_linear_rule(walk, eqn, inputs)
-    return _derived(walk, eqn, inputs)
+    with _escaped_values(eqn):
+        if _is_piecewise_linear(walk, eqn, inputs):
+            outs = piecewise_linear_rule(walk, eqn, inputs)
+        else:
+            outs = _derived(walk, eqn, inputs)
+    for series in outs:
+        series.wrap(_escaped_values(eqn))
+    return outs
 
 
-def _moving(inputs) -> list[int]:
-    return [i for i, series in enumerate(inputs) if not series.is_constant]
+@contextlib.contextmanager
+def _escaped_values(eqn):
+    """Says what to do where JAX says that a value has escaped: from the function that
+    is traced, into the rule that is called later."""
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError as e:
+        raise escaped(name_of(eqn.params["call_jaxpr"])) from e
+
+
+# JAX's derivatives of these fail, or make equations that do, where only some of the
+# operands have a tangent, as along a line: there `x` moves, and `x'` does not. (The
+# second half of the operands of `reduce_window` are where its sums begin.)
+_OPERANDS_MOVE_TOGETHER = {"pallas_call": 1, "reduce_window": 2}
+
+
+def _moving(eqn, inputs) -> list[int]:
+    part = _OPERANDS_MOVE_TOGETHER.get(eqn.primitive.name)
+    together = 0 if part is None else len(inputs) // part
+    return [
+        i
+        for i, series in enumerate(inputs)
+        if not series.is_constant or i < together and is_differentiable(series.aval)
+    ]
 
 
 def _derivative(walk: Walk, eqn, inputs, moving):
@@ -91,7 +121,7 @@ def _is_piecewise_linear(walk: Walk, eqn, inputs) -> bool:
     rule that applies the function to `x'` can do so only if the function is linear, and
     this is supposed meanwhile.
     """
-    moving = _moving(inputs)
+    moving = _moving(eqn, inputs)
 
     def find_out():
         probe = Walk(order=6, abstract=True)

@@ -10,18 +10,15 @@ import numpy as np
 from jax.core import Tracer
 
 from .._jax import bind, number_like
+from .._rules.coverage import ELEMENTWISE
 from ._graph import Graph, is_known, Operation, Value
 
 
-# What is computed: cheap functions of few numbers.
-_FOLDED = frozenset(
-    """
-    abs acos acosh add and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp
-    concatenate conj convert_element_type copy cos cosh digamma div eq erf erf_inv erfc
-    exp exp2 expm1 floor ge gt imag integer_pow is_finite le lgamma log log1p logistic
-    lt max min mul ne neg nextafter not or pow real reduce_precision rem reshape round
-    rsqrt select_n sign sin sinh slice sqrt square squeeze sub tan tanh transpose xor
-    """.split()
+# What is computed: functions of few numbers, but none that says how or where it is
+# computed, or how it is differentiated.
+_FOLDED = ELEMENTWISE - frozenset(["name", "optimization_barrier", "pvary"])
+_FOLDED |= frozenset(
+    "broadcast_in_dim concatenate reshape slice squeeze transpose".split()
 )
 # Those of which IEEE 754 says the result to the last bit, so that nothing has to be
 # compiled for them.

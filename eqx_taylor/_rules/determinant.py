@@ -1,0 +1,190 @@
+"""Determinants: polynomials, and read as such, also where a matrix is singular.
+
+JAX's derivative divides by pivots, and so do all of its higher ones. Up to eight rows
+there is a formula without divisions, of no more multiplications than an elimination
+has. A larger matrix is reduced to such a one.
+"""
+
+import functools as ft
+import itertools
+
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._interpreter import register, RULES, Walk
+from .._jax import custom_jvp_rule, is_jaxpr, trace
+from .._series import Series
+from ._define import derivative_rule, rewritten
+from .linear_algebra import adjoint, diagonal, matmul
+
+
+# Rows that minors are formed of: n 2^(n-1) products, at most, which 8 rows have twice
+# as many of as a series of the inverse takes (n^3), and 9 rows three times as many.
+_FEW = 8
+# The smallest pivot, in units of the largest entry in its row, after which rows are as
+# well eliminated: what is lost of coefficient k is about k times as many digits as it
+# has zeros. Chosen; random matrices have 1e-2 or more among all but the last 8 pivots.
+_PIVOT = 1e-3
+
+
+# -- few rows
+#
+# With A_K,J the minor of rows K and columns J (Laplace)
+#
+#   A_{K ∪ L, J} = Σ_{I ⊂ J} ± A_{K, I} A_{L, J - I}
+#
+# for rows K above rows L: those of pairs of rows first, then of pairs of pairs.
+
+
+def _by_minors(a):
+    n = a.shape[-1]
+    if n == 0:
+        return jnp.ones(a.shape[:-2], a.dtype)
+    # An axis of groups of rows, and one of sets of as many columns, in order.
+    size, groups = 1, a
+    others, rest = 0, None
+    while groups.shape[-2] > 1:
+        if groups.shape[-2] % 2:
+            last = groups[..., -1:, :]
+            rest = last if rest is None else _joined(n, size, last, others, rest)
+            others += size
+            groups = groups[..., :-1, :]
+        groups = _joined(n, size, groups[..., ::2, :], size, groups[..., 1::2, :])
+        size *= 2
+    if rest is not None:
+        groups = _joined(n, size, groups, others, rest)
+    return groups[..., 0, 0]
+
+
+def _joined(n: int, p: int, upper, q: int, lower):
+    """Minors of `p + q` rows, from those of `p` rows and those of `q` rows below."""
+    of_upper, of_lower, signs = _expansion(n, p, q)
+    terms = _entries(upper, of_upper) * _entries(lower, of_lower)
+    return jnp.sum(jnp.asarray(signs, terms.dtype) * terms, axis=-1)
+
+
+def _entries(minors, places):
+    return minors.at[..., places].get(
+        mode="promise_in_bounds", wrap_negative_indices=False
+    )
+
+
+@ft.cache
+def _expansion(n: int, p: int, q: int):
+    """For each set of `p + q` columns, in a row, the places of the two minors of each
+    product, and its sign."""
+    of_upper = {set_: i for i, set_ in enumerate(itertools.combinations(range(n), p))}
+    of_lower = {set_: i for i, set_ in enumerate(itertools.combinations(range(n), q))}
+    rows = []
+    for columns in itertools.combinations(range(n), p + q):
+        row = []
+        for places in itertools.combinations(range(p + q), p):
+            chosen = tuple(columns[i] for i in places)
+            left = tuple(column for column in columns if column not in chosen)
+            exchanges = sum(places) - p * (p - 1) // 2
+            row.append((of_upper[chosen], of_lower[left], (-1) ** exchanges))
+        rows.append(row)
+    places = np.asarray(rows, np.int32)
+    return places[..., 0], places[..., 1], places[..., 2]
+
+
+# -- many rows
+#
+# With constant matrices F and G, of determinants of absolute value 1,
+#
+#   F A(t) G = [[B, C], [D, E]],    det A = det F⁻¹ det G⁻¹ det B det(E - D B⁻¹ C)
+#
+# where E has 8 rows, and B is regular: F is the permutation of the LU factorisation,
+# or, where the pivots of B are too small, F and G are those of the singular vectors.
+# There is a multiple of t^9 where even B is singular.
+
+
+def _by_blocks(a, order: int):
+    m = a.shape[-1] - _FEW
+    left, right, factor, is_regular = _frame(lax.stop_gradient(a), m)
+    a = matmul(matmul(left, a), right)
+    b, c, d, e = a[..., :m, :m], a[..., :m, m:], a[..., m:, :m], a[..., m:, m:]
+    others = jnp.broadcast_to(is_regular[..., None, None], b.shape)
+    eye = jnp.broadcast_to(jnp.eye(m, dtype=a.dtype), b.shape)
+    b = jnp.where(others, b, eye)
+    rest = e - matmul(d, jnp.linalg.solve(b, c))
+    det = factor * _regular(b) * _by_minors(rest)
+    singular = 0 if order <= _FEW else jnp.nan
+    return jnp.where(is_regular, det, jnp.asarray(singular, det.dtype))
+
+
+def _frame(a, m: int):
+    """Both matrices, the product of the inverses of their determinants, and whether
+    the first `m` rows and columns of what they make of `a` are regular."""
+    n = a.shape[-1]
+    packed, pivots, order = lax.linalg.lu(a)
+    eye = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype), a.shape)
+    columns = jnp.max(jnp.abs(a), axis=-2, keepdims=True)
+    sizes = jnp.abs(jnp.triu(packed)) / jnp.where(columns == 0, 1, columns)
+    is_small = diagonal(sizes)[..., :m] <= _PIVOT * jnp.max(sizes, axis=-1)[..., :m]
+
+    def of_rows():
+        left = jnp.take_along_axis(eye, order[..., None], -2)
+        exchanged = pivots != jnp.arange(n, dtype=pivots.dtype)
+        sign = jnp.where(jnp.sum(exchanged, axis=-1) % 2 == 0, 1, -1)
+        return left, eye, sign.astype(a.dtype), jnp.ones(a.shape[:-2], bool)
+
+    def of_vectors():
+        u, s, v_adjoint = jnp.linalg.svd(a)
+        factor = jnp.linalg.det(u) * jnp.linalg.det(v_adjoint)
+        smallest = n * float(jnp.finfo(a.dtype).eps) * s[..., 0]
+        return adjoint(u), adjoint(v_adjoint), factor, s[..., m - 1] > smallest
+
+    # A choice, and not both of them, also under `vmap`.
+    return lax.cond(eqxi.unvmap_any(jnp.any(is_small)), of_vectors, of_rows)
+
+
+# y = det B  =>  y' = y tr(B⁻¹ B')
+
+
+@jax.custom_jvp
+def _regular(b):
+    return jnp.linalg.det(b)
+
+
+def _slope(y, b, db):
+    inner = jnp.linalg.solve(b, db)
+    return y * jnp.trace(inner, axis1=-2, axis2=-1)
+
+
+@_regular.defjvp
+def _regular_jvp(primals, tangents):
+    [b], [db] = primals, tangents
+    y = _regular(b)
+    return y, _slope(y, b, db)
+
+
+register(_regular)(derivative_rule(_slope))
+
+
+# -- JAX's function
+
+
+def _determinant(walk: Walk, eqn, inputs) -> list[Series]:
+    n = inputs[0].aval.shape[-1]
+    fun = _by_minors if n <= _FEW else ft.partial(_by_blocks, order=walk.order)
+    return [rewritten(walk, eqn, inputs, fun)]
+
+
+def _register_within(jaxpr) -> None:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "custom_jvp_call":
+            RULES[custom_jvp_rule(eqn)[0]] = _determinant
+            continue
+        for value in eqn.params.values():
+            if is_jaxpr(value):
+                _register_within(getattr(value, "jaxpr", value))
+
+
+# The derivative of all of its forms is one; JAX 0.10 has none for two and three rows.
+_register_within(
+    trace(lambda a: [jnp.linalg.det(a)], jax.ShapeDtypeStruct((4, 4), jnp.float32))
+)
