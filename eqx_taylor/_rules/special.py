@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import OTHERWISE, register, RULES, Walk
-from .._series import Series
+from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
+from .._jax import bind
+from .._series import CONSTANT, convolve, Series
+from .._terms import add, scale
 from ._compose import composed, power_of_two
 from ._define import define_derivative
+from ._rows import at_least_single, rows_of_powers, widened
 
 
 # Functions that slopes are made of. They are computed by what is inside only for
@@ -169,12 +172,6 @@ def _betainc(walk: Walk, eqn, inputs) -> list[Series]:
     return (_in_last_operand if fixed else RULES[OTHERWISE])(walk, eqn, inputs)
 
 
-def at_least_single(*arrays):
-    """In float32 at least: half precision has neither the range nor the digits."""
-    dtype = jnp.float64 if arrays[0].dtype == jnp.float64 else jnp.float32
-    return [x.astype(dtype) for x in arrays]
-
-
 def _log1p_less(m):
     """`log(1 + m) - m`, |m| < 1/2: with r = m / (2 + m), (log(1 + m) = 2 artanh r)
     = r (2 r² (1/3 + r²/5 + ...) - m)."""
@@ -203,68 +200,87 @@ _BERNOULLI = [
 
 # -- gamma functions
 
-# Taylor coefficients of log Γ(x + h) and its derivatives are values of the Hurwitz zeta
-# function (DLMF 5.15.1, 25.11.12):
+# All are Hurwitz's zeta function, but for a constant (DLMF 5.15.1, 25.11.12):
 #
-#   lgamma       ψ(x), then (-1)^n ζ(n, x) / n
-#   polygamma m  (-1)^(m+n+1) Γ(m+n+1) / n! ζ(m+n+1, x)
-#   zeta(s, x)   (-1)^n (s)_n / n! ζ(s+n, x)
+#   lgamma' = ψ,   ψ^(m) = (-1)^(m+1) Γ(m+1) ζ(m+1, x)
 #
-# all times u^n, with u near x: u^s ζ(s, x) neither overflows nor vanishes.
+# which is a sum of powers of x + i, and has a recurrence for each of them. It is scaled
+# by u^s, with u near x: u^s ζ(s, x) neither overflows nor vanishes.
 
-
-@register("lgamma")
-def _lgamma(walk: Walk, eqn, inputs) -> list[Series]:
-    def outer(x, u, n):
-        first = u * lax.digamma(x)
-        first, u, n, x = at_least_single(first, u, n, x)
-        others = _sign(n) * _scaled_zeta(jnp.where(n == 1, 2, n), x, u) / n
-        return jnp.where(n == 1, first, others)
-
-    [x] = inputs
-    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+define_derivative("lgamma", lambda y, x, dx: dx * lax.digamma(x))
 
 
 @register("digamma")
 def _digamma(walk: Walk, eqn, inputs) -> list[Series]:
-    def outer(x, u, n):
-        x, u, n = at_least_single(x, u, n)
-        return -_sign(n) * (_scaled_zeta(n + 1, x, u) / u)
-
-    [x] = inputs
-    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+    return [_zeta_series(walk, eqn, inputs, jnp.ones_like, lambda s, u: -1 / u)]
 
 
 @register("polygamma")
 def _polygamma(walk: Walk, eqn, inputs) -> list[Series]:
-    m, x = inputs
+    m, _ = inputs
     if not m.is_constant:
         return RULES[OTHERWISE](walk, eqn, inputs)
 
-    def outer(x, u, n):
-        m = jnp.broadcast_to(inputs[0][0], x.shape)
-        m, x, u, n = at_least_single(m, x, u, n)
-        # Γ(m+n+1) / n!
-        factor = lax.exp(lax.lgamma(m + 1)) * jnp.cumprod((m + n) / n, axis=0)
-        zeta = _scaled_zeta(m + n + 1, x, u) * (1 / u) * (1 / u) ** m
-        return -_sign(m + n) * factor * zeta
+    def exponent(x):
+        return 1 + jnp.broadcast_to(m[0], x.shape).astype(x.dtype)
 
-    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+    def factor(s, u):
+        return _sign(s) * lax.exp(lax.lgamma(s)) * (1 / u) * (1 / u) ** (s - 1)
+
+    return [_zeta_series(walk, eqn, inputs, exponent, factor)]
 
 
 @register("zeta")
 def _zeta(walk: Walk, eqn, inputs) -> list[Series]:
-    s, x = inputs
+    s, _ = inputs
     if not s.is_constant:
         return RULES[OTHERWISE](walk, eqn, inputs)
 
-    def outer(x, u, n):
-        s = jnp.broadcast_to(inputs[0][0], x.shape)
-        s, x, u, n = at_least_single(s, x, u, n)
-        factor = jnp.cumprod(-(s + n - 1) / n, axis=0)
-        return factor * (_hurwitz(s + n, x, u) * (1 / u) * (1 / u) ** (s - 1))
+    def exponent(x):
+        return jnp.broadcast_to(s[0], x.shape).astype(x.dtype)
 
-    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+    def factor(s, u):
+        return (1 / u) * (1 / u) ** (s - 1)
+
+    return [_zeta_series(walk, eqn, inputs, exponent, factor)]
+
+
+def _zeta_series(walk: Walk, eqn, inputs, exponent, factor) -> Series:
+    """The output of `eqn`, `factor(s, u) u^s ζ(s, x)` for s = `exponent(x)`."""
+    x = widened(walk, eqn, inputs[-1])
+    aval = eqn.outvars[0].aval
+
+    def rows(x, u):
+        return _scaled_zeta(exponent(x), x, u)
+
+    h, unit, y = rows_of_powers(walk, x, 1 + 3 * _ZETA_ROWS, _distance_to_pole, rows)
+
+    # The integral, with respect to h, of the powers that Euler and Maclaurin's formula
+    # begins with: a power itself, or a logarithm.
+    def compute_slope(k):
+        if y[k] is None:
+            return None
+        here, above, below = (y[k][n] for n in range(0, 3 * _ZETA_ROWS, _ZETA_ROWS))
+        turned = jnp.where(x[0] < 0, -here, here)
+        return -2 * unit[0] * (turned + above - below)
+
+    def compute_factor(_):
+        return factor(exponent(x[0]), unit[0])
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))[0]
+        total = scale(convolve(lax.mul, h.derivative, slope, k - 1), 1 / k)
+        if y[k] is not None:
+            total = add(total, jnp.sum(y[k], axis=0))
+        if total is None:
+            return None
+        return lax.convert_element_type(factors[0] * total, aval.dtype)
+
+    support = walk.analytic_support([x])
+    slope = walk.auxiliary(Series(x.aval, support, compute_slope), inputs)
+    factors = walk.auxiliary(Series(x.aval, CONSTANT, compute_factor), inputs)
+    return Series(aval, support, compute)
 
 
 def _sign(n):
@@ -277,7 +293,7 @@ def _distance_to_pole(x):
 
 
 def _scaled_zeta(s, x, u):
-    """`u^s Σ_{i>=0} (x + i)^-s` for integers s >= 2, x of any sign.
+    """The rows of `u^s Σ_{i>=0} (x + i)^-s` for s > 0, or integers s where x < 0.
 
     For x < 0 the sum over all integers, which is one around the nearest pole at a
     distance d, less those on the other side (DLMF 5.15.6).
@@ -285,23 +301,43 @@ def _scaled_zeta(s, x, u):
     negative = x < 0
     d = jnp.where(negative, x - lax.round(x), 0.25)
     nearby = jnp.where(negative, u, 0.25)
-    points = jnp.stack([jnp.where(negative, 1 - x, x), 1 + d, 1 - d])
-    units = jnp.stack([u, nearby, nearby])
-    here, above, below = _hurwitz(s[None], points, units)
-    around = (nearby / d) ** s + above + _sign(s) * below
-    return jnp.where(negative, around - _sign(s) * here, here)
+    sign = jnp.where(negative, _sign(s), 0)
+    parts = [
+        (jnp.where(negative, -sign, 1), jnp.where(negative, 1 - x, x), u),
+        (jnp.where(negative, 1, 0), 1 + d, nearby),
+        (sign, 1 - d, nearby),
+    ]
+    parts = [(weight, *_hurwitz(s, x, u)) for weight, x, u in parts]
+    pole = jnp.where(negative, (nearby / d) ** s, 0), 1 - s, u / d
+    first = [weight * y for weight, y, _, _ in parts] + [pole[0]]
+    turns = jnp.where(negative, -1, 1), 1, -1
+    turned = [turn * q for turn, (*_, q) in zip(turns, parts)] + [pole[2]]
+    slope = [a * q for a, q in zip([*[a for _, _, a, _ in parts], pole[1]], turned)]
+    return tuple(map(jnp.concatenate, (first, slope, turned)))
+
+
+_SHIFT = 10
 
 
 def _hurwitz(s, x, u):
     """`u^s Σ_{i>=0} (x + i)^-s`, x > 0, by Euler and Maclaurin's formula (DLMF
-    25.11.28) from x + 10 on."""
-    total = sum((u / (x + i)) ** s for i in range(10))
-    w = x + 10
-    series, term = w / (s - 1) + 1 / 2, s / w
+    25.11.28) from w = x + 10 on, but for its integral: its powers, 1 - their exponents,
+    and u over what they are powers of. The first is u^s w^-s / 2."""
+    ones = [1] * (x.ndim - 1)
+    near = u / (x + jnp.arange(_SHIFT, dtype=x.dtype).reshape(-1, *ones))
+    w = x + _SHIFT
+    terms, term = [jnp.full_like(w, 1 / 2)], s / w
     for j, bernoulli in enumerate(_BERNOULLI, 1):
-        series = series + bernoulli / math.factorial(2 * j) * term
+        terms.append(bernoulli / math.factorial(2 * j) * term)
         term = term * ((s + (2 * j - 1)) / w) * ((s + 2 * j) / w)
-    return total + (u / w) ** s * series
+    y = jnp.concatenate([(u / w) ** s * jnp.concatenate(terms), near**s])
+    lower = [0, *range(1, 2 * len(_BERNOULLI), 2), *[0] * _SHIFT]
+    a = 1 - s - jnp.array(lower, x.dtype).reshape(-1, *ones)
+    far = jnp.broadcast_to(u / w, (len(terms), *w.shape[1:]))
+    return y, a, jnp.concatenate([far, near])
+
+
+_ZETA_ROWS = 1 + len(_BERNOULLI) + _SHIFT
 
 
 # -- Bessel functions
