@@ -4,15 +4,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
-from .._jax import bind
-from .._series import CONSTANT, convolve, Series
-from .._terms import add, scale
+from .._interpreter import OTHERWISE, register, RULES, Walk
+from .._series import Series
 from ._compose import composed, power_of_two
 from ._define import define_derivative
-from ._rows import at_least_single, rows_of_powers, widened
+from ._rows import at_least_single, sum_of_rows, widened
 
 
 # Functions that slopes are made of. They are computed by what is inside only for
@@ -247,40 +246,16 @@ def _zeta(walk: Walk, eqn, inputs) -> list[Series]:
 
 def _zeta_series(walk: Walk, eqn, inputs, exponent, factor) -> Series:
     """The output of `eqn`, `factor(s, u) u^s ζ(s, x)` for s = `exponent(x)`."""
-    x = widened(walk, eqn, inputs[-1])
-    aval = eqn.outvars[0].aval
 
     def rows(x, u):
         return _scaled_zeta(exponent(x), x, u)
 
-    h, unit, y = rows_of_powers(walk, x, 1 + 3 * _ZETA_ROWS, _distance_to_pole, rows)
+    def whole_factor(x, u):
+        return factor(exponent(x), u)
 
-    # The integral, with respect to h, of the powers that Euler and Maclaurin's formula
-    # begins with: a power itself, or a logarithm.
-    def compute_slope(k):
-        if y[k] is None:
-            return None
-        here, above, below = (y[k][n] for n in range(0, 3 * _ZETA_ROWS, _ZETA_ROWS))
-        turned = jnp.where(x[0] < 0, -here, here)
-        return -2 * unit[0] * (turned + above - below)
-
-    def compute_factor(_):
-        return factor(exponent(x[0]), unit[0])
-
-    def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
-        total = scale(convolve(lax.mul, h.derivative, slope, k - 1), 1 / k)
-        if y[k] is not None:
-            total = add(total, jnp.sum(y[k], axis=0))
-        if total is None:
-            return None
-        return lax.convert_element_type(factors[0] * total, aval.dtype)
-
-    support = walk.analytic_support([x])
-    slope = walk.auxiliary(Series(x.aval, support, compute_slope), inputs)
-    factors = walk.auxiliary(Series(x.aval, CONSTANT, compute_factor), inputs)
-    return Series(aval, support, compute)
+    x = widened(walk, eqn, inputs[-1])
+    number, unit = 3 * _ZETA_ROWS + 1, _distance_to_pole
+    return sum_of_rows(walk, eqn, inputs, x, number, unit, rows, whole_factor)
 
 
 def _sign(n):
@@ -292,52 +267,60 @@ def _distance_to_pole(x):
     return power_of_two(jnp.where((distance == 0) | jnp.isinf(x), 1, distance))
 
 
-def _scaled_zeta(s, x, u):
-    """The rows of `u^s Σ_{i>=0} (x + i)^-s` for s > 0, or integers s where x < 0.
+# By Euler and Maclaurin's formula (DLMF 25.11.28), for x > 0
+#
+#   ζ(s, x) = Σ_{i<N} (x + i)^-s + w^(1-s) / (s - 1) + w^-s / 2
+#             + Σ_j B_2j / (2j)! (s)_(2j-1) w^(-s-2j+1),        w = x + N
+#
+# where for s = 1 the second term is -log(w) but for a constant. With N = 8 and 11 terms
+# of the last sum what is left out is below a rounding of the rest.
+_SHIFT = 8
+_TAIL = np.array([b / math.factorial(2 * j) for j, b in enumerate(_BERNOULLI[:11], 1)])
+# How much larger the exponents are than s.
+_LOWER = np.concatenate(
+    [np.zeros(_SHIFT), [-1, 0], 2 * np.arange(1, len(_TAIL) + 1) - 1]
+)
+_ZETA_ROWS = len(_LOWER)
 
-    For x < 0 the sum over all integers, which is one around the nearest pole at a
+
+def _scaled_zeta(s, x, u):
+    """The rows of `u^s ζ(s, x)` for s > 0, or integers s where x < 0.
+
+    For x < 0 it is the sum over all integers, which is one around the nearest pole at a
     distance d, less those on the other side (DLMF 5.15.6).
     """
     negative = x < 0
     d = jnp.where(negative, x - lax.round(x), 0.25)
-    nearby = jnp.where(negative, u, 0.25)
     sign = jnp.where(negative, _sign(s), 0)
-    parts = [
-        (jnp.where(negative, -sign, 1), jnp.where(negative, 1 - x, x), u),
-        (jnp.where(negative, 1, 0), 1 + d, nearby),
-        (sign, 1 - d, nearby),
-    ]
-    parts = [(weight, *_hurwitz(s, x, u)) for weight, x, u in parts]
-    pole = jnp.where(negative, (nearby / d) ** s, 0), 1 - s, u / d
-    first = [weight * y for weight, y, _, _ in parts] + [pole[0]]
-    turns = jnp.where(negative, -1, 1), 1, -1
-    turned = [turn * q for turn, (*_, q) in zip(turns, parts)] + [pole[2]]
-    slope = [a * q for a, q in zip([*[a for _, _, a, _ in parts], pole[1]], turned)]
-    return tuple(map(jnp.concatenate, (first, slope, turned)))
-
-
-_SHIFT = 10
-
-
-def _hurwitz(s, x, u):
-    """`u^s Σ_{i>=0} (x + i)^-s`, x > 0, by Euler and Maclaurin's formula (DLMF
-    25.11.28) from w = x + 10 on, but for its integral: its powers, 1 - their exponents,
-    and u over what they are powers of. The first is u^s w^-s / 2."""
-    ones = [1] * (x.ndim - 1)
-    near = u / (x + jnp.arange(_SHIFT, dtype=x.dtype).reshape(-1, *ones))
-    w = x + _SHIFT
-    terms, term = [jnp.full_like(w, 1 / 2)], s / w
-    for j, bernoulli in enumerate(_BERNOULLI, 1):
-        terms.append(bernoulli / math.factorial(2 * j) * term)
-        term = term * ((s + (2 * j - 1)) / w) * ((s + 2 * j) / w)
-    y = jnp.concatenate([(u / w) ** s * jnp.concatenate(terms), near**s])
-    lower = [0, *range(1, 2 * len(_BERNOULLI), 2), *[0] * _SHIFT]
-    a = 1 - s - jnp.array(lower, x.dtype).reshape(-1, *ones)
-    far = jnp.broadcast_to(u / w, (len(terms), *w.shape[1:]))
-    return y, a, jnp.concatenate([far, near])
-
-
-_ZETA_ROWS = 1 + len(_BERNOULLI) + _SHIFT
+    one = jnp.ones_like(x)
+    turn, nearby = jnp.where(negative, -1, one), jnp.where(negative, u, 0.25)
+    points = jnp.stack([jnp.where(negative, 1 - x, x), 1 + d, 1 - d], axis=1)
+    units = jnp.stack([u, nearby, nearby], axis=1)
+    turns = jnp.stack([turn, one, -one], axis=1)
+    weights = jnp.stack(
+        [jnp.where(negative, sign, 1), jnp.where(negative, one, 0), -sign], axis=1
+    )
+    column = (-1, *[1] * x.ndim)
+    s = s[:, None]
+    w = points + _SHIFT
+    n = np.arange(1, len(_TAIL) + 1).astype(x.dtype).reshape(column)
+    tail = lax.cumprod((s + (2 * n - 2)) / w * ((s + (2 * n - 1)) / w), axis=0)
+    tail = _TAIL.astype(x.dtype).reshape(column) * (w * tail)
+    shifts = np.arange(_SHIFT).astype(x.dtype).reshape(column)
+    near, far = units / (points + shifts), units / w
+    slope = [s * near ** (s + 1)]
+    slope += [far ** (s + 1) * jnp.concatenate([w, s / 2 + 0 * w, tail])]
+    slope = -weights * jnp.concatenate(slope)
+    far = jnp.broadcast_to(far, (_ZETA_ROWS - _SHIFT, *far.shape[1:]))
+    offset = turns * jnp.concatenate([near, far])
+    linear = ((1 - s) - _LOWER.astype(x.dtype).reshape(column)) * offset
+    # The pole itself.
+    s, q = s[:, 0], u / d
+    pole = [jnp.where(negative, -s * q ** (s + 1), 0), (1 - s) * q, q]
+    return tuple(
+        jnp.concatenate([jnp.reshape(rows, (-1, *x.shape[1:])), row])
+        for rows, row in zip((slope, linear, offset), pole)
+    )
 
 
 # -- Bessel functions
