@@ -77,7 +77,7 @@ def in_product(*factors):
 
 def in_integral(slope):
     """Those of `y' = g x'`, from those of `g`."""
-    return lambda x: (slope(x) * size(x[1])).integral()
+    return lambda x: (slope(x) * sizes_of(x.derivative())).integral()
 
 
 def in_quotient(f, g):
@@ -167,7 +167,7 @@ def erf_inv(x):
     around = arb_series([y0, 1]).erf()
     around = around - around[0]
     inverse = arb_series([0, *[around[k] for k in range(1, flint.ctx.cap)]])
-    return y0 + inverse.reversion()(x - x[0])
+    return y0 + inverse.reversion()(arb_series([0, *[x[k] for k in range(1, flint.ctx.cap)]]))
 
 
 def log_gamma(x):
@@ -186,7 +186,7 @@ def differentiated(exact, n):
             y = y.derivative()
         y = type(x)([y[k] for k in range(cap)])
         flint.ctx.cap = cap
-        h = x - x[0]
+        h = type(x)([0, *[x[k] for k in range(1, cap)]])
         return y(h) if h.length() > 1 else y
 
     return fun
@@ -203,7 +203,7 @@ def bessel(order):
             / (arb(2) ** n * math.factorial(n))
             for n in range(cap)
         ]
-        return arb_series(terms)(x - x[0])
+        return arb_series(terms)(arb_series([0, *[x[k] for k in range(1, cap)]]))
 
     return exact
 

@@ -15,7 +15,8 @@ from .._jax import custom_jvp_rule, trace
 from .._series import Series
 from ._compose import composed, power_of_two
 from ._define import derivative_rule, rewritten
-from .special import at_least_single, gaussian
+from ._rows import at_least_single
+from .special import gaussian
 
 
 def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:

@@ -4,12 +4,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .._interpreter import OTHERWISE, register, RULES, Walk
 from .._series import Series
 from ._compose import composed, power_of_two
 from ._define import define_derivative
+from ._rows import at_least_single, sum_of_rows, widened
 
 
 # Functions that slopes are made of. They are computed by what is inside only for
@@ -169,12 +171,6 @@ def _betainc(walk: Walk, eqn, inputs) -> list[Series]:
     return (_in_last_operand if fixed else RULES[OTHERWISE])(walk, eqn, inputs)
 
 
-def at_least_single(*arrays):
-    """In float32 at least: half precision has neither the range nor the digits."""
-    dtype = jnp.float64 if arrays[0].dtype == jnp.float64 else jnp.float32
-    return [x.astype(dtype) for x in arrays]
-
-
 def _log1p_less(m):
     """`log(1 + m) - m`, |m| < 1/2: with r = m / (2 + m), (log(1 + m) = 2 artanh r)
     = r (2 r² (1/3 + r²/5 + ...) - m)."""
@@ -203,68 +199,63 @@ _BERNOULLI = [
 
 # -- gamma functions
 
-# Taylor coefficients of log Γ(x + h) and its derivatives are values of the Hurwitz zeta
-# function (DLMF 5.15.1, 25.11.12):
+# All are Hurwitz's zeta function, but for a constant (DLMF 5.15.1, 25.11.12):
 #
-#   lgamma       ψ(x), then (-1)^n ζ(n, x) / n
-#   polygamma m  (-1)^(m+n+1) Γ(m+n+1) / n! ζ(m+n+1, x)
-#   zeta(s, x)   (-1)^n (s)_n / n! ζ(s+n, x)
+#   lgamma' = ψ,   ψ^(m) = (-1)^(m+1) Γ(m+1) ζ(m+1, x)
 #
-# all times u^n, with u near x: u^s ζ(s, x) neither overflows nor vanishes.
+# which is a sum of powers of x + i, and has a recurrence for each of them. It is scaled
+# by u^s, with u near x: u^s ζ(s, x) neither overflows nor vanishes.
 
-
-@register("lgamma")
-def _lgamma(walk: Walk, eqn, inputs) -> list[Series]:
-    def outer(x, u, n):
-        first = u * lax.digamma(x)
-        first, u, n, x = at_least_single(first, u, n, x)
-        others = _sign(n) * _scaled_zeta(jnp.where(n == 1, 2, n), x, u) / n
-        return jnp.where(n == 1, first, others)
-
-    [x] = inputs
-    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+define_derivative("lgamma", lambda y, x, dx: dx * lax.digamma(x))
 
 
 @register("digamma")
 def _digamma(walk: Walk, eqn, inputs) -> list[Series]:
-    def outer(x, u, n):
-        x, u, n = at_least_single(x, u, n)
-        return -_sign(n) * (_scaled_zeta(n + 1, x, u) / u)
-
-    [x] = inputs
-    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+    return [_zeta_series(walk, eqn, inputs, jnp.ones_like, lambda s, u: -1 / u)]
 
 
 @register("polygamma")
 def _polygamma(walk: Walk, eqn, inputs) -> list[Series]:
-    m, x = inputs
+    m, _ = inputs
     if not m.is_constant:
         return RULES[OTHERWISE](walk, eqn, inputs)
 
-    def outer(x, u, n):
-        m = jnp.broadcast_to(inputs[0][0], x.shape)
-        m, x, u, n = at_least_single(m, x, u, n)
-        # Γ(m+n+1) / n!
-        factor = lax.exp(lax.lgamma(m + 1)) * jnp.cumprod((m + n) / n, axis=0)
-        zeta = _scaled_zeta(m + n + 1, x, u) * (1 / u) * (1 / u) ** m
-        return -_sign(m + n) * factor * zeta
+    def exponent(x):
+        return 1 + jnp.broadcast_to(m[0], x.shape).astype(x.dtype)
 
-    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+    def factor(s, u):
+        return _sign(s) * lax.exp(lax.lgamma(s)) * (1 / u) * (1 / u) ** (s - 1)
+
+    return [_zeta_series(walk, eqn, inputs, exponent, factor)]
 
 
 @register("zeta")
 def _zeta(walk: Walk, eqn, inputs) -> list[Series]:
-    s, x = inputs
+    s, _ = inputs
     if not s.is_constant:
         return RULES[OTHERWISE](walk, eqn, inputs)
 
-    def outer(x, u, n):
-        s = jnp.broadcast_to(inputs[0][0], x.shape)
-        s, x, u, n = at_least_single(s, x, u, n)
-        factor = jnp.cumprod(-(s + n - 1) / n, axis=0)
-        return factor * (_hurwitz(s + n, x, u) * (1 / u) * (1 / u) ** (s - 1))
+    def exponent(x):
+        return jnp.broadcast_to(s[0], x.shape).astype(x.dtype)
 
-    return composed(walk, eqn, inputs, x, _distance_to_pole, outer)
+    def factor(s, u):
+        return (1 / u) * (1 / u) ** (s - 1)
+
+    return [_zeta_series(walk, eqn, inputs, exponent, factor)]
+
+
+def _zeta_series(walk: Walk, eqn, inputs, exponent, factor) -> Series:
+    """The output of `eqn`, `factor(s, u) u^s ζ(s, x)` for s = `exponent(x)`."""
+
+    def rows(x, u):
+        return _scaled_zeta(exponent(x), x, u)
+
+    def whole_factor(x, u):
+        return factor(exponent(x), u)
+
+    x = widened(walk, eqn, inputs[-1])
+    number, unit = 3 * _ZETA_ROWS + 1, _distance_to_pole
+    return sum_of_rows(walk, eqn, inputs, x, number, unit, rows, whole_factor)
 
 
 def _sign(n):
@@ -276,32 +267,60 @@ def _distance_to_pole(x):
     return power_of_two(jnp.where((distance == 0) | jnp.isinf(x), 1, distance))
 
 
-def _scaled_zeta(s, x, u):
-    """`u^s Σ_{i>=0} (x + i)^-s` for integers s >= 2, x of any sign.
+# By Euler and Maclaurin's formula (DLMF 25.11.28), for x > 0
+#
+#   ζ(s, x) = Σ_{i<N} (x + i)^-s + w^(1-s) / (s - 1) + w^-s / 2
+#             + Σ_j B_2j / (2j)! (s)_(2j-1) w^(-s-2j+1),        w = x + N
+#
+# where for s = 1 the second term is -log(w) but for a constant. With N = 8 and 11 terms
+# of the last sum what is left out is below a rounding of the rest.
+_SHIFT = 8
+_TAIL = np.array([b / math.factorial(2 * j) for j, b in enumerate(_BERNOULLI[:11], 1)])
+# How much larger the exponents are than s.
+_LOWER = np.concatenate(
+    [np.zeros(_SHIFT), [-1, 0], 2 * np.arange(1, len(_TAIL) + 1) - 1]
+)
+_ZETA_ROWS = len(_LOWER)
 
-    For x < 0 the sum over all integers, which is one around the nearest pole at a
+
+def _scaled_zeta(s, x, u):
+    """The rows of `u^s ζ(s, x)` for s > 0, or integers s where x < 0.
+
+    For x < 0 it is the sum over all integers, which is one around the nearest pole at a
     distance d, less those on the other side (DLMF 5.15.6).
     """
     negative = x < 0
     d = jnp.where(negative, x - lax.round(x), 0.25)
-    nearby = jnp.where(negative, u, 0.25)
-    points = jnp.stack([jnp.where(negative, 1 - x, x), 1 + d, 1 - d])
-    units = jnp.stack([u, nearby, nearby])
-    here, above, below = _hurwitz(s[None], points, units)
-    around = (nearby / d) ** s + above + _sign(s) * below
-    return jnp.where(negative, around - _sign(s) * here, here)
-
-
-def _hurwitz(s, x, u):
-    """`u^s Σ_{i>=0} (x + i)^-s`, x > 0, by Euler and Maclaurin's formula (DLMF
-    25.11.28) from x + 10 on."""
-    total = sum((u / (x + i)) ** s for i in range(10))
-    w = x + 10
-    series, term = w / (s - 1) + 1 / 2, s / w
-    for j, bernoulli in enumerate(_BERNOULLI, 1):
-        series = series + bernoulli / math.factorial(2 * j) * term
-        term = term * ((s + (2 * j - 1)) / w) * ((s + 2 * j) / w)
-    return total + (u / w) ** s * series
+    sign = jnp.where(negative, _sign(s), 0)
+    one = jnp.ones_like(x)
+    turn, nearby = jnp.where(negative, -1, one), jnp.where(negative, u, 0.25)
+    points = jnp.stack([jnp.where(negative, 1 - x, x), 1 + d, 1 - d], axis=1)
+    units = jnp.stack([u, nearby, nearby], axis=1)
+    turns = jnp.stack([turn, one, -one], axis=1)
+    weights = jnp.stack(
+        [jnp.where(negative, sign, 1), jnp.where(negative, one, 0), -sign], axis=1
+    )
+    column = (-1, *[1] * x.ndim)
+    s = s[:, None]
+    w = points + _SHIFT
+    n = np.arange(1, len(_TAIL) + 1).astype(x.dtype).reshape(column)
+    tail = lax.cumprod((s + (2 * n - 2)) / w * ((s + (2 * n - 1)) / w), axis=0)
+    tail = _TAIL.astype(x.dtype).reshape(column) * (w * tail)
+    shifts = np.arange(_SHIFT).astype(x.dtype).reshape(column)
+    near, far = units / (points + shifts), units / w
+    slope = [s * near ** (s + 1)]
+    slope += [far ** (s + 1) * jnp.concatenate([w, s / 2 + 0 * w, tail])]
+    slope = -weights * jnp.concatenate(slope)
+    far = jnp.broadcast_to(far, (_ZETA_ROWS - _SHIFT, *far.shape[1:]))
+    offset = turns * jnp.concatenate([near, far])
+    linear = ((1 - s) - _LOWER.astype(x.dtype).reshape(column)) * offset
+    # The pole itself.
+    s, q = s[:, 0], u / d
+    pole = [jnp.where(negative, -s * q ** (s + 1), 0), (1 - s) * q, q]
+    return tuple(
+        jnp.concatenate([jnp.reshape(rows, (-1, *x.shape[1:])), row])
+        for rows, row in zip((slope, linear, offset), pole)
+    )
 
 
 # -- Bessel functions
