@@ -15,12 +15,14 @@ subexpression elimination, it shares pairs like sine and cosine, and it is what 
 primitive whose derivative calls the primitive a recurrence and not a regress.
 """
 
+import functools as ft
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
 from jax.extend.core import Primitive
 
+from ._decisions import decisions, Found, is_alarm, is_kink, is_step, STEPS
 from ._jax import (
     bind,
     custom_jvp_rule,
@@ -243,6 +245,9 @@ class Walk:
         self.effects = effects and not abstract
         # Functions (`params_key`) that are taken for linear, to see if they can be.
         self.supposed_linear: frozenset[Hashable] = frozenset()
+        # Whether decisions are made ahead of the point, where series look ahead; or at
+        # the point, in formulas of rules, which avoid by them what is singular there.
+        self.decides_ahead = True
         self.tape: list[Series] = []
         # What was found out about the jaxprs within, for all the walks that read them.
         self.facts: dict[Hashable, tuple[Any, Any]] = {}
@@ -251,13 +256,14 @@ class Walk:
         self._here = ""
         self._counts: dict[str, int] = {}
 
-    def inside(self, key: str) -> "Walk":
+    def inside(self, key: str, decides_ahead: bool = True) -> "Walk":
         """A walk of a program that defines a series of this walk: nothing is known
         before it is asked for, but what is met here is shared with it."""
         walk = Walk(self.order, history=self.history, eager=False, effects=False)
         walk.abstract, walk.supposed_linear = self.abstract, self.supposed_linear
         walk.facts, walk._memo = self.facts, self._memo
         walk._here = f"{key}'"
+        walk.decides_ahead = self.decides_ahead and decides_ahead
         return walk
 
     def within(
@@ -268,6 +274,7 @@ class Walk:
         effects = effects and self.effects
         walk = Walk(self.order, stop=stop, history=history, effects=effects)
         walk.facts = self.facts
+        walk.decides_ahead = self.decides_ahead
         return walk
 
     def output_supports(
@@ -322,7 +329,12 @@ class Walk:
         """The series of one equation's outputs."""
         if eqn.primitive.name in INLINED and not _all_constant(inputs):
             return RULES[eqn.primitive.name](self, eqn, inputs)
+        if any(series.is_decided for series in inputs) and is_alarm(eqn):
+            inputs = [constant(s.aval, s.here) if s.is_decided else s for s in inputs]
+        looks_ahead = any(series.moves_ahead for series in inputs)
         key = equation_key(eqn, inputs)
+        if looks_ahead and not self.decides_ahead and (is_step(eqn) or is_kink(eqn)):
+            key = (key, "here")
         found, _ = self._memo.get(key, (None, None))
         if found is None:
             found = choose_rule(eqn, inputs)(self, eqn, inputs)
@@ -336,6 +348,8 @@ class Walk:
                     series.sources = inputs if fused else None
                     series.is_view = eqn.primitive.name in VIEWS
                     self.file(series, closed)
+            if looks_ahead and not eqn.effects:
+                self._look_ahead(eqn, inputs, found)
             if not eqn.effects:
                 self._memo[key] = (found, (eqn, inputs))
             elif self.effects and len(found) == 0:
@@ -349,6 +363,28 @@ class Walk:
             for series in found:
                 series[self.stop if self.eager and series.closed else 0]
         return found
+
+    def _look_ahead(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
+        """Says of outputs what they are ahead: what the equation makes of its inputs
+        there, evaluated if a decision asks for it. What was decided stays as it is."""
+
+        @ft.cache
+        def ahead():
+            return bind(eqn, ahead_values(inputs))
+
+        for i, (series, var) in enumerate(zip(outputs, eqn.outvars)):
+            if series.moves_ahead or not is_differentiable(var.aval):
+                continue
+            if eqn.primitive.name in STEPS:
+                continue
+            compute = lambda k, i=i: ahead()[i]  # noqa: E731
+            if self.history is not None:
+                compute = self.history.cached(f"{series.key}ahead", compute)
+            series.look_ahead(ft.partial(compute, 0))
+
+    def decisions(self, jaxpr: Jaxpr) -> Found:
+        """Which decisions there are in a jaxpr."""
+        return self.fact("decisions", jaxpr, lambda: decisions(jaxpr, _has_rule))
 
     def suppose(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
         """Has an equation be found, wherever it is met, with these outputs."""
@@ -441,6 +477,10 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
     if _all_constant(inputs):
         return constant_rule
     rule = RULES.get(eqn.primitive.name)
+    if any(series.moves_ahead for series in inputs):
+        # Loops and calls among them, which are made ahead as a whole.
+        if not any(is_differentiable(var.aval) for var in eqn.outvars):
+            return constant_rule
     if eqn.primitive.name == "custom_jvp_call":
         rule = RULES.get(custom_jvp_rule(eqn)[0], rule)
     if rule is None:
@@ -449,12 +489,39 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
     return rule
 
 
+def _has_rule(eqn: JaxprEqn) -> bool:
+    """Whether a rule is registered for a function with a `custom_jvp`."""
+    return custom_jvp_rule(eqn)[0] in RULES
+
+
 def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     """No coefficient but the first: of constants, and of functions without slope."""
-    return joint(
-        [(var.aval, 1) for var in eqn.outvars],
-        lambda k: bind(eqn, primal_values(inputs)),
-    )
+    types = [(var.aval, 1) for var in eqn.outvars]
+    looks_ahead = any(series.moves_ahead for series in inputs)
+    if not (looks_ahead and walk.decides_ahead and is_step(eqn)):
+        return joint(types, lambda k: bind(eqn, primal_values(inputs)))
+
+    @ft.cache
+    def here():
+        return bind(eqn, [series.here for series in inputs])
+
+    decided = [
+        eqn.primitive.name in STEPS or not is_differentiable(var.aval)
+        for var in eqn.outvars
+    ]
+
+    def compute(k):
+        ahead = bind(eqn, ahead_values(inputs))
+        if all(decided):
+            return ahead
+        exact = bind(eqn, primal_values(inputs))
+        return [a if is_so else x for is_so, a, x in zip(decided, ahead, exact)]
+
+    outs = joint(types, compute)
+    for i, (series, is_so) in enumerate(zip(outs, decided)):
+        if is_so:
+            series.look_here(lambda i=i: here()[i])
+    return outs
 
 
 def joint(
@@ -477,6 +544,11 @@ def joint(
 
 
 _TAKEN = object()
+
+
+def ahead_values(inputs: Sequence[Series]) -> list[Any]:
+    """The operands of a decision."""
+    return [series.ahead for series in inputs]
 
 
 def primal_values(inputs: Sequence[Series]) -> list[Any]:
