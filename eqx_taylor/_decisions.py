@@ -8,6 +8,7 @@ while all values are those at the point itself. This file says what decides.
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from ._jax import (
@@ -42,7 +43,9 @@ def is_step(eqn: JaxprEqn) -> bool:
         return False
     if name == "ne" and eqn.invars[0] is eqn.invars[1]:
         return False  # `isnan`
-    return name in STEPS or any(not is_differentiable(v.aval) for v in eqn.outvars)
+    if name in STEPS:
+        return _is_real(eqn)
+    return not any(is_differentiable(var.aval) for var in eqn.outvars)
 
 
 def is_kink(eqn: JaxprEqn) -> bool:
@@ -50,7 +53,12 @@ def is_kink(eqn: JaxprEqn) -> bool:
     key: Hashable = eqn.primitive.name
     if key == "custom_jvp_call":
         key = custom_jvp_rule(eqn)[0]
-    return key in KINKS and any(is_differentiable(var.aval) for var in eqn.outvars)
+    moves = any(is_differentiable(var.aval) for var in eqn.outvars)
+    return key in KINKS and moves and (key != "abs" or _is_real(eqn))
+
+
+def _is_real(eqn: JaxprEqn) -> bool:
+    return not jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.complexfloating)
 
 
 def is_alarm(eqn: JaxprEqn) -> bool:
@@ -104,15 +112,14 @@ def _look(jaxpr, has_rule, moving, values_only: bool, found: Found) -> list[bool
     of_value = _values_only(jaxpr, equations)
     for number, eqn in enumerate(equations):
         inputs = [moves(atom) for atom in eqn.invars]
-        moves_out = any(inputs) and eqn.primitive.name not in STEPS
+        moves_out = any(inputs) and not is_step(eqn)
         for var in eqn.outvars:
             env[var] = moves_out and is_differentiable(var.aval)
         if not any(inputs):
             continue
         is_value = values_only or number in of_value
         bodies = _bodies(eqn)
-        if is_step(eqn) and (not bodies or not any(env[v] for v in eqn.outvars)):
-            found.steps = True
+        found.steps |= is_step(eqn)
         found.kinks |= is_kink(eqn) and not is_value
         if eqn.primitive.name in _UNREAD:
             continue

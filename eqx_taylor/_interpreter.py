@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from jax.extend.core import Primitive
 
-from ._decisions import decisions, Found, is_alarm, is_kink, is_step, STEPS
+from ._decisions import decisions, Found, is_alarm, is_kink, is_step
 from ._jax import (
     bind,
     custom_jvp_rule,
@@ -348,7 +348,7 @@ class Walk:
                     series.sources = inputs if fused else None
                     series.is_view = eqn.primitive.name in VIEWS
                     self.file(series, closed)
-            if looks_ahead and not eqn.effects:
+            if looks_ahead and not (eqn.effects or is_step(eqn)):
                 self._look_ahead(eqn, inputs, found)
             if not eqn.effects:
                 self._memo[key] = (found, (eqn, inputs))
@@ -374,8 +374,6 @@ class Walk:
 
         for i, (series, var) in enumerate(zip(outputs, eqn.outvars)):
             if series.moves_ahead or not is_differentiable(var.aval):
-                continue
-            if eqn.primitive.name in STEPS:
                 continue
             compute = lambda k, i=i: ahead()[i]  # noqa: E731
             if self.history is not None:
@@ -496,31 +494,22 @@ def _has_rule(eqn: JaxprEqn) -> bool:
 
 def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     """No coefficient but the first: of constants, and of functions without slope."""
-    types = [(var.aval, 1) for var in eqn.outvars]
     looks_ahead = any(series.moves_ahead for series in inputs)
-    if not (looks_ahead and walk.decides_ahead and is_step(eqn)):
-        return joint(types, lambda k: bind(eqn, primal_values(inputs)))
+    looks_ahead = looks_ahead and walk.decides_ahead and is_step(eqn)
+    operands = ahead_values if looks_ahead else primal_values
+    outs = joint(
+        [(var.aval, 1) for var in eqn.outvars],
+        lambda k: bind(eqn, operands(inputs)),
+    )
+    if looks_ahead or any(series.is_decided for series in inputs):
 
-    @ft.cache
-    def here():
-        return bind(eqn, [series.here for series in inputs])
+        @ft.cache
+        def here():
+            return bind(eqn, [series.here for series in inputs])
 
-    decided = [
-        eqn.primitive.name in STEPS or not is_differentiable(var.aval)
-        for var in eqn.outvars
-    ]
-
-    def compute(k):
-        ahead = bind(eqn, ahead_values(inputs))
-        if all(decided):
-            return ahead
-        exact = bind(eqn, primal_values(inputs))
-        return [a if is_so else x for is_so, a, x in zip(decided, ahead, exact)]
-
-    outs = joint(types, compute)
-    for i, (series, is_so) in enumerate(zip(outs, decided)):
-        if is_so:
-            series.look_here(lambda i=i: here()[i])
+        for i, (series, var) in enumerate(zip(outs, eqn.outvars)):
+            if not is_differentiable(var.aval):
+                series.look_here(lambda i=i: here()[i])
     return outs
 
 

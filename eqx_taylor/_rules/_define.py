@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from .._decisions import KINKS
+from .._decisions import is_kink, KINKS
 from .._interpreter import (
     ahead_values,
     FUSED,
@@ -234,7 +234,8 @@ def piecewise_linear_rule(
     """
     moving = [i for i, series in enumerate(inputs) if not series.is_constant]
     kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
-    looks_ahead = walk.decides_ahead and any(series.moves_ahead for series in inputs)
+    looks_ahead = any(series.moves_ahead for series in inputs)
+    looks_ahead = looks_ahead and walk.decides_ahead and _decides(eqn)
     # What it returns besides values, or several that are ordered alike, says how they
     # were picked: their map is that of the values, too.
     picks = len(eqn.outvars) > 1 and eqn.primitive.name != "custom_jvp_call"
@@ -278,6 +279,10 @@ def piecewise_linear_rule(
         return terms
 
     return _outputs(eqn, joined_support(inputs) | CONSTANT, compute)
+
+
+def _decides(eqn) -> bool:
+    return is_kink(eqn) or eqn.primitive.name == "custom_jvp_call"
 
 
 def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
