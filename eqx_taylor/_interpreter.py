@@ -15,12 +15,14 @@ subexpression elimination, it shares pairs like sine and cosine, and it is what 
 primitive whose derivative calls the primitive a recurrence and not a regress.
 """
 
+import functools as ft
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
 from jax.extend.core import Primitive
 
+from ._decisions import decisions, Found, is_alarm, is_kink, is_step
 from ._jax import (
     bind,
     custom_jvp_rule,
@@ -245,6 +247,9 @@ class Walk:
         self.effects = effects and not abstract
         # Functions (`params_key`) that are taken for linear, to see if they can be.
         self.supposed_linear: frozenset[Hashable] = frozenset()
+        # Whether decisions are made ahead of the point, where series look ahead; or at
+        # the point, in formulas of rules, which avoid by them what is singular there.
+        self.decides_ahead = True
         self.tape: list[Series] = []
         # What was found out about the jaxprs within, for all the walks that read them.
         self.facts: dict[Hashable, tuple[Any, Any]] = {}
@@ -253,13 +258,14 @@ class Walk:
         self._here = ""
         self._counts: dict[str, int] = {}
 
-    def inside(self, key: str) -> "Walk":
+    def inside(self, key: str, decides_ahead: bool = True) -> "Walk":
         """A walk of a program that defines a series of this walk: nothing is known
         before it is asked for, but what is met here is shared with it."""
         walk = Walk(self.order, history=self.history, eager=False, effects=False)
         walk.abstract, walk.supposed_linear = self.abstract, self.supposed_linear
         walk.facts, walk._memo = self.facts, self._memo
         walk._here = f"{key}'"
+        walk.decides_ahead = self.decides_ahead and decides_ahead
         return walk
 
     def within(
@@ -270,6 +276,7 @@ class Walk:
         effects = effects and self.effects
         walk = Walk(self.order, stop=stop, history=history, effects=effects)
         walk.facts = self.facts
+        walk.decides_ahead = self.decides_ahead
         return walk
 
     def output_supports(
@@ -333,7 +340,12 @@ class Walk:
             elif custom_jvp_rule(written)[0] in RULES:
                 outputs = self.apply(written, inputs)
                 return [outputs[i] for i in places]
+        if any(series.is_decided for series in inputs) and is_alarm(eqn):
+            inputs = [constant(s.aval, s.here) if s.is_decided else s for s in inputs]
+        looks_ahead = any(series.moves_ahead for series in inputs)
         key = equation_key(eqn, inputs)
+        if looks_ahead and not self.decides_ahead and (is_step(eqn) or is_kink(eqn)):
+            key = (key, "here")
         found, _ = self._memo.get(key, (None, None))
         if found is None:
             closed = all(series.closed for series in inputs)
@@ -352,6 +364,8 @@ class Walk:
             for series in made:
                 if not series.filed:
                     self.auxiliary(series, inputs)
+            if looks_ahead and not (eqn.effects or is_step(eqn)):
+                self._look_ahead(eqn, inputs, found)
             if not eqn.effects:
                 self._memo[key] = (found, (eqn, inputs))
             elif self.effects and len(found) == 0:
@@ -365,6 +379,26 @@ class Walk:
             for series in found:
                 series[self.stop if self.eager and series.closed else 0]
         return found
+
+    def _look_ahead(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
+        """Says of outputs what they are ahead: what the equation makes of its inputs
+        there, evaluated if a decision asks for it. What was decided stays as it is."""
+
+        @ft.cache
+        def ahead():
+            return bind(eqn, ahead_values(inputs))
+
+        for i, (series, var) in enumerate(zip(outputs, eqn.outvars)):
+            if series.moves_ahead or not is_differentiable(var.aval):
+                continue
+            compute = lambda k, i=i: ahead()[i]  # noqa: E731
+            if self.history is not None:
+                compute = self.history.cached(f"{series.key}ahead", compute)
+            series.look_ahead(ft.partial(compute, 0))
+
+    def decisions(self, jaxpr: Jaxpr) -> Found:
+        """Which decisions there are in a jaxpr."""
+        return self.fact("decisions", jaxpr, lambda: decisions(jaxpr, _has_rule))
 
     def suppose(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
         """Has an equation be found, wherever it is met, with these outputs."""
@@ -457,6 +491,10 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
     if _all_constant(inputs):
         return constant_rule
     rule = RULES.get(eqn.primitive.name)
+    if any(series.moves_ahead for series in inputs):
+        # Loops and calls among them, which are made ahead as a whole.
+        if not any(is_differentiable(var.aval) for var in eqn.outvars):
+            return constant_rule
     if eqn.primitive.name == "custom_jvp_call":
         rule = RULES.get(custom_jvp_rule(eqn)[0], rule)
     if rule is None:
@@ -465,12 +503,30 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
     return rule
 
 
+def _has_rule(eqn: JaxprEqn) -> bool:
+    """Whether a rule is registered for a function with a `custom_jvp`."""
+    return custom_jvp_rule(without_pruning(eqn)[0])[0] in RULES
+
+
 def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     """No coefficient but the first: of constants, and of functions without slope."""
-    return joint(
+    looks_ahead = any(series.moves_ahead for series in inputs)
+    looks_ahead = looks_ahead and walk.decides_ahead and is_step(eqn)
+    operands = ahead_values if looks_ahead else primal_values
+    outs = joint(
         [(var.aval, 1) for var in eqn.outvars],
-        lambda k: bind(eqn, primal_values(inputs)),
+        lambda k: bind(eqn, operands(inputs)),
     )
+    if looks_ahead or any(series.is_decided for series in inputs):
+
+        @ft.cache
+        def here():
+            return bind(eqn, [series.here for series in inputs])
+
+        for i, (series, var) in enumerate(zip(outs, eqn.outvars)):
+            if not is_differentiable(var.aval):
+                series.look_here(lambda i=i: here()[i])
+    return outs
 
 
 def joint(
@@ -493,6 +549,11 @@ def joint(
 
 
 _TAKEN = object()
+
+
+def ahead_values(inputs: Sequence[Series]) -> list[Any]:
+    """The operands of a decision."""
+    return [series.ahead for series in inputs]
 
 
 def primal_values(inputs: Sequence[Series]) -> list[Any]:

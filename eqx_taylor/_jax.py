@@ -39,6 +39,11 @@ def close(jaxpr: Jaxpr) -> Jaxpr:
     return jex.ClosedJaxpr(jaxpr, ())
 
 
+def with_constants(jaxpr: Jaxpr, consts: Sequence[Any]) -> Jaxpr:
+    """The same program with other constants of the same types."""
+    return jex.ClosedJaxpr(jaxpr.jaxpr, list(consts))
+
+
 def without_references(jaxpr: Jaxpr) -> Jaxpr:
     """The same function, where mutable references that it makes itself (`jax.new_ref`)
     have become values that are handed on. Jaxprs within are left as they are."""

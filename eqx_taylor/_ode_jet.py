@@ -1,9 +1,11 @@
 """Taylor coefficients of the solution of an ODE."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import diffrax
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -20,7 +22,15 @@ from ._check import (
 )
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
-from ._jax import all_varying, materialise, trace, vary, varying_axes
+from ._jax import (
+    all_varying,
+    Jaxpr,
+    materialise,
+    trace,
+    vary,
+    varying_axes,
+    with_constants,
+)
 from ._rules._compose import power_of_two
 from ._series import given, mask, unknown
 from ._terms import scale
@@ -116,6 +126,14 @@ class SolutionSeries(NamedTuple):
 
     treedef: Any
     terms: list[list[Array]]
+    # The field at the point, for each leaf: what is not made of the side ahead.
+    slopes: list[Array]
+
+    @property
+    def slope(self) -> PyTree[Array]:
+        """The field's value at the point, times the unit. It is the first coefficient,
+        unless the field jumps there."""
+        return jtu.tree_unflatten(self.treedef, self.slopes)
 
     def map(self, fun: Callable[..., Any], *trees: PyTree[Array]) -> PyTree[Array]:
         """Applies `fun` to the list of terms of each leaf of the state."""
@@ -208,12 +226,36 @@ def solution_series(
             jaxpr = trace(field, t0, *leaves)
     except UNTRACEABLE as e:
         raise untraceable(caller, "the vector field", e) from e
-    time_var, *state_vars = jaxpr.jaxpr.invars
-    time = given(time_var.aval, [t0, unit.astype(t0.dtype)])
-    state = [
-        unknown(var.aval, mask(order), [leaf]) for var, leaf in zip(state_vars, leaves)
-    ]
+    point, dt = [t0, *leaves], unit.astype(t0.dtype)
     walk = Walk(order)
+    found = walk.decisions(jaxpr)
+    if not found:
+        terms = _expand(walk, jaxpr, point, dt)
+        return SolutionSeries(treedef, terms, [c[1] for c in terms])
+    slopes = _slopes(jaxpr, point, dt)
+    ahead = _point_ahead(jaxpr, point, dt, slopes, may_be_singular=found.steps)
+    return SolutionSeries(treedef, _expand(walk, jaxpr, point, dt, ahead), slopes)
+
+
+def _expand(
+    walk: Walk,
+    jaxpr: Jaxpr,
+    point: Sequence[Array],
+    dt: Array,
+    ahead: Sequence[Array] | None = None,
+) -> list[list[Array]]:
+    """The terms of each leaf of the solution through a point, which is `t, *leaves`.
+    Decisions in the field are made for the point `ahead`."""
+    order = walk.order
+    time_var, *state_vars = jaxpr.jaxpr.invars
+    time = given(time_var.aval, [point[0], dt])
+    state = [
+        unknown(var.aval, mask(order), [leaf])
+        for var, leaf in zip(state_vars, point[1:])
+    ]
+    if ahead is not None:
+        for series, value in zip([time, *state], ahead):
+            series.look_ahead(lambda value=value: value)
     slopes = walk.interpret(jaxpr, [time, *state])
     for slope in slopes:
         slope.uses += 1
@@ -223,6 +265,84 @@ def solution_series(
         for y, slope in zip(state, slopes):
             term = scale(slope[k], 1 / (k + 1))
             y.append(term if term is None else materialise(term))
-    return SolutionSeries(
-        treedef, [[y.dense(k) for k in range(order + 1)] for y in state]
-    )
+    return [[y.dense(k) for k in range(order + 1)] for y in state]
+
+
+# -- the point by which a field decides
+
+
+def _slopes(jaxpr: Jaxpr, point: Sequence[Array], dt: Array) -> list[Array]:
+    """The field at a point. Prints in it are left to the series."""
+    walk = Walk(1, stop=0, effects=False)
+    time_var, *state_vars = jaxpr.jaxpr.invars
+    time = given(time_var.aval, [point[0], dt])
+    state = [unknown(v.aval, mask(1), [x]) for v, x in zip(state_vars, point[1:])]
+    return [series.dense(0) for series in walk.interpret(jaxpr, [time, *state])]
+
+
+# Decisions are made a part `sqrt(eps)` of the unit, which is near the length of a step,
+# ahead. A kink that is nearer is taken for passed: this changes the solution by the
+# jump of the slope times the square of the distance, a rounding error. But not less
+# than a few roundings of the time and of what moves: times that are sums of steps have
+# as many. (2 are too few where two of these are compared; 8 make no difference.)
+_ROUNDINGS = 4
+
+
+def _point_ahead(
+    jaxpr: Jaxpr,
+    point: Sequence[Array],
+    dt: Array,
+    slopes: Sequence[Array],
+    may_be_singular: bool,
+) -> list[Array]:
+    """Where the solution is a little later: no point on it, but on the same side of
+    what it crosses here. What does not move stays exactly where it is.
+
+    A component whose slope is zero goes where its second derivative says. Where
+    decisions ahead lead to what is not finite at the point, as in `where(x == 0, 1,
+    sin(x) / x)`, decisions are made at the point itself: by `where` programs avoid what
+    is singular.
+    """
+    stop = jax.lax.stop_gradient
+    consts = [
+        stop(x) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else x
+        for x in jaxpr.consts
+    ]
+    jaxpr = with_constants(jaxpr, consts)
+    point, slopes, dt = stop(list(point)), stop(list(slopes)), stop(dt)
+    dtypes = [jnp.finfo(x.dtype) for x in point]
+    part = math.sqrt(max(float(kind.eps) for kind in dtypes))
+    time, *state = point
+    time = _moved(time, part * dt)
+    first = [_moved(y, part * slope) for y, slope in zip(state, slopes)]
+    at_rest = [jnp.any(slope == 0) for slope in slopes]
+
+    def look_further():
+        terms = _expand(Walk(2, effects=False), jaxpr, point, dt, [time, *first])
+        finite = [jnp.all(jnp.isfinite(x)) for y in terms for x in y[1:]]
+        second = [
+            jnp.where(slope == 0, _moved(y, part**2 * y_terms[2]), y_ahead)
+            for slope, y, y_ahead, y_terms in zip(slopes, state, first, terms)
+        ]
+        return second, jnp.all(jnp.stack(finite))
+
+    if not at_rest:
+        return [time]
+    if not may_be_singular:
+        is_needed = eqxi.unvmap_any(jnp.any(jnp.stack(at_rest)))
+        ahead = jax.lax.cond(is_needed, lambda: look_further()[0], lambda: first)
+        return [time, *ahead]
+    ahead, is_finite = look_further()
+    return [jnp.where(is_finite, a, x) for a, x in zip([time, *ahead], point)]
+
+
+def _moved(x: Array, step: Array) -> Array:
+    """`x + step`, and at least a few roundings of `x` away, in each part of a complex
+    number; `x` where the step is zero or not finite."""
+    if jnp.iscomplexobj(x):
+        step = step.astype(x.dtype)
+        return jax.lax.complex(_moved(x.real, step.real), _moved(x.imag, step.imag))
+    least = _ROUNDINGS * float(jnp.finfo(x.dtype).eps) * jnp.abs(x)
+    step = step.astype(x.dtype)
+    step = jnp.where(jnp.isfinite(step), step, 0)
+    return x + jnp.sign(step) * jnp.maximum(jnp.abs(step), least)

@@ -5,6 +5,7 @@ are normalised, `x_k = x^(k)(0) / k!`; factorials appear only at the public bord
 """
 
 import contextlib
+import functools as ft
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -115,6 +116,8 @@ class Series:
         "_stored",
         "_factors",
         "_derivative",
+        "_ahead",
+        "_here",
     )
 
     def __init__(
@@ -157,6 +160,10 @@ class Series:
         # The forms in which coefficients were multiplied, and what was given a form.
         self._factors: dict[Any, tuple[Any, Any]] = {}
         self._derivative: Series | None = None
+        # In the series of a solution: the value a little ahead; and, of what was
+        # decided there, the value at the point itself.
+        self._ahead: Callable[[], Any] | None = None
+        self._here: Callable[[], Any] | None = None
         if not filed:
             _made_by(self)
 
@@ -263,6 +270,34 @@ class Series:
         """Coefficient `k` as an array, also where it is zero."""
         term = self[k]
         return filled(self.aval) if term is None else term
+
+    def look_ahead(self, ahead: Callable[[], Any]) -> None:
+        """Says what the value is a little ahead on the solution of an ODE."""
+        self._ahead = ft.cache(ahead)
+
+    def look_here(self, here: Callable[[], Any]) -> None:
+        """Says what the value is at the point, of what was decided ahead."""
+        self._here = ft.cache(here)
+
+    @property
+    def moves_ahead(self) -> bool:
+        """Whether decisions that depend on it are made ahead of the point."""
+        return self._ahead is not None
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether its value is one of ahead of the point."""
+        return self._here is not None
+
+    @property
+    def ahead(self) -> Any:
+        """The value by which decisions are made."""
+        return self.dense(0) if self._ahead is None else self._ahead()
+
+    @property
+    def here(self) -> Any:
+        """The value at the point, whatever was decided."""
+        return self.dense(0) if self._here is None else self._here()
 
     @property
     def is_constant(self) -> bool:

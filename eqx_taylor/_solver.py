@@ -266,8 +266,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         unit = unit_near(h)
         series = solution_series(terms, t1, unit, y1, args, K)
 
-        def estimate(terms, c, *inside):
-            at_end = terms[1] * jnp.asarray(h / unit, terms[1].dtype)
+        def estimate(terms, slope, c, *inside):
+            # Not the first coefficient: that of a jump that comes next is another.
+            at_end = slope * jnp.asarray(h / unit, slope.dtype)
             errors = [
                 defect(by_field, evaluate_derivative(list(c), part * s) / part, K)
                 for part, by_field in zip(parts, [at_end, *inside])
@@ -283,7 +284,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         for part in parts[1:]:
             y, _ = self._evaluate(state, part * s)
             inside.append(increment(terms, t0 + part * h, y, args, control))
-        y_error = series.map(estimate, state.coefficients, *inside)
+        y_error = series.map(estimate, series.slope, state.coefficients, *inside)
         steps = state.steps
         if steps is not None:
             steps = steps + 1

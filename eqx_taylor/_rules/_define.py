@@ -7,7 +7,9 @@ from typing import Any
 import jax
 from jax import lax
 
+from .._decisions import is_kink, KINKS
 from .._interpreter import (
+    ahead_values,
     FUSED,
     joint,
     OTHERWISE,
@@ -227,30 +229,61 @@ def define_piecewise_linear(*targets: Target) -> None:
         ```
     """
     register(*targets)(piecewise_linear_rule)
+    KINKS.update(map(rule_key, targets))
 
 
-def piecewise_linear_rule(walk: Walk, eqn, inputs) -> list[Series]:
+def piecewise_linear_rule(
+    walk: Walk,
+    eqn,
+    inputs,
+    value: Callable[[list[Any], list[Any]], list[Any]] | None = None,
+) -> list[Series]:
+    """The rule of what is linear around every point.
+
+    In the series of a solution the map is that of a point ahead. The values are those
+    at the point itself, in the way of the side ahead: the maximum is the same from
+    both; `value` makes them of the operands here and ahead where it is not.
+    """
     moving = [i for i, series in enumerate(inputs) if not series.is_constant]
     kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
+    looks_ahead = any(series.moves_ahead for series in inputs)
+    looks_ahead = looks_ahead and walk.decides_ahead and _decides(eqn)
+    # What it returns besides values, or several that are ordered alike, says how they
+    # were picked: their map is that of the values, too.
+    picks = len(eqn.outvars) > 1 and eqn.primitive.name != "custom_jvp_call"
+    if looks_ahead and picks:
+        moving = [i for i, s in enumerate(inputs) if is_differentiable(s.aval)]
 
     @ft.cache
     def linearised():
+        operands = ahead_values(inputs) if looks_ahead else primal_values(inputs)
+
         def fun(*points):
-            args = primal_values(inputs)
+            args = list(operands)
             for i, point in zip(moving, points):
                 args[i] = point
             outs = bind(eqn, args)
             return [outs[i] for i in kept], outs
 
-        points = [inputs[i][0] for i in moving]
+        points = [operands[i] for i in moving]
         _, tangent_map, outs = jax.linearize(fun, *points, has_aux=True)
         return tangent_map, outs
 
+    def first(outs):
+        if looks_ahead and value is not None:
+            return value(primal_values(inputs), ahead_values(inputs))
+        if looks_ahead and not picks:
+            exact = bind(eqn, primal_values(inputs))
+            return [exact[i] if i in kept else out for i, out in enumerate(outs)]
+        return outs
+
     def compute(k):
         tangent_map, outs = linearised()
-        if k == 0:
-            return outs
         terms: list[Term] = [None] * len(eqn.outvars)
+        if k == 0:
+            terms = first(outs)
+            if not (looks_ahead and picks):
+                return terms
         if any(inputs[i][k] is not None for i in moving):
             tangents = tangent_map(*[inputs[i].dense(k) for i in moving])
             for i, tangent in zip(kept, tangents):
@@ -258,6 +291,10 @@ def piecewise_linear_rule(walk: Walk, eqn, inputs) -> list[Series]:
         return terms
 
     return _outputs(eqn, joined_support(inputs) | CONSTANT, compute)
+
+
+def _decides(eqn) -> bool:
+    return is_kink(eqn) or eqn.primitive.name == "custom_jvp_call"
 
 
 def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
@@ -403,7 +440,10 @@ def integrals(
 
     @ft.cache
     def right_hand_side():
-        inner = walk.inside(outs[0].key)
+        # A formula has its decisions to avoid what is singular at the point; those of
+        # a user's derivative, and of primitives with a kink, are the function's.
+        decides_ahead = eqn.primitive.name in {*KINKS, "custom_jvp_call"}
+        inner = walk.inside(outs[0].key, decides_ahead)
         g = slope(inner)
         for series in g:
             series.uses += 1
@@ -424,13 +464,18 @@ def integrals(
 
 
 def read(walk: Walk, fun: Callable[..., Any], inputs: Sequence[Series]) -> list[Series]:
-    """The series of a JAX expression of one value, or of a tuple of them."""
+    """The series of a JAX expression of one value, or of a tuple of them. Its decisions
+    are made at the point itself: they are there to avoid what is singular at it."""
 
     def as_list(*args):
         out = fun(*args)
         return list(out) if isinstance(out, tuple) else [out]
 
-    return walk.interpret(trace(as_list, *[s.aval for s in inputs]), inputs)
+    decides_ahead, walk.decides_ahead = walk.decides_ahead, False
+    try:
+        return walk.interpret(trace(as_list, *[s.aval for s in inputs]), inputs)
+    finally:
+        walk.decides_ahead = decides_ahead
 
 
 def joined_support(inputs: Sequence[Series]) -> Support:

@@ -7,7 +7,7 @@ import jax
 from .._interpreter import INLINED, joint, register, Walk
 from .._jax import bind, close, trace
 from .._series import mask, orders, Series
-from ._pack import pack, unpack
+from ._pack import looking_ahead, pack, unpack
 
 
 # Under which parameter each keeps the function itself. A `custom_vjp` has no forward
@@ -47,7 +47,8 @@ def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
     def checkpoint(fun, supports, out_supports):
         return jax.checkpoint(fun, policy=policy, prevent_cse=prevent_cse)
 
-    return _emitted(walk, eqn, jaxpr, inputs, walk.stop, checkpoint)
+    ahead = looking_ahead(walk, inputs, [jaxpr])
+    return _emitted(walk, eqn, jaxpr, inputs, walk.stop, checkpoint, ahead)
 
 
 @register("shard_map")
@@ -106,16 +107,17 @@ def _terms_of(entries, supports, stop) -> list[Any]:
     ]
 
 
-def _emitted(walk: Walk, eqn, jaxpr, inputs, stop, transform) -> list[Series]:
+def _emitted(walk: Walk, eqn, jaxpr, inputs, stop, transform, ahead=()) -> list[Series]:
     """As a call of a function of all coefficients, under the same transformation."""
     supports = [series.support for series in inputs]
     out_supports = walk.output_supports(jaxpr, supports)
     avals = [var.aval for var in jaxpr.jaxpr.invars]
 
     def fun(arrays):
-        series = unpack(avals, supports, stop, arrays)
+        series = unpack(avals, supports, stop, arrays, ahead)
         outs = walk.within(stop).interpret(jaxpr, series)
         return pack(outs, out_supports, stop)
 
-    arrays = transform(fun, supports, out_supports)(pack(inputs, supports, stop))
+    packed = pack(inputs, supports, stop, ahead)
+    arrays = transform(fun, supports, out_supports)(packed)
     return unpack([var.aval for var in eqn.outvars], out_supports, stop, arrays)

@@ -28,8 +28,8 @@ from .._interpreter import (
     Walk,
 )
 from .._jax import close, evaluate, filled, scan_params
-from .._series import given, Series, Support
-from ._pack import copies, pack, unpack
+from .._series import CONSTANT, given, Series, Support
+from ._pack import copies, look_ahead, looking_ahead, pack, unpack
 
 
 def _supports(inputs: Sequence[Series]) -> list[Support]:
@@ -105,33 +105,52 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
     # `lax.scan` takes no symbolic length (of `jax.export`); it has that of `xs`.
     length = p.length if len(xs) == 0 else None
     loop = ft.partial(lax.scan, length=length, reverse=p.reverse, unroll=p.unroll)
+    # What the body decides by is carried along as it is ahead.
+    decides = len(looking_ahead(walk, inputs, [p.jaxpr])) > 0
+    consts_ahead, xs_ahead = (
+        [i for i, series in enumerate(group) if decides and series.moves_ahead]
+        for group in (consts, xs)
+    )
+    carry_ahead = [
+        i
+        for i, support in enumerate(carry_supports)
+        if decides and (support > CONSTANT or init[i].moves_ahead)
+    ]
 
     def all_orders():
         stop = walk.stop
-        outer = copies(consts, stop)
+        outer = copies(consts, stop, consts_ahead)
 
         def body(carry_arrays, x_arrays):
+            carry_arrays, carried_ahead = carry_arrays
             carry = unpack(carry_avals, carry_supports, stop, carry_arrays)
-            x = unpack(x_avals, x_supports, stop, x_arrays)
+            look_ahead(carry, carry_ahead, carried_ahead)
+            x = unpack(x_avals, x_supports, stop, x_arrays, xs_ahead)
             outs = walk.within(stop).interpret(p.jaxpr, [*outer, *carry, *x])
             arrays = pack(outs, supports, stop)
             split = len(carry_arrays)
-            return arrays[:split], arrays[split:]
+            carried_ahead = [outs[i].ahead for i in carry_ahead]
+            return (arrays[:split], carried_ahead), arrays[split:]
 
-        first = pack(init, carry_supports, stop)
-        final, ys = loop(body, first, pack(xs, x_supports, stop))
+        first = pack(init, carry_supports, stop), [init[i].ahead for i in carry_ahead]
+        (final, _), ys = loop(body, first, pack(xs, x_supports, stop, xs_ahead))
         return unpack(_avals(eqn.outvars), supports, stop, [*final, *ys])
 
     kept = _Kept(walk)
 
     def one_order(k):
-        outer = copies(consts, k)
+        outer = copies(consts, k, consts_ahead)
         moving = [i for i, support in enumerate(carry_supports) if support >> k & 1]
         returned = [i for i, support in enumerate(supports) if support >> k & 1]
 
+        # Later orders find them among what is kept.
+        first_ahead = carry_ahead if k == 0 else []
+
         def body(carry_k, from_outside):
             x_arrays, stored = from_outside
+            carry_k, carried_ahead = carry_k
             now = {f"carry{i}:{k}": term for i, term in zip(moving, carry_k)}
+            now |= {f"ahead{i}:0": x for i, x in zip(first_ahead, carried_ahead)}
             carried = {**stored, **now}
             carry = [
                 given(
@@ -144,18 +163,26 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
                 )
                 for i, (aval, support) in enumerate(zip(carry_avals, carry_supports))
             ]
-            x = unpack(x_avals, x_supports, k, x_arrays)
+            look_ahead(
+                carry, carry_ahead, [carried[f"ahead{i}:0"] for i in carry_ahead]
+            )
+            x = unpack(x_avals, x_supports, k, x_arrays, xs_ahead)
             history = History(stored)
             here = walk.within(k, history, effects=k == 0)
             outs = here.interpret(p.jaxpr, [*outer, *carry, *x])
             terms = [outs[i].dense(k) for i in returned]
             split = len(carry_k)
-            return terms[:split], (terms[split:], {**now, **history.fresh})
+            carried_ahead = [outs[i].ahead for i in first_ahead]
+            kept_here = {**now, **history.fresh}
+            return (terms[:split], carried_ahead), (terms[split:], kept_here)
 
-        first = [init[i].dense(k) for i in moving]
+        first = (
+            [init[i].dense(k) for i in moving],
+            [init[i].ahead for i in first_ahead],
+        )
         key = outs[0].key
-        final, (ys, fresh) = loop(
-            body, first, (pack(xs, x_supports, k), kept.load(key, k))
+        (final, _), (ys, fresh) = loop(
+            body, first, (pack(xs, x_supports, k, xs_ahead), kept.load(key, k))
         )
         kept.save(key, k, fresh)
         terms = dict(zip(returned, [*final, *ys]))
@@ -242,6 +269,7 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
     avals = [series.aval for series in operands]
     in_supports = _supports(operands)
     choose = ft.partial(_choose, eqn, index)
+    ahead = looking_ahead(walk, operands, branches)
     supports = [0] * len(eqn.outvars)
     for branch in branches:
         each = walk.output_supports(branch, in_supports)
@@ -251,13 +279,13 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
         stop = walk.stop
 
         def run(branch, arrays):
-            operands = unpack(avals, in_supports, stop, arrays)
+            operands = unpack(avals, in_supports, stop, arrays, ahead)
             outs = walk.within(stop).interpret(branch, operands)
             return pack(outs, supports, stop)
 
         arrays = choose(
             [ft.partial(run, branch) for branch in branches],
-            pack(operands, in_supports, stop),
+            pack(operands, in_supports, stop, ahead),
         )
         return unpack(_avals(eqn.outvars), supports, stop, arrays)
 
@@ -267,14 +295,14 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
         returned = [i for i, support in enumerate(supports) if support >> k & 1]
 
         def run(number, arrays, stored):
-            operands = unpack(avals, in_supports, k, arrays)
+            operands = unpack(avals, in_supports, k, arrays, ahead)
             history = History(stored, prefix=f"branch{number}/")
             here = walk.within(k, history, effects=k == 0)
             outs = here.interpret(branches[number], operands)
             return [outs[i].dense(k) for i in returned], history.fresh
 
         key = outs[0].key
-        args = (pack(operands, in_supports, k), kept.load(key, k))
+        args = (pack(operands, in_supports, k, ahead), kept.load(key, k))
         # Traced once, to be evaluated in the switch: branches may have branches.
         traced = [
             jax.make_jaxpr(ft.partial(run, number), return_shape=True)(*args)

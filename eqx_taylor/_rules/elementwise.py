@@ -170,7 +170,24 @@ def _sigmoid(walk: Walk, eqn, inputs, first_slope, linear_factor) -> list[Series
 
 # -- kinks and steps
 
-define_piecewise_linear("clamp", "max", "min", "rem")
+define_piecewise_linear("abs", "clamp", "max", "min", "rem")
+
+
+@register("rem")
+def _rem(walk: Walk, eqn, inputs) -> list[Series]:
+    def value(here, ahead):
+        """The remainder for the quotient ahead."""
+        rest = bind(eqn, here)[0]
+        steps = lax.stop_gradient(_quotient(eqn, ahead) - _quotient(eqn, here))
+        # Not zero times a divisor that may be infinite.
+        return [jnp.where(steps == 0, rest, rest - steps * here[1])]
+
+    return piecewise_linear_rule(walk, eqn, inputs, value)
+
+
+def _quotient(eqn, operands):
+    x, y = operands
+    return lax.round((x - bind(eqn, operands)[0]) / y)
 
 
 @register("abs")

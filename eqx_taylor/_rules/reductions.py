@@ -1,5 +1,6 @@
 """Reductions, cumulations and orderings that pick values: linear around a point."""
 
+from .._decisions import KINKS
 from ._define import define_piecewise_linear
 
 
@@ -8,3 +9,5 @@ define_piecewise_linear(
     "reduce_window_min", "scatter", "select_and_gather_add", "select_and_scatter_add",
     "sort", "top_k", "approx_top_k",
 )  # fmt: skip
+# Which entries it replaces is said by integers.
+KINKS.discard("scatter")
