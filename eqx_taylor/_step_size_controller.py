@@ -204,11 +204,16 @@ class TaylorController(
         error, next_dt = self._judge(
             y0, y1_candidate, error, last, unit, error_order - 1, error_order
         )
-        keep_step = error <= _VETO / error_order
+        order = estimates[0].order if estimates else jnp.asarray(error_order)
+        by_series = order >= error_order
+        keep_step = error <= jnp.where(by_series, _VETO / error_order, 1)
         if self.dtmin is not None:
             keep_step = keep_step | (chosen_dt <= self.dtmin)
+        length = error ** (-1 / order.astype(error.dtype))
+        by_error = dt * jnp.clip(0.9 * length, 0.2, None).astype(dt.dtype)
+        next_dt = jnp.where(by_series, next_dt, jnp.minimum(next_dt, by_error))
         next_dt = jnp.minimum(next_dt, self.factormax * chosen_dt)
-        shorter = jnp.clip(error ** (-1 / error_order), 0.1, 0.5).astype(dt.dtype)
+        shorter = jnp.clip(length, 0.1, 0.5).astype(dt.dtype)
         # Not `dt` alone, which is rounded to a digit of `t`.
         next_dt = jnp.where(keep_step, next_dt, shorter * jnp.minimum(dt, chosen_dt))
         next_dt, result = self._clip(next_dt)
@@ -238,7 +243,7 @@ class TaylorController(
         """The error in tolerances, and the length of the next step."""
 
         def rows(y0, y1, error, last):
-            y1 = jnp.where(jnp.any(jnp.isnan(y1)), y0, y1)
+            y1 = jnp.where(jnp.all(jnp.isfinite(y1)), y1, y0)
             size = jnp.maximum(jnp.abs(y0), jnp.abs(y1))
             rtol, atol = (jnp.asarray(x, size.dtype) for x in (self.rtol, self.atol))
             scale = atol + rtol * size
@@ -260,6 +265,7 @@ class TaylorController(
                 f"returns an array of shape {norms.shape[1:]}."
             )
         error, size, *ends = norms
+        error = jnp.where(jnp.isnan(error), jnp.inf, error)
         ends = ends if order > 1 else ends[1:]
         orders = jnp.arange(order - len(ends) + 1, order + 1, dtype=size.dtype)
         log_size = jnp.log(jnp.maximum(size, 1))
