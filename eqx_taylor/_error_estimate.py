@@ -23,6 +23,17 @@ _FOREIGN = 5
 _ROUNDING = 100
 
 
+# Kinds of steps, as numbers of a floating-point type, which Diffrax asks for.
+# The polynomial is the series of the solution.
+OF_SERIES = 0
+# So it is up to the last point inside, but not at the end.
+BROKEN_AT_END = 1
+# It is not, and the step is one of a Runge--Kutta method.
+BY_RUNGE_KUTTA = 2
+# There is no slope at the start, and no polynomial.
+WITHOUT_SLOPE = 3
+
+
 class ErrorEstimate(eqx.Module):
     """The error of a step in one leaf of the state; and what
     [`eqx_taylor.TaylorController`][] chooses the next step by.
@@ -35,15 +46,13 @@ class ErrorEstimate(eqx.Module):
     - `error`: the estimate, of the shape of the leaf; real.
     - `last`: coefficients $K - 1$ and $K$ of the series at the end of the step.
     - `unit`: of time, for these coefficients; positive.
-    - `order`: the power of the step's length that the error grows with: $K + 1$, or
-        less where the series is not that of the solution. 0 where the field has no
-        slope at the start of the step.
+    - `kind`: of the step; one of the numbers above.
     """
 
     error: Real[Array, "*y"]
     last: Shaped[Array, "2 *y"]  # noqa: F821
     unit: RealScalarLike
-    order: RealScalarLike
+    kind: RealScalarLike
 
     def __jax_array__(self) -> Array:
         return self.error

@@ -24,11 +24,20 @@ from ._check import (
     check_tolerances,
 )
 from ._custom_types import Args, RealScalarLike, Y
-from ._error_estimate import Defect, defect, ErrorEstimate, probe_points
+from ._error_estimate import (
+    BROKEN_AT_END,
+    BY_RUNGE_KUTTA,
+    Defect,
+    defect,
+    ErrorEstimate,
+    OF_SERIES,
+    probe_points,
+    WITHOUT_SLOPE,
+)
 from ._interpolation import TaylorInterpolation
 from ._ode_jet import increment, solution_series, unit_near, usable
 from ._polynomial import evaluate, evaluate_compensated
-from ._runge_kutta import ERROR_ORDER, runge_kutta_step
+from ._runge_kutta import runge_kutta_step
 from ._stiffness import warn_if_stiff
 
 
@@ -281,7 +290,10 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         by_field = series.map(lambda c: c[1] * jnp.asarray(h / unit, c[1].dtype))
         at_end = defect(by_field, y1, coefficients, s, 1.0)
         next_coefficients = usable(series.stacked())
-        y_error = _estimate(at_end, inside, errors, replaced, next_coefficients, unit, K)
+        no_slope = ~_finite(jtu.tree_map(lambda c: c[1], state.coefficients))
+        y_error = _estimate(
+            at_end, inside, errors, replaced, no_slope, next_coefficients, unit, K
+        )
         dense_info = dict(coefficients=coefficients, unit=state.unit)
         next_state = TaylorState(next_coefficients, t1, unit, steps, rest)
         return y1, y_error, dense_info, next_state, _result(y1)
@@ -343,6 +355,7 @@ def _estimate(
     inside: Sequence[Defect],
     errors: PyTree[Array],
     replaced: Array,
+    no_slope: Array,
     coefficients: PyTree[Array],
     unit: Array,
     order: int,
@@ -354,14 +367,15 @@ def _estimate(
     # that leaves is at most the defect over this part of the step, as after a jump.
     broken = at_end.is_foreign() & ~replaced
     behind = 1 - max([0.0, *probe_points(len(inside))])
-    grows = jnp.where(broken, 2, order + 1)
-    grows = jnp.where(replaced, ERROR_ORDER, grows).astype(unit.dtype)
+    kind = jnp.where(broken, BROKEN_AT_END, OF_SERIES)
+    kind = jnp.where(replaced, BY_RUNGE_KUTTA, kind)
+    kind = jnp.where(no_slope, WITHOUT_SLOPE, kind).astype(unit.dtype)
 
     def of_leaf(c, of_runge_kutta, at_end, size, *inside):
         error = ft.reduce(jnp.maximum, [at_end, *inside])
         error = jnp.where(broken, jnp.maximum(error, behind * size), error)
         error = jnp.where(replaced, of_runge_kutta, error)
-        return ErrorEstimate(error, c[-2:], unit, grows)
+        return ErrorEstimate(error, c[-2:], unit, kind)
 
     estimates = map(
         of_leaf,
@@ -374,13 +388,15 @@ def _estimate(
     return jtu.tree_unflatten(treedef, estimates)
 
 
+def _finite(y: PyTree[Array]) -> Array:
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jtu.tree_leaves(y)]
+    return ft.reduce(jnp.logical_and, finite, jnp.array(True))
+
+
 def _result(y: PyTree[Array]) -> diffrax.RESULTS:
     """Nothing that is not a number is a success."""
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jtu.tree_leaves(y)]
     return diffrax.RESULTS.where(
-        ft.reduce(jnp.logical_and, finite, jnp.array(True)),
-        diffrax.RESULTS.successful,
-        diffrax.RESULTS.nonfinite,
+        _finite(y), diffrax.RESULTS.successful, diffrax.RESULTS.nonfinite
     )
 
 
