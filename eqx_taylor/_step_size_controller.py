@@ -46,8 +46,6 @@ _FIRST_PART = 0.5
 _VETO = 50
 # What may be nothing but rounding, in units of the last place of the state.
 _NOISE = 16
-# What the longest step is at most, times the next one, where the series asks for it.
-_SHORTEST = 2.0**-20
 _SMOOTH = 0.01
 _OVER = 0.5
 
@@ -60,8 +58,6 @@ class ControllerState(eqx.Module):
     - `dt`: the length that was chosen for the step. (It may have been clipped since, to
         `t1` for instance.)
     - `start`: the time at which the solve began.
-    - `longest`: the length of the longest step so far; zero where the series asks for
-        steps that are short compared with it, and is right.
     - `trouble`: the time at which the last step that was rejected ended. Something is
         between here and there; before the first time there is nothing.
     - `error`, `length`: of that step, in tolerances and in units of time.
@@ -69,7 +65,6 @@ class ControllerState(eqx.Module):
 
     dt: Array
     start: Array
-    longest: Array
     trouble: Array
     error: Array
     length: Array
@@ -211,7 +206,7 @@ class TaylorController(
         t0, dt0 = jnp.asarray(t0), jnp.asarray(dt0)
         none = jnp.zeros_like(dt0)
         error = jnp.zeros((), _real_dtype(y0))
-        state = ControllerState(dt0, t0, none, t0, error, none)
+        state = ControllerState(dt0, t0, t0, error, none)
         return t0 + dt0, state
 
     def adapt_step_size(
@@ -246,21 +241,23 @@ class TaylorController(
         keep_step = error <= jnp.where(of_series, _VETO / error_order, 1)
         if self.dtmin is not None:
             keep_step = keep_step | (chosen_dt <= self.dtmin)
-        longer, longest, by_floor = self._longer(t1, dt, next_dt, kind, error, state)
+        longer = self._longer(t1, dt, next_dt, kind, error, state)
         # Not `dt` alone, which is rounded to a digit of `t`.
         shorter = self._shorter(t0, kind, error, error_order, state)
         shorter = shorter.astype(dt.dtype) * jnp.minimum(dt, chosen_dt)
-        next_dt, result = self._clip(jnp.where(keep_step, longer, shorter))
+        # A step below the last digit of the time so far makes no difference: one of
+        # that length is tried instead, and if it fails there is no way on.
+        floor = jnp.finfo(dt.dtype).eps * (t0 - state.start)
+        next_dt = jnp.maximum(jnp.where(keep_step, longer, shorter), floor)
+        next_dt, result = self._clip(next_dt)
         next_t0 = jnp.where(keep_step, t1, t0)
         next_t1 = next_t0 + next_dt
         # A step that ends where it starts is that of a solve that gets nowhere. It may
         # have got to its end, though, which is not known here, and be at a singularity:
         # once, a step by the last digit of `t` is tried.
-        eps = jnp.finfo(dt.dtype).eps
         stuck = next_t1 <= next_t0
         was_stuck = ~keep_step | (t0 + chosen_dt <= t0)
-        # What cannot be had by a step of the last digit of the time so far, neither.
-        hopeless = ~keep_step & (dt <= eps * (t0 - state.start))
+        hopeless = ~keep_step & (dt <= floor)
         hopeless = hopeless | (~keep_step & (kind == WITHOUT_SLOPE))
         why = diffrax.RESULTS.where(
             jnp.isfinite(error),
@@ -272,7 +269,6 @@ class TaylorController(
         new = ControllerState(
             next_dt,
             state.start,
-            jnp.where(keep_step, longest, jnp.where(by_floor, 0, state.longest)),
             jnp.where(keep_step, state.trouble, t1),
             jnp.where(keep_step, state.error, error.astype(state.error.dtype)),
             jnp.where(keep_step, state.length, dt),
@@ -287,13 +283,8 @@ class TaylorController(
         kind: Array,
         error: Array,
         state: ControllerState,
-    ) -> tuple[Array, Array, Array]:
-        """The length of the step after one that was accepted; that of the longest so
-        far; and whether the one that was accepted was as short as that allows."""
-        longest = jnp.maximum(dt, state.longest)
-        floor = _SHORTEST * state.longest
-        by_floor = dt <= 1.5 * floor
-        by_series = jnp.maximum(by_series, _SHORTEST * longest)
+    ) -> Array:
+        """The length of the step after one that was accepted."""
         # Where the series was not that of the solution, it may not be that of the next
         # step, either; unless the reason is behind.
         behind = (t1 - dt < state.trouble) & (state.trouble <= t1)
@@ -310,7 +301,7 @@ class TaylorController(
         ratio = rest / jnp.where(state.length == 0, 1, state.length)
         over = state.error * (ratio**2).astype(state.error.dtype) <= _OVER
         part = jnp.where(over, rest, rest / 2)
-        return jnp.where(near, jnp.minimum(dt, part), dt), longest, by_floor
+        return jnp.where(near, jnp.minimum(dt, part), dt)
 
     def _shorter(
         self,
