@@ -86,7 +86,7 @@ class Defect(eqx.Module):
             jnp.max(jnp.stack([jnp.max(x, initial=0).astype(float) for x in each]))
             for each in (self.sizes, self.expected, self.increments, self.values)
         )
-        eps = max(jnp.finfo(x.dtype).eps for x in self.sizes)
+        eps = max(float(jnp.finfo(x.dtype).eps) for x in self.sizes)
         rounding = _ROUNDING * eps * (increment + value)
         return ~(size <= _FOREIGN * expected + rounding)
 
@@ -103,7 +103,7 @@ class Defect(eqx.Module):
             # run steps again, in another program, and would come to other steps by it;
             # and no step is short enough to make it smaller. The terms of the series
             # are known there.
-            eps = jnp.finfo(size.dtype).eps
+            eps = float(jnp.finfo(size.dtype).eps)
             noise = eps * jnp.maximum(_NOISE * increment, (order + 1) * value)
             known = jnp.minimum(expected, noise)
             return jnp.where(size <= noise, known, size) / (order + 1)

@@ -47,7 +47,8 @@ _VETO = 50
 # What may be nothing but rounding, in units of the last place of the state.
 _NOISE = 16
 _SMOOTH = 0.01
-_OVER = 0.5
+_FOREIGN = 0.3
+_OVER = 0.15
 
 
 class ControllerState(eqx.Module):
@@ -205,8 +206,7 @@ class TaylorController(
         dt0, _ = self._clip(dt0)
         t0, dt0 = jnp.asarray(t0), jnp.asarray(dt0)
         none = jnp.zeros_like(dt0)
-        error = jnp.zeros((), _real_dtype(y0))
-        state = ControllerState(dt0, t0, t0, error, none)
+        state = ControllerState(dt0, t0, t0, none, none)
         return t0 + dt0, state
 
     def adapt_step_size(
@@ -238,7 +238,7 @@ class TaylorController(
         )
         kind = estimates[0].kind if estimates else jnp.zeros_like(dt)
         of_series = kind == OF_SERIES
-        keep_step = error <= jnp.where(of_series, _VETO / error_order, 1)
+        keep_step = error <= jnp.where(of_series, _VETO / error_order, _FOREIGN)
         if self.dtmin is not None:
             keep_step = keep_step | (chosen_dt <= self.dtmin)
         longer = self._longer(t1, dt, next_dt, kind, error, state)
@@ -270,7 +270,7 @@ class TaylorController(
             next_dt,
             state.start,
             jnp.where(keep_step, state.trouble, t1),
-            jnp.where(keep_step, state.error, error.astype(state.error.dtype)),
+            jnp.where(keep_step, state.error, error.astype(dt.dtype)),
             jnp.where(keep_step, state.length, dt),
         )
         return keep_step, next_t0, next_t1, False, new, result
@@ -288,10 +288,11 @@ class TaylorController(
         # Where the series was not that of the solution, it may not be that of the next
         # step, either; unless the reason is behind.
         behind = (t1 - dt < state.trouble) & (state.trouble <= t1)
-        by_error = dt * jnp.clip(0.9 * error ** (-1 / ERROR_ORDER), 0.2, None)
+        by_error = 0.8 * error ** (-1 / ERROR_ORDER)
+        by_error = dt * jnp.maximum(by_error, 0.2).astype(dt.dtype)
         dt = jnp.where(
             (kind == OF_SERIES) | behind, by_series, jnp.minimum(by_series, by_error)
-        ).astype(dt.dtype)
+        )
         dt = jnp.minimum(dt, self.factormax * state.dt)
         # The step that was rejected was too long, or there is a kink before its end. In
         # the latter case it is approached by halves, until it can be gone over.
@@ -299,7 +300,7 @@ class TaylorController(
         near = (rest > 0) & (dt >= rest / 2)
         near = near & ~((kind == BY_RUNGE_KUTTA) & (error > _SMOOTH))
         ratio = rest / jnp.where(state.length == 0, 1, state.length)
-        over = state.error * (ratio**2).astype(state.error.dtype) <= _OVER
+        over = state.error * ratio**2 <= _OVER
         part = jnp.where(over, rest, rest / 2)
         return jnp.where(near, jnp.minimum(dt, part), dt)
 
@@ -411,11 +412,6 @@ def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], A
         return jnp.stack([c[-2] * factor ** (order - 1), c[-1] * factor**order])
 
     return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter
-
-
-def _real_dtype(y: PyTree[Array]) -> Any:
-    dtypes = [jnp.finfo(leaf.dtype).dtype for leaf in jtu.tree_leaves(y)]
-    return jnp.result_type(*dtypes) if dtypes else jnp.result_type(float)
 
 
 def _is_estimate(x: Any) -> bool:
