@@ -147,21 +147,23 @@ class SolutionSeries(NamedTuple):
 
 
 def usable(coefficients: PyTree[Array]) -> PyTree[Array]:
-    """Stacked coefficients, with zeros from the first order on, of those above 1, at
-    which any is not finite.
+    """Stacked coefficients, with zeros for each entry of the state from the first order
+    on, of those above 1, at which it is not finite.
 
     There are fields that have a slope at a point, but no higher derivatives or infinite
-    ones: `sqrt(t)` at 0. The lower orders are right there, and get a solver away from
-    it, if its steps are controlled. Without a slope there is no solution to go on with.
+    ones: `sqrt(t)` at 0. The lower orders are right there, and so are all orders of
+    entries that do not depend on it. Without a slope there is no solution to go on with.
     """
-    leaves, treedef = jtu.tree_flatten(coefficients)
-    numbers = [jax.lax.broadcasted_iota(jnp.int32, c.shape, 0) for c in leaves]
-    first = jnp.int32(max((len(c) for c in leaves), default=0))
-    for c, k in zip(leaves, numbers):
-        broken = jnp.where((k > 1) & ~jnp.isfinite(c), k, first)
-        first = jnp.min(broken, initial=first)
-    leaves = [jnp.where(k < first, c, 0) for c, k in zip(leaves, numbers)]
-    return jtu.tree_unflatten(treedef, leaves)
+
+    def of_leaf(c):
+        finite = True
+        terms = list(c[:2])
+        for term in c[2:]:
+            finite = jnp.isfinite(term) & finite
+            terms.append(jnp.where(finite, term, 0))
+        return jnp.stack(terms)
+
+    return jtu.tree_map(of_leaf, coefficients)
 
 
 def unit_near(length: RealScalarLike) -> Array:

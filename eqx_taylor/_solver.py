@@ -2,6 +2,7 @@
 
 import functools as ft
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import diffrax
@@ -23,11 +24,21 @@ from ._check import (
     check_tolerances,
 )
 from ._custom_types import Args, RealScalarLike, Y
-from ._error_estimate import defect, ErrorEstimate, probe_points
+from ._error_estimate import (
+    BROKEN_AT_END,
+    BY_RUNGE_KUTTA,
+    Defect,
+    defect,
+    ErrorEstimate,
+    OF_SERIES,
+    probe_points,
+    WITHOUT_SLOPE,
+)
 from ._interpolation import TaylorInterpolation
 from ._jax import joint_axes, vary
 from ._ode_jet import increment, solution_series, unit_near, usable
-from ._polynomial import evaluate, evaluate_compensated, evaluate_derivative
+from ._polynomial import evaluate, evaluate_compensated
+from ._runge_kutta import runge_kutta_step
 from ._stiffness import warn_if_stiff
 
 
@@ -212,12 +223,12 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         y0 = check_state("TaylorSolver", y0)
         rest = jtu.tree_map(jnp.zeros_like, y0) if self.compensated else None
         steps = jnp.array(0) if self.warn_if_stiff else None
-        # No series yet: the first step sees that these are not of its state.
         nothing = jtu.tree_map(
-            lambda y: jnp.full((self.taylor_order + 1, *y.shape), jnp.nan, y.dtype), y0
+            lambda y: jnp.zeros((self.taylor_order + 1, *y.shape), y.dtype), y0
         )
         t0 = jnp.asarray(t0)
-        return TaylorState(nothing, t0, unit_near(t1 - t0), steps, rest)
+        no_unit = jnp.zeros_like(unit_near(t1 - t0))
+        return TaylorState(nothing, t0, no_unit, steps, rest)
 
     def _current(self, terms, t0, t1, y0, args, state, made_jump) -> TaylorState:
         """The state with the series of the solution through `y0`: the one that it has,
@@ -226,7 +237,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         series = jtu.tree_leaves(state.coefficients)
         check_carried(self.taylor_order, [c.shape for c in series])
         other = [jnp.any(c[0] != y) for c, y in zip(series, leaves)]
-        other = jnp.any(jnp.stack([t0 != state.t0, jnp.asarray(made_jump), *other]))
+        moved = [state.unit == 0, t0 != state.t0, jnp.asarray(made_jump)]
+        other = jnp.any(jnp.stack([*moved, *other]))
 
         # The type of both branches. What there is at first is the same on all devices.
         inputs = eqx.filter((t0, t1, y0, args, state, other), eqx.is_array)
@@ -260,38 +272,39 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         state = self._current(terms, t0, t1, y0, args, solver_state, made_jump)
         h = jnp.asarray(t1 - t0)
         s = h / state.unit
+        steps = state.steps
+        if steps is not None:
+            steps = steps + 1
+            warn_if_stiff(jtu.tree_leaves(state.coefficients), s, steps, K)
+
+        # The solution inside the step: where, and what the field makes of it there.
+        control = terms.contr(t0, t1)
+        inside = []
+        for part in probe_points(self.probes):
+            y, _ = self._evaluate(state, part * s)
+            by_field = increment(terms, t0 + part * h, y, args, control)
+            inside.append(defect(by_field, y, state.coefficients, s, part))
+        foreign = [one.is_foreign() for one in inside]
+        coefficients, errors, replaced = _replaced(terms, t0, t1, args, state, foreign)
+        state = eqx.tree_at(lambda state: state.coefficients, state, coefficients)
         y1, rest = self._evaluate(state, s)
 
         # The series of the next step tells the error of this one, too.
         unit = unit_near(h)
         series = solution_series(terms, t1, unit, y1, args, K)
-
-        def estimate(terms, slope, c, *inside):
-            # Not the first coefficient: that of a jump that comes next is another.
-            at_end = slope * jnp.asarray(h / unit, slope.dtype)
-            errors = [
-                defect(by_field, evaluate_derivative(list(c), part * s) / part, K)
-                for part, by_field in zip(parts, [at_end, *inside])
-            ]
-            return ErrorEstimate(
-                ft.reduce(jnp.maximum, errors), jnp.stack(terms[-2:]), unit
-            )
-
-        # The solution inside the step: where, and what the field makes of it there.
-        parts = [1.0, *probe_points(self.probes)]
-        control = terms.contr(t0, t1)
-        inside = []
-        for part in parts[1:]:
-            y, _ = self._evaluate(state, part * s)
-            inside.append(increment(terms, t0 + part * h, y, args, control))
-        y_error = series.map(estimate, series.slope, state.coefficients, *inside)
-        steps = state.steps
-        if steps is not None:
-            steps = steps + 1
-            warn_if_stiff(jtu.tree_leaves(state.coefficients), s, steps, K)
-        dense_info = dict(coefficients=state.coefficients, unit=state.unit)
-        next_state = TaylorState(series.stacked(), t1, unit, steps, rest)
-        return y1, y_error, dense_info, next_state, diffrax.RESULTS.successful
+        # Not by the first coefficient: that of a jump that comes next is another.
+        by_field = jtu.tree_map(
+            lambda slope: slope * jnp.asarray(h / unit, slope.dtype), series.slope
+        )
+        at_end = defect(by_field, y1, coefficients, s, 1.0)
+        next_coefficients = usable(series.stacked())
+        no_slope = ~_finite(jtu.tree_map(lambda c: c[1], state.coefficients))
+        y_error = _estimate(
+            at_end, inside, errors, replaced, no_slope, next_coefficients, unit, K
+        )
+        dense_info = dict(coefficients=coefficients, unit=state.unit)
+        next_state = TaylorState(next_coefficients, t1, unit, steps, rest)
+        return y1, y_error, dense_info, next_state, _result(y1)
 
     def _evaluate(self, state: TaylorState, s: RealScalarLike):
         """The state at `s`, and the rest of it beyond its last digit."""
@@ -308,6 +321,91 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         self, terms: diffrax.AbstractTerm, t0: RealScalarLike, y0: Y, args: Args
     ) -> Y:
         return terms.vf(t0, y0, args)
+
+
+def _replaced(
+    terms: diffrax.AbstractTerm,
+    t0: RealScalarLike,
+    t1: RealScalarLike,
+    args: Args,
+    state: TaylorState,
+    foreign: Sequence[Array],
+) -> tuple[PyTree[Array], PyTree[Array], Array]:
+    """The polynomial of the step: the series; or, if that is `foreign` to the solution
+    anywhere, the one of a Runge--Kutta method, with the estimate of its error. Third,
+    whether it is that."""
+    series = state.coefficients
+    no_errors = jtu.tree_map(lambda c: jnp.zeros_like(jnp.abs(c[0])), series)
+    if not foreign:
+        return series, no_errors, jnp.array(False)
+    replaced = jnp.any(jnp.stack(foreign))
+
+    # Reverse mode keeps its arguments, and none of its stages.
+    @jax.checkpoint
+    def by_runge_kutta(series):
+        new = runge_kutta_step(terms, t0, t1, state.unit, series, args)
+        return jtu.tree_map(
+            lambda new, old: jnp.where(replaced, new, old), new, (series, no_errors)
+        )
+
+    # One predicate for all lanes of a `vmap`, or each would make both.
+    series, errors = jax.lax.cond(
+        eqxi.unvmap_any(replaced),
+        by_runge_kutta,
+        lambda series: (series, no_errors),
+        series,
+    )
+    return series, errors, replaced
+
+
+def _estimate(
+    at_end: Defect,
+    inside: Sequence[Defect],
+    errors: PyTree[Array],
+    replaced: Array,
+    no_slope: Array,
+    coefficients: PyTree[Array],
+    unit: Array,
+    order: int,
+) -> PyTree[ErrorEstimate]:
+    """The error of a step, where `errors` is that of a step that was `replaced`; with
+    the coefficients of the series at its end."""
+    leaves, treedef = jtu.tree_flatten(coefficients)
+    # Behind the last point inside it is another field than that of the series. What
+    # that leaves is at most the defect over this part of the step, as after a jump.
+    broken = at_end.is_foreign() & ~replaced
+    behind = 1 - max([0.0, *probe_points(len(inside))])
+    kind = jnp.where(broken, BROKEN_AT_END, OF_SERIES)
+    kind = jnp.where(replaced, BY_RUNGE_KUTTA, kind)
+    kind = jnp.where(no_slope, WITHOUT_SLOPE, kind).astype(unit.dtype)
+
+    def of_leaf(c, of_runge_kutta, at_end, size, *inside):
+        error = ft.reduce(jnp.maximum, [at_end, *inside])
+        error = jnp.where(broken, jnp.maximum(error, behind * size), error)
+        error = jnp.where(replaced, of_runge_kutta, error)
+        return ErrorEstimate(error, c[-2:], unit, kind)
+
+    estimates = map(
+        of_leaf,
+        leaves,
+        treedef.flatten_up_to(errors),
+        at_end.errors(order),
+        at_end.sizes,
+        *[one.errors(order) for one in inside],
+    )
+    return jtu.tree_unflatten(treedef, estimates)
+
+
+def _finite(y: PyTree[Array]) -> Array:
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jtu.tree_leaves(y)]
+    return ft.reduce(jnp.logical_and, finite, jnp.array(True))
+
+
+def _result(y: PyTree[Array]) -> diffrax.RESULTS:
+    """Nothing that is not a number is a success."""
+    return diffrax.RESULTS.where(
+        _finite(y), diffrax.RESULTS.successful, diffrax.RESULTS.nonfinite
+    )
 
 
 def _choose_order(order: Any, rtol: Any, atol: Any) -> int:

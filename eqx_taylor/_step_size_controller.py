@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,15 @@ from ._check import (
     describe,
 )
 from ._custom_types import Args, RealScalarLike, Y
-from ._error_estimate import ErrorEstimate
+from ._error_estimate import (
+    BROKEN_AT_END,
+    BY_RUNGE_KUTTA,
+    ErrorEstimate,
+    OF_SERIES,
+    WITHOUT_SLOPE,
+)
 from ._ode_jet import solution_series, unit_near, unit_of, usable
+from ._runge_kutta import ERROR_ORDER
 from ._solver import TaylorSolver
 
 
@@ -38,10 +46,33 @@ _FIRST_PART = 0.5
 _VETO = 50
 # What may be nothing but rounding, in units of the last place of the state.
 _NOISE = 16
+_SMOOTH = 0.01
+_FOREIGN = 0.3
+_OVER = 0.15
+
+
+class ControllerState(eqx.Module):
+    """What `TaylorController` knows at the start of a step.
+
+    **Fields:**
+
+    - `dt`: the length that was chosen for the step. (It may have been clipped since, to
+        `t1` for instance.)
+    - `start`: the time at which the solve began.
+    - `trouble`: the time at which the last step that was rejected ended. Something is
+        between here and there; before the first time there is nothing.
+    - `error`, `length`: of that step, in tolerances and in units of time.
+    """
+
+    dt: Array
+    start: Array
+    trouble: Array
+    error: Array
+    length: Array
 
 
 class TaylorController(
-    diffrax.AbstractAdaptiveStepSizeController[RealScalarLike, RealScalarLike | None]
+    diffrax.AbstractAdaptiveStepSizeController[ControllerState, RealScalarLike | None]
 ):
     r"""Chooses the steps of [`eqx_taylor.TaylorSolver`][] by the coefficients of its
     series, before they are made.
@@ -147,9 +178,6 @@ class TaylorController(
         del direction
         return self
 
-    # The state is the length that was chosen for the step that is being made. (It may
-    # have been clipped since, to `t1` for instance.)
-
     def init(
         self,
         terms: PyTree[diffrax.AbstractTerm],
@@ -160,7 +188,7 @@ class TaylorController(
         args: Args,
         func: Callable[..., Any],
         error_order: int,
-    ) -> tuple[RealScalarLike, RealScalarLike]:
+    ) -> tuple[RealScalarLike, ControllerState]:
         _check_solver(getattr(func, "__self__", func))
         if dt0 is None:
             check_term("TaylorSolver", terms)
@@ -176,7 +204,10 @@ class TaylorController(
             known = jnp.isfinite(dt0) & (dt0 > 0)
             dt0 = jnp.where(known, _FIRST_PART * dt0, span)
         dt0, _ = self._clip(dt0)
-        return t0 + dt0, dt0
+        t0, dt0 = jnp.asarray(t0), jnp.asarray(dt0)
+        none = jnp.zeros_like(dt0)
+        state = ControllerState(dt0, t0, t0, none, none)
+        return t0 + dt0, state
 
     def adapt_step_size(
         self,
@@ -187,10 +218,11 @@ class TaylorController(
         args: Args,
         y_error: PyTree[ErrorEstimate],
         error_order: int,
-        controller_state: RealScalarLike,
+        controller_state: ControllerState,
     ):
         del args
-        dt, chosen_dt = jnp.asarray(t1 - t0), controller_state
+        state = controller_state
+        dt, chosen_dt = jnp.asarray(t1 - t0), state.dt
         estimates, treedef = jtu.tree_flatten(y_error, is_leaf=_is_estimate)
         if not all(map(_is_estimate, estimates)):
             raise TypeError(
@@ -204,13 +236,19 @@ class TaylorController(
         error, next_dt = self._judge(
             y0, y1_candidate, error, last, unit, error_order - 1, error_order
         )
-        keep_step = error <= _VETO / error_order
+        kind = estimates[0].kind if estimates else jnp.zeros_like(dt)
+        of_series = kind == OF_SERIES
+        keep_step = error <= jnp.where(of_series, _VETO / error_order, _FOREIGN)
         if self.dtmin is not None:
             keep_step = keep_step | (chosen_dt <= self.dtmin)
-        next_dt = jnp.minimum(next_dt, self.factormax * chosen_dt)
-        shorter = jnp.clip(error ** (-1 / error_order), 0.1, 0.5).astype(dt.dtype)
+        longer = self._longer(t1, dt, next_dt, kind, error, state)
         # Not `dt` alone, which is rounded to a digit of `t`.
-        next_dt = jnp.where(keep_step, next_dt, shorter * jnp.minimum(dt, chosen_dt))
+        shorter = self._shorter(t0, kind, error, error_order, state)
+        shorter = shorter.astype(dt.dtype) * jnp.minimum(dt, chosen_dt)
+        # A step below the last digit of the time so far makes no difference: one of
+        # that length is tried instead, and if it fails there is no way on.
+        floor = jnp.finfo(dt.dtype).eps * (t0 - state.start)
+        next_dt = jnp.maximum(jnp.where(keep_step, longer, shorter), floor)
         next_dt, result = self._clip(next_dt)
         next_t0 = jnp.where(keep_step, t1, t0)
         next_t1 = next_t0 + next_dt
@@ -219,11 +257,69 @@ class TaylorController(
         # once, a step by the last digit of `t` is tried.
         stuck = next_t1 <= next_t0
         was_stuck = ~keep_step | (t0 + chosen_dt <= t0)
-        result = diffrax.RESULTS.where(
-            stuck & was_stuck, diffrax.RESULTS.dt_min_reached, result
+        hopeless = ~keep_step & (dt <= floor)
+        hopeless = hopeless | (~keep_step & (kind == WITHOUT_SLOPE))
+        why = diffrax.RESULTS.where(
+            jnp.isfinite(error),
+            diffrax.RESULTS.dt_min_reached,
+            diffrax.RESULTS.nonfinite,
         )
+        result = diffrax.RESULTS.where((stuck & was_stuck) | hopeless, why, result)
         next_t1 = jnp.where(stuck, jnp.nextafter(next_t0, jnp.inf), next_t1)
-        return keep_step, next_t0, next_t1, False, next_dt, result
+        new = ControllerState(
+            next_dt,
+            state.start,
+            jnp.where(keep_step, state.trouble, t1),
+            jnp.where(keep_step, state.error, error.astype(dt.dtype)),
+            jnp.where(keep_step, state.length, dt),
+        )
+        return keep_step, next_t0, next_t1, False, new, result
+
+    def _longer(
+        self,
+        t1: RealScalarLike,
+        dt: Array,
+        by_series: Array,
+        kind: Array,
+        error: Array,
+        state: ControllerState,
+    ) -> Array:
+        """The length of the step after one that was accepted."""
+        # Where the series was not that of the solution, it may not be that of the next
+        # step, either; unless the reason is behind.
+        behind = (t1 - dt < state.trouble) & (state.trouble <= t1)
+        by_error = 0.8 * error ** (-1 / ERROR_ORDER)
+        by_error = dt * jnp.maximum(by_error, 0.2).astype(dt.dtype)
+        dt = jnp.where(
+            (kind == OF_SERIES) | behind, by_series, jnp.minimum(by_series, by_error)
+        )
+        dt = jnp.minimum(dt, self.factormax * state.dt)
+        # The step that was rejected was too long, or there is a kink before its end. In
+        # the latter case it is approached by halves, until it can be gone over.
+        rest = state.trouble - t1
+        near = (rest > 0) & (dt >= rest / 2)
+        near = near & ~((kind == BY_RUNGE_KUTTA) & (error > _SMOOTH))
+        ratio = rest / jnp.where(state.length == 0, 1, state.length)
+        over = state.error * ratio**2 <= _OVER
+        part = jnp.where(over, rest, rest / 2)
+        return jnp.where(near, jnp.minimum(dt, part), dt)
+
+    def _shorter(
+        self,
+        t0: RealScalarLike,
+        kind: Array,
+        error: Array,
+        error_order: int,
+        state: ControllerState,
+    ) -> Array:
+        """What part of the length of a step that was rejected is tried next."""
+        order = jnp.where(kind == OF_SERIES, error_order, ERROR_ORDER)
+        part = jnp.clip(error ** (-1 / order.astype(error.dtype)), 0.1, 0.5)
+        # The length of the first step is a guess.
+        first = (kind == BY_RUNGE_KUTTA) & (t0 <= state.start)
+        part = jnp.where(first, 0.1, part)
+        # Up to the last point inside, all was well.
+        return jnp.where(kind == BROKEN_AT_END, 0.6, part)
 
     def _judge(
         self,
@@ -238,7 +334,7 @@ class TaylorController(
         """The error in tolerances, and the length of the next step."""
 
         def rows(y0, y1, error, last):
-            y1 = jnp.where(jnp.any(jnp.isnan(y1)), y0, y1)
+            y1 = jnp.where(jnp.all(jnp.isfinite(y1)), y1, y0)
             size = jnp.maximum(jnp.abs(y0), jnp.abs(y1))
             rtol, atol = (jnp.asarray(x, size.dtype) for x in (self.rtol, self.atol))
             scale = atol + rtol * size
@@ -260,6 +356,7 @@ class TaylorController(
                 f"returns an array of shape {norms.shape[1:]}."
             )
         error, size, *ends = norms
+        error = jnp.where(jnp.isnan(error), jnp.inf, error)
         ends = ends if order > 1 else ends[1:]
         orders = jnp.arange(order - len(ends) + 1, order + 1, dtype=size.dtype)
         log_size = jnp.log(jnp.maximum(size, 1))
