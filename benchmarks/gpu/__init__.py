@@ -1,0 +1,1 @@
+"""The figures of an accelerator, by one command: `python -m benchmarks.gpu`."""
