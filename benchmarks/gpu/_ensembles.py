@@ -24,8 +24,7 @@ from ._steps import Context, Sizes, Step
 
 # Bounds the loop where a tolerance is out of reach and steps become ever shorter.
 MAX_STEPS = 2**16
-OURS, PEERS = "TaylorSolver", ("Dopri8", "Tsit5")
-SOLVERS = (OURS, *PEERS)
+OURS = "TaylorSolver"
 
 
 def solve(
@@ -74,8 +73,9 @@ def lanes(fun: Callable) -> Callable:
     return jax.vmap(fun, in_axes=(-1, -1, None), out_axes=(-1, 0))
 
 
-def order_for(tolerance: float) -> int:
-    return TaylorSolver(rtol=tolerance, atol=tolerance).taylor_order
+def order_for(tolerance: float, sizes: Sizes) -> int:
+    order = TaylorSolver(rtol=tolerance, atol=tolerance).taylor_order
+    return min(order, sizes.highest_order)
 
 
 def lane_errors(y: Any, exact: Any) -> np.ndarray:
@@ -138,12 +138,13 @@ class _Sample:
 
 
 def lorenz(sizes: Sizes) -> Iterator[Step]:
-    for who in SOLVERS:
+    solvers = OURS, *sizes.peers
+    for who in solvers:
         yield _lorenz_step(sizes, who, "float32", 1)
     for wave, target in enumerate(sizes.errors, 1):
-        for who in SOLVERS:
+        for who in solvers:
             yield _lorenz_step(sizes, who, "float64", wave, target=target)
-    for who in SOLVERS:
+    for who in solvers:
         yield _lorenz_step(sizes, who, "float32", 2, fixed_step=sizes.fixed_step)
 
 
@@ -163,14 +164,14 @@ def _lorenz_step(
     if fixed_step is not None:
         work, kwargs = f"{dtype}, fixed steps of {fixed_step:g}", {}
         if who == OURS:
-            kwargs = dict(order=FIXED_ORDER)
+            kwargs = dict(order=min(FIXED_ORDER, sizes.highest_order))
     else:
         work = (
             f"{dtype}, tolerance {PUBLISHED_TOLERANCE:g}"
             if target is None
             else f"{dtype}, error {target:g}"
         )
-        kwargs = dict(order=order_for(target or PUBLISHED_TOLERANCE))
+        kwargs = dict(order=order_for(target or PUBLISHED_TOLERANCE, sizes))
 
     def run(context: Context) -> Iterator[Line]:
         fun = _lorenz_solve(who, dtype, fixed_step=fixed_step, **kwargs)
@@ -188,7 +189,9 @@ def _lorenz_step(
             def attempt(number):
                 args = (*lorenz_problem(number, dtype), jnp.array(tolerance, dtype))
                 row, (_, steps) = measured(context, fun, args)
-                return row | summary(steps) | dict(size=number, each=row["run"] / number)
+                return (
+                    row | summary(steps) | dict(size=number, each=row["run"] / number)
+                )
 
             row = halved_to_fit(context, number, attempt)
             yield row | dict(
@@ -240,7 +243,7 @@ SOLAR_ERROR = 1e-9
 
 
 def solar(sizes: Sizes) -> Iterator[Step]:
-    for who in SOLVERS:
+    for who in (OURS, *sizes.peers):
         yield _solar_step(sizes, who)
 
 
@@ -258,7 +261,7 @@ def _solar_step(sizes: Sizes, who: str) -> Step:
                 tolerance=tolerance,
                 # Velocities are 1e-3 AU/day and below.
                 atol_per_rtol=1e-3,
-                order=order_for(SOLAR_ERROR),
+                order=order_for(SOLAR_ERROR, sizes),
             )
 
         fun = lanes(one)
@@ -287,7 +290,7 @@ def _solar_step(sizes: Sizes, who: str) -> Step:
             wanted=sizes.solar_systems,
             error=error,
             tolerance=tolerance,
-            order=order_for(SOLAR_ERROR) if who == OURS else None,
+            order=order_for(SOLAR_ERROR, sizes) if who == OURS else None,
         )
 
     return Step("solar", who, run, 25.0, at_most=120.0)
@@ -319,7 +322,7 @@ def _blocks_step(sizes: Sizes, order: str, block: int | None) -> Step:
                 rho,
                 jnp.array(1.0),
                 tolerance=BLOCKS_TOLERANCE,
-                order=order_for(BLOCKS_TOLERANCE),
+                order=order_for(BLOCKS_TOLERANCE, sizes),
             )
 
         def fun(y0, rho):
@@ -349,7 +352,7 @@ def _blocks_step(sizes: Sizes, order: str, block: int | None) -> Step:
 
 def compiling(sizes: Sizes) -> Iterator[Step]:
     programs = [(OURS, order) for order in sizes.compile_orders]
-    programs += [(who, None) for who in PEERS]
+    programs += [(who, None) for who in sizes.peers]
     for wave, problem in enumerate(("Lorenz", "MLP"), 1):
         for who, order in programs:
             yield _compile_step(sizes, problem, who, order, wave)

@@ -1,4 +1,4 @@
-"""Steps of networks: jets, the precision of matrix products, Laplacians, neural ODEs."""
+"""Steps of networks: jets, precision of matrix products, Laplacians, neural ODEs."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from eqx_taylor import TaylorController, TaylorSolver
 from ..jet_mlp import by_filter_jet, by_jax_jet, matrix_products
 from ..jets import by_nested_jvp
 from ..laplacian import by_hessian
-from ..matmul_precision import emulated, EMULATED, errors_of_orders
+from ..matmul_precision import EMULATED, emulated, errors_of_orders
 from ._measure import (
     halved_to_fit,
     measured,
@@ -50,9 +50,10 @@ def named(sizes: tuple[int, ...]) -> str:
 
 
 def line(size: int, batch: int, dtype: Any = jnp.float32):
-    """Points and directions."""
-    keys = jax.random.split(jax.random.key(1))
-    return tuple(jax.random.normal(k, (batch, size), dtype) for k in keys)
+    """Points and directions; of float32, those of float64 rounded. The first are the
+    same for all batches."""
+    random = np.random.default_rng(1).normal(size=(batch, 2, size))
+    return tuple(jnp.asarray(random[:, i], dtype) for i in range(2))
 
 
 def check_against_ours(context: Context, section: str, row: Line, ours: str) -> Line:
@@ -244,18 +245,12 @@ def _laplacian_step(wave, layers, batch, who) -> Step:
 
 
 TARGET = 1e-4
-SOLVERS = {
-    "TaylorSolver(5)": lambda: TaylorSolver(order=5),
-    "TaylorSolver(8)": lambda: TaylorSolver(order=8),
-    "Tsit5": diffrax.Tsit5,
-    "Dopri8": diffrax.Dopri8,
-}
 MAX_STEPS = 256
-ADJOINTS = {
-    "RecursiveCheckpointAdjoint": diffrax.RecursiveCheckpointAdjoint,
-    "BacksolveAdjoint": diffrax.BacksolveAdjoint,
-    "DirectAdjoint": diffrax.DirectAdjoint,
-}
+
+
+def _node_solvers(sizes: Sizes) -> dict[str, Any]:
+    ours = {f"TaylorSolver({k})": TaylorSolver(order=k) for k in sizes.neural_orders}
+    return ours | {name: getattr(diffrax, name)() for name in sizes.peers}
 
 
 def _node(solver: Any, adjoint: Any, apply: Callable) -> Callable:
@@ -304,7 +299,8 @@ def _node_tolerance(context: Context, who: str, layers, batch) -> tuple[float, f
     reference = jax.jit(_node(diffrax.Dopri8(), diffrax.ForwardMode(), apply))
     exact, _ = reference(arrays, y0, jnp.array(1e-11))
     arrays, apply, y0 = _node_problem(layers, sample, jnp.float32)
-    solve = jax.jit(_node(SOLVERS[who](), diffrax.ForwardMode(), apply))
+    solver = _node_solvers(context.sizes)[who]
+    solve = jax.jit(_node(solver, diffrax.ForwardMode(), apply))
     size = float(jnp.max(jnp.abs(exact)))
 
     def error_at(tolerance):
@@ -315,10 +311,11 @@ def _node_tolerance(context: Context, who: str, layers, batch) -> tuple[float, f
 
 
 def neural_ode(sizes: Sizes) -> Iterator[Step]:
-    for who in SOLVERS:
+    solvers = _node_solvers(sizes)
+    for who in solvers:
         yield _node_step(sizes, who, "solve", 1)
-    for wave, adjoint in enumerate(ADJOINTS, 1):
-        for who in SOLVERS:
+    for wave, adjoint in enumerate(sizes.adjoints, 1):
+        for who in solvers:
             yield _node_step(sizes, who, f"gradient, {adjoint}", wave)
 
 
@@ -333,8 +330,8 @@ def _node_step(sizes: Sizes, who: str, work: str, wave: int) -> Step:
             def attempt(batch):
                 arrays, apply, y0 = _node_problem(layers, batch, jnp.float32)
                 _, _, name = work.partition(", ")
-                adjoint = ADJOINTS[name]() if name else diffrax.ForwardMode()
-                solve = _node(SOLVERS[who](), adjoint, apply)
+                adjoint = getattr(diffrax, name or "ForwardMode")()
+                solve = _node(_node_solvers(sizes)[who], adjoint, apply)
 
                 def gradient(arrays, y0, tolerance):
                     def loss(arrays):
@@ -352,6 +349,7 @@ def _node_step(sizes: Sizes, who: str, work: str, wave: int) -> Step:
 
             row = halved_to_fit(context, batch, attempt)
         row |= dict(who=who, work=work, tolerance=tolerance, error=error, wanted=batch)
-        yield check_against_ours(context, "neural_ode", row, "TaylorSolver(8)")
+        ours = f"TaylorSolver({sizes.neural_orders[0]})"
+        yield check_against_ours(context, "neural_ode", row, ours)
 
     return Step("neural_ode", f"{work}: {who}", run, 8.0, wave)

@@ -21,8 +21,13 @@ class Sizes:
     # Of the repeated runs of one measurement, and how many there are at least.
     seconds: float
     repeats: int
-    # Of the comparisons with the CPU.
+    # No order of a solver is higher.
+    highest_order: int
+    # Diffrax's solvers that are compared with.
+    peers: tuple[str, ...]
+    # Of the comparisons with the CPU. Of the functions, one of so many.
     check_order: int
+    functions_of: int
     check_lanes: int
     # MLPs as (sizes of layers, batch), and the orders of their jets.
     jets: tuple[tuple[tuple[int, ...], int], ...]
@@ -40,6 +45,8 @@ class Sizes:
     blocked: int
     blocks: tuple[int, ...]
     neural_ode: tuple[tuple[int, ...], int]
+    neural_orders: tuple[int, ...]
+    adjoints: tuple[str, ...]
     compile_orders: tuple[int, ...]
 
 
@@ -47,7 +54,10 @@ FULL = Sizes(
     name="full",
     seconds=1.0,
     repeats=5,
+    highest_order=20,
+    peers=("Dopri8", "Tsit5"),
     check_order=8,
+    functions_of=1,
     check_lanes=1000,
     jets=(((64, 1024, 1024, 64), 4096), ((64, 256, 256, 256, 64), 128)),
     jet_orders=(8, 4, 12),
@@ -65,6 +75,8 @@ FULL = Sizes(
     blocked=10**5,
     blocks=(10**4, 10**3),
     neural_ode=((64, 256, 64), 1024),
+    neural_orders=(8, 5),
+    adjoints=("RecursiveCheckpointAdjoint", "BacksolveAdjoint", "DirectAdjoint"),
     compile_orders=(5, 8, 12, 16, 20),
 )
 
@@ -73,21 +85,26 @@ TINY = Sizes(
     name="tiny",
     seconds=0.02,
     repeats=3,
+    highest_order=3,
+    peers=("Tsit5",),
     check_order=2,
+    functions_of=5,
     check_lanes=20,
     jets=(((4, 8, 4), 3),),
     jet_orders=(3,),
     nested_at_most=3,
     laplacians=(((5, 8, 1), 3),),
     lorenz=(16,),
-    errors=(1e-6,),
+    errors=(1e-4,),
     fixed_step=0.05,
     sample=4,
     solar_systems=4,
-    years=2.0,
+    years=1.0,
     blocked=16,
     blocks=(4,),
     neural_ode=((3, 8, 3), 2),
+    neural_orders=(2,),
+    adjoints=("BacksolveAdjoint",),
     compile_orders=(2, 4),
 )
 
