@@ -6,6 +6,8 @@ bfloat16. Both are emulated here, on any device: the program of a jet is evaluat
 the operands of every product rounded, sums are in float32.
 """
 
+import argparse
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ._report import main, Report
 from .jet_mlp import by_filter_jet
 
 
 # Bits of the mantissa behind the point.
 EMULATED = {"float32": 23, "TensorFloat32": 10, "bfloat16": 7}
 ORDER = 8
+# What `--page` replaces.
+BEGIN, END = "<!-- begin: precision -->", "<!-- end: precision -->"
 
 
 def emulated(fun: Callable, bits: int) -> Callable:
@@ -72,11 +75,13 @@ def errors_of_orders(actual: Sequence[Any], exact: Sequence[Any]) -> list[float]
     return found
 
 
-def run(seconds: float) -> Report:
-    # Nothing is timed here.
-    del seconds
-    jax.config.update("jax_enable_x64", True)
-    rows = []
+def table() -> str:
+    """In Markdown; float64 has to be enabled."""
+    orders = " | ".join(map(str, range(ORDER + 1)))
+    lines = [
+        f"| tanh MLP | operands rounded to | {orders} |",
+        "|---|---|" + "---:|" * (ORDER + 1),
+    ]
     for width in (256, 1024):
         mlp = eqx.nn.MLP(64, 64, width, 3, jnp.tanh, key=jax.random.key(0))
         arrays, static = eqx.partition(mlp, eqx.is_array)
@@ -94,24 +99,30 @@ def run(seconds: float) -> Report:
         for name, bits in EMULATED.items():
             errors = errors_of_orders(jax.jit(emulated(jet, bits))(arrays, x, v), exact)
             cells = " | ".join(f"{error:.0e}" for error in errors)
-            rows.append(f"| 64-{width}-{width}-{width}-64 | {name} | {cells} |")
-    orders = " | ".join(map(str, range(ORDER + 1)))
-    table = "\n".join(
-        [
-            f"| MLP | operands rounded to | {orders} |",
-            "|---|---|" + "---:|" * (ORDER + 1),
-            *rows,
-        ]
-    )
-    text = f"""
-A float32 jet of order {ORDER} of tanh MLPs at 32 points, with the operands of every
-matrix product rounded as the device would round them. The largest error of each
-coefficient, relative to its largest entry, against the same jet in float64:
+            lines.append(f"| 64-{width}-{width}-{width}-64 | {name} | {cells} |")
+    return "\n".join(lines)
 
-{table}
-"""
-    return Report("Reduced precision of matrix products", text, [])
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--page",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="puts the table between the marks in this file, too",
+    )
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    text = table()
+    print(text)
+    if args.page is not None:
+        before, rest = args.page.read_text(encoding="utf-8").split(BEGIN)
+        after = rest.split(END)[1]
+        middle = f"{BEGIN}\n\n{text}\n\n{END}"
+        args.page.write_text(before + middle + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(run)
+    main()

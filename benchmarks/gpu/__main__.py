@@ -17,12 +17,10 @@ import sys
 import time
 from collections.abc import Sequence
 
+from . import RECORDS
 from ._record import load, Record, Unusable
 
 
-ROOT = pathlib.Path(__file__).parents[2]
-# Where the page looks for the figures of a GPU.
-RECORDS = ROOT / "benchmarks" / "records"
 SECTION_NAMES = (
     "right",
     "precision",

@@ -303,7 +303,7 @@ BLOCKS_TOLERANCE = 1e-9
 
 
 def blocks(sizes: Sizes) -> Iterator[Step]:
-    for order in ("sorted by rho", "shuffled"):
+    for order in ("shuffled", "sorted by rho"):
         for size in (None, *sizes.blocks):
             # All at once, the order makes no difference.
             if size is not None or order == "shuffled":

@@ -239,7 +239,9 @@ def solves(sizes: Sizes) -> list[Check]:
             optx.Bisection(rtol=tolerance, atol=tolerance),
         )
         solution = _solve(sizes, y0, length, tolerance, event=found, t1=10.0)
-        return jax.tree.leaves((solution.ts, solution.ys))
+        # The angle there is zero, of which there are no relative errors.
+        assert solution.ys is not None
+        return [solution.ts, solution.ys[1]]
 
     def dense(y0, length, tolerance):
         ts = jnp.linspace(0.1, 2.9, 7, dtype=tolerance.dtype)

@@ -10,10 +10,9 @@ from ._record import Line, load, Record
 
 
 MISSING = (
-    "Still to be measured: `python -m benchmarks.gpu`, in a clone of the repository on "
-    "a machine with a GPU, measures it in eight minutes, and `python -m benchmarks "
-    "--gpu` puts the tables here "
-    "([how](https://github.com/eqx-taylor/eqx-taylor/tree/main/benchmarks))."
+    "This is still to be measured: `python -m benchmarks.gpu`, in a clone of the "
+    "repository on a machine with a GPU, takes eight minutes, and `python -m "
+    "benchmarks --gpu` puts the tables here (`benchmarks/README.md` says more)."
 )
 # Nanoseconds for one trajectory, as the authors of DiffEqGPU have published them.
 PUBLISHED = (("MPGOS", 5.3, ""), ("DiffEqGPU", 9.0, "about "))
@@ -134,12 +133,29 @@ def _together(rows: Sequence[Line]) -> list[Line]:
     return sorted(rows, key=lambda row: order.index(row["work"]))
 
 
+def with_ratios(rows: Sequence[Line]) -> list[Line]:
+    """Each with its run time, per item, relative to the first of ours at the same."""
+    found: list[Line] = []
+    ours: dict[str, float] = {}
+    for row in _together(rows):
+        time = row["run"] / (row.get("size") or 1)
+        if row["who"].startswith(("eqx_taylor", "TaylorSolver")):
+            ours.setdefault(row["work"], time)
+        first = ours.get(row["work"])
+        found.append(row | dict(ratio=None if first is None else time / first))
+    return found
+
+
+def ratio(row: Line) -> str:
+    return "" if row.get("ratio") is None else f"{row['ratio']:.2f}"
+
+
 def _plain(about: str, **more: Callable[[Line], str]) -> Callable[[Record, str], str]:
-    columns = {"": work, " ": who, "run": run_time, **more}
+    columns = {"": work, " ": _solver, "run": run_time, "to ours": ratio, **more}
     columns |= {"trace, lower, compile": compile_time, "memory": memory}
 
     def section(record: Record, name: str) -> str:
-        return f"{about}\n\n{table(columns, _together(record.rows(name)))}"
+        return f"{about}\n\n{table(columns, with_ratios(record.rows(name)))}"
 
     return section
 
@@ -164,13 +180,14 @@ def _lorenz(record: Record, name: str) -> str:
         " ": _solver,
         "one trajectory": each,
         "run": run_time,
+        "to ours": ratio,
         "steps": steps,
         "error": lambda row: error(row.get("error")),
         "tolerance": lambda row: error(row.get("tolerance")),
         "trace, lower, compile": compile_time,
         "memory": memory,
     }
-    rows = _together(record.rows(name))
+    rows = with_ratios(record.rows(name))
     text = (
         "Lorenz systems with rho spread over [0, 21], from (1, 0, 0), t from 0 to 1, "
         "each a lane under `vmap`. The error is the largest of a sample, relative to "
@@ -180,10 +197,11 @@ def _lorenz(record: Record, name: str) -> str:
     published = ", ".join(
         f"{name} {about}{value:g} ns" for name, value, about in PUBLISHED
     )
-    return (
-        f"{text}\n\n{table(columns, rows)}\n\nAs published by others, on another "
-        f"device and not measured here ({PUBLISHED_WHERE}), for one trajectory: {published}."
+    others = (
+        f"As published by others ({PUBLISHED_WHERE}), not measured here, for one "
+        f"trajectory: {published}."
     )
+    return f"{text}\n\n{table(columns, rows)}\n\n{others}"
 
 
 def _compile(record: Record, name: str) -> str:
@@ -211,7 +229,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Record, str], str]]] = {
     "jets": (
         "Jets of MLPs",
         _plain(
-            "Values and derivatives along a line, float32. Nested `jvp` doubles with "
+            "Values and derivatives along a line, float32, products as JAX has them "
+            "by default. Nested `jvp` doubles with "
             "every order and is left out where that is too much."
         ),
     ),
@@ -327,7 +346,8 @@ def render(record: Record, level: int = 3) -> str:
     if record.of("run")[-1]["profile"] == "tiny":
         parts.append("**A trial of the script on a CPU: these sizes say nothing.**")
     parts.append(
-        "Run times are medians with quartiles. Memory is what XLA has planned for "
+        "Run times are medians with quartiles; relative to ours, those of one item at "
+        "the same work. Memory is what XLA has planned for "
         "arguments, results and what is between; and the peak of the process, where "
         "the program has raised it."
     )
