@@ -69,7 +69,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tiny",
         action="store_true",
-        help="tries all of it out on the CPU, at sizes that say nothing",
+        help="tries all of it out on the CPU, at sizes that say nothing; the exit code "
+        "is 1 unless every step has figures",
     )
     parser.add_argument(
         "--render",
@@ -145,8 +146,8 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def report(args: argparse.Namespace, record: Record) -> None:
-    """What the run has brought, and what it has not."""
+def report(args: argparse.Namespace, record: Record) -> bool:
+    """Says what the run has brought, and what it has not; whether all is there."""
     from ._render import left_out, troubles
 
     for line in troubles(record):
@@ -159,14 +160,14 @@ def report(args: argparse.Namespace, record: Record) -> None:
     else:
         say("Everything is measured.")
     say(f"Results: {record.path}; tables: python -m benchmarks.gpu --render FILE")
+    wrong = [row for row in record.rows("right") if row["wrong"] or row["broken"]]
+    return not (missing or wrong or record.of("failed", "stopped"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     if args.worker is not None:
         return work(args)
-    # This process only waits, and renders: the memory of the device is the other's.
-    os.environ["JAX_PLATFORMS"], given = "cpu", environment(args)
     if args.render is not None:
         from ._render import render
 
@@ -187,7 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"{len(record.ended)} steps are in {record.path}: going on behind them.")
     passed_on = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = supervise(worker_command(passed_on, finish), record, finish, say, given)
+        # This process does not import JAX before the other has ended: the memory of the
+        # device is that one's.
+        command = worker_command(passed_on, finish)
+        code = supervise(command, record, finish, say, environment(args))
     except Interrupted:
         say(
             f"\nInterrupted. What was measured is in {record.path}; the same command "
@@ -198,8 +202,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cannot write {record.path}: {e}", file=sys.stderr)
         return 2
     if code == 0:
-        report(args, record)
+        is_whole = report(args, record)
         say(f"In {time.time() - begin:.0f} s.")
+        # Of figures that do not come there may be reasons; here they all have to.
+        if args.tiny and not is_whole:
+            return 1
     return code
 
 
