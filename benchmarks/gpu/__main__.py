@@ -201,12 +201,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as e:
         print(f"cannot write {record.path}: {e}", file=sys.stderr)
         return 2
-    if code == 0:
+    if code not in (0, 2):
+        say(f"The process that measures ended with code {code}.")
+    if code != 2:
         is_whole = report(args, record)
         say(f"In {time.time() - begin:.0f} s.")
         # Of figures that do not come there may be reasons; here they all have to.
         if args.tiny and not is_whole:
-            return 1
+            return code or 1
     return code
 
 

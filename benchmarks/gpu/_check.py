@@ -23,3 +23,5 @@ class Check:
     where: Callable[[Any], Any] | None = None
     # Whether more may be lost where float32 on the CPU loses more.
     lenient: bool = True
+    # How many times the roundings of the tables are allowed.
+    times: float = 1.0

@@ -26,6 +26,10 @@ from ._steps import Context, first_line, Sizes, Step
 # A result may lose so many times what float32 loses on the CPU, where more is lost
 # than the tables allow: other instructions, the same formula. Chosen.
 ALIKE = 4
+# Functions that are sums of terms much larger than they are, which the tables measure by
+# these terms, and we by what we see. Chosen: igamma(30, x) differs by twice the allowance
+# between a CPU and itself with other options of the compiler.
+_SUMS = 10.0
 # For the reference speed is nothing, and half of the time would go into LLVM.
 _QUICKLY = dict(
     xla_backend_optimization_level=0, xla_llvm_disable_expensive_passes=True
@@ -134,7 +138,7 @@ def judged(check: Check, results: dict[str, Any], allowed: float) -> list[Line]:
             own, cpus = float(np.max(own)), float(np.max(cpus))
             if bits == 32:
                 loss.append(cpus)
-            bound = max(allowed, slack)
+            bound = max(allowed * check.times, slack)
             if bits == 64 and check.lenient and np.isfinite(loss[k]):
                 bound = max(bound, ALIKE * loss[k])
             if not own <= bound and own / bound > worst.get("ratio", 0.0):
@@ -221,6 +225,7 @@ def elementwise(case: Any, order: int, is_complex: bool) -> Check:
         scales=scales,
         where=where,
         lenient=case.sizes is not None,
+        times=1.0 if case.sizes is None else _SUMS,
     )
 
 
@@ -271,17 +276,19 @@ def _step(name: str, checks: Callable[[Context], list[Check]], guess: float) -> 
 TOGETHER = 28
 
 
+def _functions_step(kind: str, group: Sequence[Any]) -> Step:
+    def checks(context: Context) -> list[Check]:
+        order, is_complex = context.sizes.check_order, kind == "complex"
+        return [elementwise(case, order, is_complex) for case in group]
+
+    names = f"{group[0].name} to {group[-1].name}"
+    return _step(f"{kind} functions, {names}", checks, 15.0)
+
+
 def right(sizes: Sizes) -> Iterator[Step]:
     # What solvers need is the most telling, and the quickest.
     for name, checks in _programs.groups().items():
         yield _step(name, lambda context, c=checks: c(context.sizes), 15.0)
-    for is_complex, cases in enumerate(accuracy_cases()):
-        kind = "complex" if is_complex else "real"
+    for kind, cases in zip(("real", "complex"), accuracy_cases()):
         for group in _groups(cases[:: sizes.functions_of], TOGETHER):
-
-            def checks(context, group=group, is_complex=bool(is_complex)):
-                order = context.sizes.check_order
-                return [elementwise(case, order, is_complex) for case in group]
-
-            names = f"{group[0].name} to {group[-1].name}"
-            yield _step(f"{kind} functions, {names}", checks, 15.0)
+            yield _functions_step(kind, group)

@@ -294,16 +294,14 @@ def solves(sizes: Sizes) -> list[Check]:
 
 def gradients(sizes: Sizes) -> list[Check]:
     accuracy = _tolerance(sizes)
-    adjoints = {
-        "RecursiveCheckpointAdjoint": diffrax.RecursiveCheckpointAdjoint,
-        "BacksolveAdjoint": diffrax.BacksolveAdjoint,
-        "DirectAdjoint": diffrax.DirectAdjoint,
-        "ForwardMode": diffrax.ForwardMode,
-    }
 
-    def derivative(name, adjoint):
+    def derivative(name):
+        adjoint = getattr(diffrax, name)
+
         def loss(y0, length, tolerance):
-            angle, velocity = _solve(sizes, y0, length, tolerance, adjoint=adjoint()).ys
+            solution = _solve(sizes, y0, length, tolerance, adjoint=adjoint())
+            assert solution.ys is not None
+            angle, velocity = solution.ys
             return angle[-1] ** 2 + velocity[-1]
 
         transform = jax.jacfwd if name == "ForwardMode" else jax.grad
@@ -317,12 +315,12 @@ def gradients(sizes: Sizes) -> list[Check]:
     return [
         Check(
             f"gradient by {name}",
-            derivative(name, adjoint),
+            derivative(name),
             _solve_args(sizes),
             # Of the error of the backward solve, which grows with the solution.
             lambda dtype: 100 * accuracy(dtype),
         )
-        for name, adjoint in adjoints.items()
+        for name in (*sizes.adjoints, "ForwardMode")
     ]
 
 

@@ -110,7 +110,7 @@ TINY = Sizes(
     blocks=(4,),
     neural_ode=((3, 8, 3), 2),
     neural_orders=(2,),
-    adjoints=("BacksolveAdjoint",),
+    adjoints=("RecursiveCheckpointAdjoint",),
     compile_orders=(2, 4),
 )
 

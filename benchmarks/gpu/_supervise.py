@@ -71,7 +71,7 @@ def supervise(
 def _watch(process, record, finish, say) -> int | None:
     """The exit code; `None` where another worker is to go on."""
     begun = time.time()
-    already = len(record.of("begin"))
+    already, runs = len(record.of("begin")), len(record.of("run"))
     while True:
         try:
             code = process.wait(0.2)
@@ -95,7 +95,7 @@ def _watch(process, record, finish, say) -> int | None:
             stop(process)
             return 0
         if step is None:
-            if not record.of("run") and now > begun + START:
+            if len(record.of("run")) == runs and now > begun + START:
                 stop(process)
                 say(f"The device was not there after {START:.0f} s.")
                 return 1
