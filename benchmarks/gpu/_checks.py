@@ -26,9 +26,9 @@ from ._steps import Context, first_line, Sizes, Step
 # A result may lose so many times what float32 loses on the CPU, where more is lost
 # than the tables allow: other instructions, the same formula. Chosen.
 ALIKE = 4
-# Functions that are sums of terms much larger than they are, which the tables measure by
-# these terms, and we by what we see. Chosen: igamma(30, x) differs by twice the allowance
-# between a CPU and itself with other options of the compiler.
+# Functions that are sums of terms much larger than they are: the tables measure them by
+# these terms, and we by what we see. Chosen: igamma(30, x) differs by twice the
+# allowance between a CPU and itself with other options of the compiler.
 _SUMS = 10.0
 # For the reference speed is nothing, and half of the time would go into LLVM.
 _QUICKLY = dict(
