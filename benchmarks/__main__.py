@@ -24,6 +24,8 @@ from ._report import (
     Report,
     table,
 )
+from .gpu import RECORDS
+from .gpu._render import page_part
 
 
 # In the order of the page.
@@ -46,6 +48,9 @@ NAMES = [
 ]
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
+# What `python -m benchmarks.gpu` has measured, and where it goes on the page.
+GPU_RECORD = RECORDS / "gpu.jsonl"
+GPU_BEGIN, GPU_END = "<!-- begin: gpu -->", "<!-- end: gpu -->"
 # Of one benchmark, so that one that hangs does not keep the others.
 SECONDS_AT_MOST = 900
 
@@ -157,8 +162,8 @@ def page(outcomes: Mapping[str, Outcome], images: Mapping[str, str]) -> str:
         lines = [f"    - `{name}`: {why}" for name, why in failed.items()]
         parts.append('!!! warning "Without figures"\n\n' + "\n".join(lines))
     parts.append(
-        '!!! note "On a GPU"\n\n    These are figures of a CPU. The same table on a '
-        "GPU is still to be measured."
+        '!!! note "On a GPU"\n\n    These are figures of a CPU. What there is of a GPU '
+        "is [at the end](#on-a-gpu)."
     )
     parts += _overview(
         [f for r in reports.values() for f in r.figures if f.at_most is not None]
@@ -172,7 +177,23 @@ def page(outcomes: Mapping[str, Outcome], images: Mapping[str, str]) -> str:
         outcome = outcomes[name]
         assert not isinstance(outcome, str)
         parts.append(f"`python -m benchmarks.{name}`{_took(outcome)}.")
+    parts.append(gpu_part())
     return "\n\n".join(parts) + "\n"
+
+
+def gpu_part(record: pathlib.Path | None = None) -> str:
+    """The section on GPUs, of the record of `python -m benchmarks.gpu`."""
+    tables = page_part(GPU_RECORD if record is None else record)
+    return f"{GPU_BEGIN}\n\n## On a GPU\n\n{tables}\n{GPU_END}"
+
+
+def with_gpu_part(text: str) -> str:
+    """A page with its section on GPUs written again."""
+    before, begin, rest = text.partition(GPU_BEGIN)
+    _, end, after = rest.partition(GPU_END)
+    if not begin or not end:
+        raise SystemExit(f"the page has no {GPU_BEGIN} and {GPU_END}: make all of it")
+    return before + gpu_part() + after
 
 
 def _picture(title: str, file: str) -> str:
@@ -272,11 +293,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--page", type=pathlib.Path, default=PAGE, metavar="FILE", help="(%(default)s)"
     )
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help="runs nothing, and writes only the page's section on GPUs again, with the "
+        "tables of what `python -m benchmarks.gpu` has measured",
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
+    if args.gpu:
+        text = with_gpu_part(args.page.read_text(encoding="utf-8"))
+        args.page.write_text(text, encoding="utf-8")
+        print(f"Written: {args.page}")
+        return 0
     begin = time.perf_counter()
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -157,7 +157,8 @@ def test_page():
     assert "Measured on 2026-01-02: A CPU, 2 cores, Linux x86_64" in text
     assert "Python 3.13.0, jax 0.12.0." in text
     assert "    - `jets`: ValueError: no such thing" in text
-    assert "GPU is still to be measured" in text
+    assert "[at the end](#on-a-gpu)" in text
+    assert text.endswith(everything.gpu_part() + "\n")
     assert "2 of 4 figures meet their targets" in text
     assert "![Ratios and targets](images/t.png)" in text
     assert "![Another title](images/o.png)" in text
