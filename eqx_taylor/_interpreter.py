@@ -16,19 +16,21 @@ primitive whose derivative calls the primitive a recurrence and not a regress.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import Primitive
 
 from ._jax import (
     bind,
+    closed_over,
     custom_jvp_rule,
     is_differentiable,
     is_literal,
     live_equations,
     without_pruning,
     without_references,
+    WithoutConstants,
 )
 from ._memo import constant_key, equation_key
 from ._series import (
@@ -62,6 +64,21 @@ INLINED: set[str] = set()
 # By name, so that a primitive that some version of JAX lacks never breaks an import; of
 # functions with a `custom_jvp`, which are all one primitive, by their `defjvp`.
 RULES: dict[Hashable, Rule] = {}
+
+
+class Declared(NamedTuple):
+    """What is declared of a target, for whoever reads programs: the rules themselves,
+    and the collapsed mode."""
+
+    # Which operands it is linear in, together: a slice, or what finds it out from an
+    # equation.
+    linear: slice | Callable[[JaxprEqn], slice] | None = None
+    # Two operands, in each of which it is linear.
+    factors: tuple[int, int] | None = None
+
+
+# By the keys of `RULES`. Another rule for the same target takes it back.
+DECLARED: dict[Hashable, Declared] = {}
 # The name under which the rule for all other primitives is registered.
 OTHERWISE = "otherwise"
 
@@ -143,9 +160,15 @@ def register(*targets: Target) -> Callable[[Rule], Rule]:
     def decorator(rule: Rule) -> Rule:
         for target in targets:
             RULES[rule_key(target)] = rule
+            DECLARED.pop(rule_key(target), None)
         return rule
 
     return decorator
+
+
+def declare(*targets: Target, **facts: Any) -> None:
+    """Declares facts (see `Declared`) of targets whose rules have been registered."""
+    DECLARED.update(dict.fromkeys(map(rule_key, targets), Declared(**facts)))
 
 
 class History:
@@ -330,7 +353,7 @@ class Walk:
             # Its own rule, if it has one, is for all results.
             if len(places) == len(written.outvars):
                 eqn = written
-            elif custom_jvp_rule(written)[0] in RULES:
+            elif target_key(written) in RULES:
                 outputs = self.apply(written, inputs)
                 return [outputs[i] for i in places]
         key = equation_key(eqn, inputs)
@@ -458,11 +481,32 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
         return constant_rule
     rule = RULES.get(eqn.primitive.name)
     if eqn.primitive.name == "custom_jvp_call":
-        rule = RULES.get(custom_jvp_rule(eqn)[0], rule)
+        own = RULES.get(target_key(eqn))
+        n = closed_over(eqn)
+        if own is not None and _all_constant(inputs[:n]):
+            return own if n == 0 else _of_the_arguments(own, n)
     if rule is None:
         moving = any(is_differentiable(var.aval) for var in eqn.outvars)
         rule = RULES[OTHERWISE] if moving else constant_rule
     return rule
+
+
+def _of_the_arguments(rule: Rule, n: int) -> Rule:
+    """A rule that is not told of the first `n` operands, which are constant."""
+
+    def of_the_arguments(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]):
+        constants, arguments = inputs[:n], inputs[n:]
+        eqn = WithoutConstants(eqn, lambda: primal_values(constants))
+        return rule(walk, eqn, arguments)
+
+    return of_the_arguments
+
+
+def target_key(eqn: JaxprEqn) -> Hashable:
+    """The key of what an equation calls: see `rule_key`."""
+    if eqn.primitive.name == "custom_jvp_call":
+        return custom_jvp_rule(eqn)[0]
+    return eqn.primitive.name
 
 
 def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:

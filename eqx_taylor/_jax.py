@@ -87,10 +87,33 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
         -3.0
         ```
     """
+    if isinstance(eqn, WithoutConstants):
+        args, eqn = [*eqn.constants(), *args], eqn.equation
     with eqn.ctx.manager:
         params = eqn.primitive.get_bind_params(eqn.params)
         out = eqn.primitive.bind(*args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+class WithoutConstants:
+    """An equation without its first operands, as a rule is given it that knows nothing
+    of them. `constants` returns their values, for `bind`."""
+
+    def __init__(self, equation: JaxprEqn, constants: Callable[[], list[Any]]):
+        self.equation, self.constants = equation, constants
+
+    @property
+    def invars(self) -> list[Any]:
+        return self.equation.invars[closed_over(self.equation) :]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.equation, name)
+
+
+def closed_over(eqn: JaxprEqn) -> int:
+    """How many of the first operands are arrays that the function of a `custom_jvp`
+    closes over: JAX makes operands of them."""
+    return eqn.params.get("num_consts", 0)
 
 
 def located(eqn: JaxprEqn) -> Any:

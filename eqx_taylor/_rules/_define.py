@@ -8,6 +8,7 @@ import jax
 from jax import lax
 
 from .._interpreter import (
+    declare,
     FUSED,
     joint,
     OTHERWISE,
@@ -77,6 +78,7 @@ def define_linear(
         ```
     """
     register(*targets)(ft.partial(_linear_rule, operands=operands))
+    declare(*targets, linear=operands)
     if fused:
         FUSED.update(map(rule_key, targets))
 
@@ -145,6 +147,7 @@ def define_bilinear(
     """
     rule = ft.partial(_bilinear_rule, operands=operands, symmetric=symmetric)
     register(*targets)(rule)
+    declare(*targets, factors=operands)
 
 
 def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Series]:
