@@ -110,12 +110,6 @@ class WithoutConstants:
         return getattr(self.equation, name)
 
 
-def closed_over(eqn: JaxprEqn) -> int:
-    """How many of the first operands are arrays that the function of a `custom_jvp`
-    closes over: JAX makes operands of them."""
-    return eqn.params.get("num_consts", 0)
-
-
 def located(eqn: JaxprEqn) -> Any:
     """A context in which equations get the names (`jax.named_scope`) and the line of
     source that this one has."""
@@ -265,22 +259,48 @@ def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
     that are one then look like several, which costs time but is never wrong.
     """
 
-    def is_wrapper(x):
-        return hasattr(x, "call_wrapped") and hasattr(x, "f")
+    *_, wrapper = _wrappers(eqn)
+    return (wrapper.f, *_static_values(getattr(wrapper, "transforms", ())))
 
-    def static_values(x):
-        if isinstance(x, tuple | list):
-            return [value for item in x for value in static_values(item)]
-        return [x.val] if hasattr(x, "val") else []
 
-    wrapper = eqn.params["jvp_jaxpr_fun"]
-    while True:
-        near = _cells(wrapper.f)
-        far = [x for f in near if not is_wrapper(f) for x in _cells(f)]
-        inner = [x for x in near + far if is_wrapper(x)]
-        if len(inner) != 1:
-            return (wrapper.f, *static_values(getattr(wrapper, "transforms", ())))
-        [wrapper] = inner
+def closed_over(eqn: JaxprEqn) -> int:
+    """How many of the first operands of the call of a function with a `custom_jvp` are
+    arrays that the function closes over. JAX makes operands of them; and when the call
+    is applied anew, as by `bind`, they are operands like any other, of which a wrapper
+    of the rule knows the number."""
+    if eqn.primitive.name != "custom_jvp_call":
+        return 0
+    lifted = 0
+    for wrapper in _wrappers(eqn):
+        code = getattr(wrapper.f, "__code__", None)
+        names = code.co_freevars if code is not None else ()
+        if "num_consts" in names:
+            lifted += _cells(wrapper.f)[names.index("num_consts")]
+    return eqn.params.get("num_consts", 0) + lifted
+
+
+def _wrappers(eqn: JaxprEqn) -> list[Any]:
+    """What the rule of a `custom_jvp` is wrapped in, from the outside inwards."""
+    found = [eqn.params["jvp_jaxpr_fun"]]
+    while len(inner := _wrapped_by(found[-1])) == 1:
+        found += inner
+    return found
+
+
+def _wrapped_by(wrapper: Any) -> list[Any]:
+    near = _cells(wrapper.f)
+    far = [x for f in near if not _is_wrapper(f) for x in _cells(f)]
+    return [x for x in near + far if _is_wrapper(x)]
+
+
+def _is_wrapper(x: Any) -> bool:
+    return hasattr(x, "call_wrapped") and hasattr(x, "f")
+
+
+def _static_values(x: Any) -> list[Any]:
+    if isinstance(x, tuple | list):
+        return [value for item in x for value in _static_values(item)]
+    return [x.val] if hasattr(x, "val") else []
 
 
 def without_pruning(eqn: JaxprEqn) -> tuple[JaxprEqn, list[int]]:

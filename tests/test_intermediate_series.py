@@ -57,7 +57,7 @@ def _smooth(x):
 
 
 def _smooth_rule(walk, eqn, inputs):
-    [*_, x] = inputs  # JAX makes operands of the arrays that a function closes over.
+    [x] = inputs
     n, aval = x.aval.shape[-1], eqn.outvars[0].aval
     other = jax.eval_shape(jnp.fft.rfft, jax.ShapeDtypeStruct(aval.shape, aval.dtype))
     weights = jnp.asarray(1 / (1 + np.arange(n // 2 + 1)), other.dtype)
