@@ -28,7 +28,7 @@ from jax import lax
 from jax.core import Tracer
 
 from . import _rules as _rules
-from ._interpreter import Declared, DECLARED, target_key
+from ._interpreter import DECLARED, Declared, target_key
 from ._jax import (
     bind,
     close,
