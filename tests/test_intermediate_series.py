@@ -285,7 +285,7 @@ def _names(context):
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=lambda context: context.__name__[1:])
 def test_in_a_jet(context):
-    p, order, names = jnp.array(0.7), 4, _names(context)
+    p, order, names = jnp.array(0.7), 3, _names(context)
 
     def of_all(which):
         return lambda p: [context(FUNCTIONS[name][which], p) for name in names]
