@@ -18,14 +18,22 @@ from jaxtyping import Array, PyTree
 from . import _collapse_calls as _collapse_calls
 from ._check import as_term, describe, is_none
 from ._collapse import sums_over_directions
-from ._filter_jet import filter_jet
+from ._filter_jet import jet_of_trees
 from ._jax import as_type
 
 
+# In the place of a direction, of which any PyTree may be one.
+_NO_MODEL: Any = object()
+
+
 class Argument:
-    """Of `fun`, at the point `x`. Floating-point leaves move; leaves that are no arrays
-    do not. Integers are an error; unless `x` is a `model`, whose floating-point arrays
-    are its parameters."""
+    """Of `fun`, at the point `x`, which messages call `name`. Floating-point leaves
+    move; leaves that are no arrays do not. Integers are an error.
+
+    With `v` the point may be a model, whose floating-point arrays are its parameters:
+    integers are left alone, and so are Python's numbers, unless `v` has something in
+    their place.
+    """
 
     def __init__(
         self,
@@ -34,7 +42,8 @@ class Argument:
         x: PyTree,
         *,
         real: bool = False,
-        model: bool = False,
+        v: PyTree = _NO_MODEL,
+        name: str = "x",
     ):
         check_function(caller, fun, x)
         self.caller, self.fun = caller, fun
@@ -46,24 +55,34 @@ class Argument:
         for i, (path, leaf) in enumerate(paths):
             if not eqx.is_array_like(leaf) or isinstance(leaf, bool):
                 continue
-            if model and not eqx.is_inexact_array(leaf):
+            if v is not _NO_MODEL and not self._is_parameter(i, v):
                 continue
-            name = f"x{jtu.keystr(path)}"
+            leaf_name = f"{name}{jtu.keystr(path)}"
             array = jnp.asarray(leaf)
-            check_floating(caller, name, array)
+            check_floating(caller, leaf_name, array)
             if real and jnp.iscomplexobj(array):
                 raise TypeError(
-                    f"{caller}: {name} has dtype {array.dtype}, but must be real. Pass "
-                    "the real and the imaginary part as arguments of their own."
+                    f"{caller}: {leaf_name} has dtype {array.dtype}, but must be real. "
+                    "Pass the real and the imaginary part as arguments of their own."
                 )
             self.where.append(i)
-            self.names.append(name)
+            self.names.append(leaf_name)
             self.arrays.append(array)
         if self.size == 0:
             raise TypeError(
-                f"{caller}: `x` has no floating-point array that could move; got "
-                f"{eqx.tree_pformat(x)}."
+                f"{caller}: {f'`{name}`' if name == 'x' else name} has no "
+                f"floating-point array that could move; got {eqx.tree_pformat(x)}."
             )
+
+    def _is_parameter(self, i: int, v: PyTree) -> bool:
+        if eqx.is_inexact_array(self.leaves[i]):
+            return True
+        try:
+            direction = self.treedef.flatten_up_to(v)[i]
+        except ValueError:
+            return False  # It does not fit, which `matching` tells.
+        is_floating = jnp.issubdtype(jnp.result_type(self.leaves[i]), jnp.inexact)
+        return is_floating and direction is not None
 
     # -- its numbers
 
@@ -166,11 +185,13 @@ class Argument:
         other numbers than those of `x`."""
         arrays = self.arrays if at is None else at
         terms = [self.replaced(v, otherwise=None), *[None] * (order - 1)]
-        value, series = filter_jet(
+        value, series = jet_of_trees(
+            self.caller,
             _as_arrays(self.fun),
             (self.replaced(arrays),),
             (terms,),
-            factorial_scaled=factorial_scaled,
+            factorial_scaled,
+            {},
         )
         if not jtu.tree_leaves(series[0]):
             raise TypeError(
@@ -227,7 +248,7 @@ def _as_arrays(fun: Callable) -> Callable:
 # -- what users may pass
 
 
-def check_function(caller: str, fun: Any, *args: Any, **kwargs: Any) -> None:
+def check_function(caller: str, fun: Any, /, *args: Any, **kwargs: Any) -> None:
     if not callable(fun):
         raise TypeError(f"{caller}: `fun` must be callable; got {describe(fun)}.")
     try:

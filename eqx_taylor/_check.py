@@ -114,7 +114,7 @@ def common_order(caller: str, lengths: dict[str, int]) -> int:
         raise ValueError(
             f"{caller}: all series must have the same number of terms, the order of "
             f"the jet; got {given}. Pad the shorter ones with zeros"
-            + (" or `None`." if caller == "filter_jet" else ".")
+            + (" or `None`." if caller != "jet" else ".")
         )
     [order] = set(lengths.values())
     if order < 1:
@@ -125,7 +125,9 @@ def common_order(caller: str, lengths: dict[str, int]) -> int:
     return order
 
 
-def term_leaves(primals: Sequence[PyTree], terms: Sequence[PyTree], k: int):
+def term_leaves(
+    caller: str, primals: Sequence[PyTree], terms: Sequence[PyTree], k: int
+):
     """The leaves of the terms of order `k`, one for each leaf of the primals."""
     found = []
     for i, (primal, term) in enumerate(zip(primals, terms)):
@@ -137,7 +139,7 @@ def term_leaves(primals: Sequence[PyTree], terms: Sequence[PyTree], k: int):
             found.extend(treedef.flatten_up_to(term))
         except ValueError as e:
             raise ValueError(
-                f"filter_jet: the term of order {k} in series[{i}] must have the "
+                f"{caller}: the term of order {k} in series[{i}] must have the "
                 f"structure of primals[{i}], with None for leaves that do not move.\n"
                 f"primals[{i}]: {eqx.tree_pformat(primal)}\n"
                 f"series[{i}][{k - 1}]: {eqx.tree_pformat(term)}"
@@ -160,7 +162,7 @@ def as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
     if not eqx.is_array_like(term):
         raise TypeError(
             f"{caller}: the term of order {k} of {name} must be an array"
-            + (" or None" if caller == "filter_jet" else "")
+            + (" or None" if caller != "jet" else "")
             + f"; got {describe(term)}."
         )
     if not jnp.issubdtype(primal.dtype, jnp.inexact):
@@ -171,7 +173,7 @@ def as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
             f"differentiated, but its term of order {k} is not "
             + ("known to be " if isinstance(term, Tracer) else "")
             + "zero. Pass "
-            + ("None as its series" if caller == "filter_jet" else "zeros")
+            + ("None as its series" if caller != "jet" else "zeros")
             + ", or convert the primal to a floating-point dtype."
         )
     if jnp.shape(term) != primal.shape:

@@ -29,10 +29,11 @@ from jax.core import Tracer
 
 from . import _rules as _rules
 from ._check import escaped
-from ._interpreter import RULES
+from ._interpreter import DECLARED, Declared, target_key
 from ._jax import (
     bind,
     close,
+    closed_over,
     is_differentiable,
     is_literal,
     joint_axes,
@@ -41,7 +42,6 @@ from ._jax import (
     unstacked_type,
     vary,
 )
-from ._rules._define import _bilinear_rule, _linear_rule
 
 
 # What is wanted of a value: the number of a weighted sum; or `EACH`, what it is for all
@@ -359,25 +359,18 @@ def _linear_operands(eqn: Any, moving: Sequence[int]) -> Collection[int]:
     them; else none."""
     if not all(is_differentiable(var.aval) for var in eqn.outvars):
         return ()
-    name, count = eqn.primitive.name, len(eqn.invars)
-    rule = RULES.get(name)
-    if name in ("add", "add_any", "sub"):
-        linear = range(count)
-    elif name == "optimization_barrier":
-        linear = moving if len(moving) == count else ()
-    elif name == "div":
-        linear = (0,)
-    elif name == "triangular_solve":
-        linear = (1,)
-    elif isinstance(rule, ft.partial) and rule.func is _linear_rule:
-        linear = range(count)[rule.keywords["operands"]]
-        linear_part = rule.keywords.get("linear_part", lambda eqn: eqn)
-        if linear_part(eqn) is not eqn:
-            return ()  # A sum would have its constant once, not once per direction.
-    elif isinstance(rule, ft.partial) and rule.func is _bilinear_rule:
-        linear = [i for i in rule.keywords["operands"] if i in moving]
+    if eqn.primitive.name == "optimization_barrier":
+        # Linear in all of them; but what does not move would be multiplied.
+        return moving if len(moving) == len(eqn.invars) else ()
+    declared = DECLARED.get(target_key(eqn), Declared())
+    # What a function closes over comes before its arguments.
+    operands = range(len(eqn.invars))[closed_over(eqn) :]
+    linear: Collection[int] = ()
+    if declared.linear is not None:
+        chosen = declared.linear
+        linear = operands[chosen(eqn) if callable(chosen) else chosen]
+    elif declared.factors is not None:
+        linear = [operands[i] for i in declared.factors if operands[i] in moving]
         if len(linear) != 1:
             return ()
-    else:
-        return ()
     return linear if set(moving) <= set(linear) else ()

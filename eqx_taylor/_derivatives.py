@@ -68,7 +68,7 @@ def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[
     order = _checked("derivatives", fun, order)
 
     @ft.wraps(fun, updated=())
-    def all_derivatives(t, *args, **kwargs):
+    def all_derivatives(t, /, *args, **kwargs):
         return stacked(_of_number("derivatives", fun, order, t, args, kwargs))
 
     return all_derivatives
@@ -105,7 +105,7 @@ def nth_derivative(fun: Callable[..., PyTree], n: int) -> Callable[..., PyTree[A
     n = _checked("nth_derivative", fun, n, name="n")
 
     @ft.wraps(fun, updated=())
-    def derivative(t, *args, **kwargs):
+    def derivative(t, /, *args, **kwargs):
         return _of_number("nth_derivative", fun, n, t, args, kwargs)[n]
 
     return derivative
@@ -119,12 +119,13 @@ def _checked(caller: str, fun: Any, order: Any, name: str = "order") -> int:
 
 def _of_number(caller, fun, order, t, args, kwargs) -> list[PyTree[Array]]:
     check_function(caller, fun, t, *args, **kwargs)
-    argument = Argument(caller, lambda t: fun(t, *args, **kwargs), t)
+    first = "the first argument of `fun`"
+    argument = Argument(caller, lambda t: fun(t, *args, **kwargs), t, name=first)
     if jtu.treedef_is_leaf(argument.treedef) and jnp.shape(t) == ():
         one = jnp.ones_like(argument.arrays[0])
         return argument.along([one], order, factorial_scaled=True)
     raise ValueError(
-        f"{caller}: the first argument of `fun` must be a scalar; got "
+        f"{caller}: {first} must be a scalar; got "
         f"{describe(t)}. For derivatives with respect to several numbers see "
         "`directional_derivatives` and `partial_derivative`; for the derivatives at "
         "several points use `jax.vmap`."

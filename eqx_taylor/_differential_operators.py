@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._argument import Argument
@@ -296,9 +297,14 @@ def linear_operator(
                 f"multi-index; got {describe(term)}."
             )
         coefficient, index = term
+        if _is_infinite(coefficient):
+            raise ValueError(
+                f"linear_operator: the coefficient of terms[{n}] must be finite; got "
+                f"{coefficient}."
+            )
         if isinstance(coefficient, numbers.Rational):
             coefficient = Fraction(coefficient)
-        elif isinstance(coefficient, float) and np.isfinite(coefficient):
+        elif isinstance(coefficient, float):
             coefficient = Fraction(coefficient)
         elif (
             eqx.is_array_like(coefficient)
@@ -347,6 +353,15 @@ def as_multi_index(argument: Argument, name: str, multi_index: PyTree) -> Sparse
             f"of derivatives; got {multi_index}."
         )
     return sparse(entries)
+
+
+def _is_infinite(coefficient: Any) -> bool:
+    """Or not a number. What is traced is taken as it is."""
+    if isinstance(coefficient, Tracer | numbers.Rational):
+        return False
+    if not eqx.is_array_like(coefficient) or jnp.shape(coefficient) != ():
+        return False
+    return not bool(jnp.isfinite(coefficient))
 
 
 def _known_while_tracing(leaf: Any) -> np.ndarray:

@@ -145,6 +145,7 @@ def filter_jet(
     fun: Callable[..., Any],
     primals: tuple[PyTree, ...],
     series: tuple[Sequence[PyTree] | None, ...],
+    /,
     *,
     factorial_scaled: bool = True,
     **kwargs: Any,
@@ -156,7 +157,7 @@ def filter_jet(
     result is the value of $f(x(t))$ and its derivatives with respect to $t$ at
     $t = 0$, up to the order given by the length of the series.
 
-    **Arguments:**
+    **Arguments:** (the first three by position, as keywords are those of `fun`)
 
     - `fun`: the function to differentiate; a Module, a bound method or a transformed
         function will do. Arrays that it closes over do not move.
@@ -221,24 +222,38 @@ def filter_jet(
     """
     factorial_scaled = check_boolean("filter_jet", "factorial_scaled", factorial_scaled)
     check_keywords(fun, kwargs)
-    check_primals("filter_jet", fun, primals, series, kwargs)
+    return jet_of_trees("filter_jet", fun, primals, series, factorial_scaled, kwargs)
+
+
+def jet_of_trees(
+    caller: str,
+    fun: Callable[..., Any],
+    primals: tuple[PyTree, ...],
+    series: tuple[Sequence[PyTree] | None, ...],
+    factorial_scaled: bool,
+    kwargs: dict[str, Any],
+) -> tuple[PyTree, list[PyTree]]:
+    """What `filter_jet` returns, for the public function of the name `caller`."""
+    check_primals(caller, fun, primals, series, kwargs)
     lengths = {}
     for i, terms in enumerate(series):
         if terms is None:
             continue
         if not isinstance(terms, tuple | list):
             raise TypeError(
-                f"filter_jet: series[{i}] must be None or a tuple or list of the terms "
+                f"{caller}: series[{i}] must be None or a tuple or list of the terms "
                 f"of order 1, 2, ... of primals[{i}]; got {describe(terms)}."
             )
         lengths[f"primals[{i}]"] = len(terms)
-    order = common_order("filter_jet", lengths)
+    order = common_order(caller, lengths)
 
     leaves, treedef = jtu.tree_flatten(tuple(primals), is_leaf=is_none)
     by_order = [
         [None if terms is None else terms[k] for terms in series] for k in range(order)
     ]
-    columns = [term_leaves(primals, terms, k + 1) for k, terms in enumerate(by_order)]
+    columns = [
+        term_leaves(caller, primals, terms, k) for k, terms in enumerate(by_order, 1)
+    ]
     paths = [
         f"primals{jtu.keystr(path)}"
         for path, _ in jtu.tree_leaves_with_path(tuple(primals), is_leaf=is_none)
@@ -260,9 +275,7 @@ def filter_jet(
         static.append(out_static)
         return out_arrays
 
-    out_tree, outs = _jet_of_leaves(
-        "filter_jet", flat_fun, moving, order, factorial_scaled
-    )
+    out_tree, outs = _jet_of_leaves(caller, flat_fun, moving, order, factorial_scaled)
     primals_out, *series_out = [
         jtu.tree_unflatten(out_tree, [terms[k] for terms in outs])
         for k in range(order + 1)

@@ -10,8 +10,8 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from ._argument import Argument
-from ._check import check_integer, describe
-from ._filter_jet import filter_jet
+from ._check import check_integer, describe, UNTRACEABLE, untraceable
+from ._filter_jet import jet_of_trees
 from ._jax import as_type, filled, joint_axes, vary, varying_axes
 from ._mixed_partials import tensors
 
@@ -23,7 +23,8 @@ def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a real scalar.
-    - `x`: the point. Its floating-point arrays move, and no other leaves.
+    - `x`: the point. Its floating-point arrays move, and Python's floating-point
+        numbers for which `v` has one; no other leaves.
     - `v`: the vector, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that are zero.
 
@@ -70,7 +71,7 @@ def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
         }
         ```
     """
-    argument = Argument("hvp", fun, x, real=True, model=True)
+    argument = Argument("hvp", fun, x, real=True, v=v)
     terms = _gradient_coefficients(argument, argument.direction(v), 1)
     return argument.replaced([leaf[1] for leaf in terms], otherwise=None)
 
@@ -88,7 +89,8 @@ def directional_gradients(
     **Arguments:**
 
     - `fun`: a function of one argument, a PyTree, that returns a real scalar.
-    - `x`: the point. Its floating-point arrays move, and no other leaves.
+    - `x`: the point. Its floating-point arrays move, and Python's floating-point
+        numbers for which `v` has one; no other leaves.
     - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that do not move.
     - `order`: the highest order $K \geq 0$: 0 for the gradient, 1 for the product of
@@ -135,7 +137,7 @@ def directional_gradients(
         ```
     """
     order = check_integer("directional_gradients", "order", order, 0)
-    argument = Argument("directional_gradients", fun, x, real=True, model=True)
+    argument = Argument("directional_gradients", fun, x, real=True, v=v)
     terms = _gradient_coefficients(argument, argument.direction(v), order)
     return argument.replaced(
         [
@@ -151,18 +153,25 @@ def _gradient_coefficients(
 ) -> list[list[Array]]:
     """For each array that moves the Taylor coefficients of the gradient along `v`."""
     if order == 0:
-        gradient = jax.grad(lambda arrays: _scalar(argument, arrays))(argument.arrays)
+        try:
+            gradient = jax.grad(lambda arrays: _scalar(argument, arrays))(
+                argument.arrays
+            )
+        except UNTRACEABLE as e:
+            raise untraceable(argument.caller, "`fun`", e) from e
         return [[leaf] for leaf in gradient]
 
     def top(*terms):
         """The highest coefficient of `f(Σ_j terms[j] t^j)`."""
         point, *series = terms
         trees = [argument.replaced(term, otherwise=None) for term in series]
-        return filter_jet(
+        return jet_of_trees(
+            argument.caller,
             lambda x: _scalar(argument, x, is_tree=True),
             (argument.replaced(point),),
             (trees,),
-            factorial_scaled=False,
+            False,
+            {},
         )[1][-1]
 
     # Where the direction differs between the devices of a `shard_map` and the point does

@@ -16,7 +16,11 @@ from ._simplify import cse, simplify
 
 
 def count_primitives(
-    fun: Callable[..., Any], *args: Any, weigh_loops: bool = False, **kwargs: Any
+    fun: Callable[..., Any],
+    /,
+    *args: Any,
+    weigh_loops: bool = False,
+    **kwargs: Any,
 ) -> PrimitiveCounts:
     r"""How often each primitive occurs in the program of a function: what has to be
     traced, lowered and compiled.

@@ -17,7 +17,7 @@ primitive whose derivative calls the primitive a recurrence and not a regress.
 
 import functools as ft
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import Primitive
@@ -25,12 +25,14 @@ from jax.extend.core import Primitive
 from ._decisions import decisions, Found, is_alarm, is_kink, is_step
 from ._jax import (
     bind,
+    closed_over,
     custom_jvp_rule,
     is_differentiable,
     is_literal,
     live_equations,
     without_pruning,
     without_references,
+    WithoutConstants,
 )
 from ._memo import constant_key, equation_key
 from ._series import (
@@ -64,6 +66,21 @@ INLINED: set[str] = set()
 # By name, so that a primitive that some version of JAX lacks never breaks an import; of
 # functions with a `custom_jvp`, which are all one primitive, by their `defjvp`.
 RULES: dict[Hashable, Rule] = {}
+
+
+class Declared(NamedTuple):
+    """What is declared of a target, for whoever reads programs: the rules themselves,
+    and the collapsed mode."""
+
+    # Which operands it is linear in, together: a slice, or what finds it out from an
+    # equation.
+    linear: slice | Callable[[JaxprEqn], slice] | None = None
+    # Two operands, in each of which it is linear.
+    factors: tuple[int, int] | None = None
+
+
+# By the keys of `RULES`. Another rule for the same target takes it back.
+DECLARED: dict[Hashable, Declared] = {}
 # The name under which the rule for all other primitives is registered.
 OTHERWISE = "otherwise"
 
@@ -145,9 +162,15 @@ def register(*targets: Target) -> Callable[[Rule], Rule]:
     def decorator(rule: Rule) -> Rule:
         for target in targets:
             RULES[rule_key(target)] = rule
+            DECLARED.pop(rule_key(target), None)
         return rule
 
     return decorator
+
+
+def declare(*targets: Target, **facts: Any) -> None:
+    """Declares facts (see `Declared`) of targets whose rules have been registered."""
+    DECLARED.update(dict.fromkeys(map(rule_key, targets), Declared(**facts)))
 
 
 class History:
@@ -337,7 +360,7 @@ class Walk:
             # Its own rule, if it has one, is for all results.
             if len(places) == len(written.outvars):
                 eqn = written
-            elif custom_jvp_rule(written)[0] in RULES:
+            elif target_key(written) in RULES:
                 outputs = self.apply(written, inputs)
                 return [outputs[i] for i in places]
         if any(series.is_decided for series in inputs) and is_alarm(eqn):
@@ -351,6 +374,9 @@ class Walk:
             closed = all(series.closed for series in inputs)
             with reading(closed) as made:
                 found = choose_rule(eqn, inputs)(self, eqn, inputs)
+                if len(found) != len(eqn.outvars):
+                    # JAX has left out results, in a way that is not seen through.
+                    found = RULES[eqn.primitive.name](self, eqn, inputs)
             fused = is_fused(eqn, inputs)
             for series in inputs:
                 series.uses += 1 if fused else 2
@@ -496,7 +522,10 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
         if not any(is_differentiable(var.aval) for var in eqn.outvars):
             return constant_rule
     if eqn.primitive.name == "custom_jvp_call":
-        rule = RULES.get(custom_jvp_rule(eqn)[0], rule)
+        own = RULES.get(target_key(eqn))
+        n = closed_over(eqn)
+        if own is not None and _all_constant(inputs[:n]):
+            return own if n == 0 else _of_the_arguments(own, n)
     if rule is None:
         moving = any(is_differentiable(var.aval) for var in eqn.outvars)
         rule = RULES[OTHERWISE] if moving else constant_rule
@@ -505,7 +534,25 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
 
 def _has_rule(eqn: JaxprEqn) -> bool:
     """Whether a rule is registered for a function with a `custom_jvp`."""
-    return custom_jvp_rule(without_pruning(eqn)[0])[0] in RULES
+    return target_key(without_pruning(eqn)[0]) in RULES
+
+
+def _of_the_arguments(rule: Rule, n: int) -> Rule:
+    """A rule that is not told of the first `n` operands, which are constant."""
+
+    def of_the_arguments(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]):
+        constants, arguments = inputs[:n], inputs[n:]
+        eqn = WithoutConstants(eqn, lambda: primal_values(constants))
+        return rule(walk, eqn, arguments)
+
+    return of_the_arguments
+
+
+def target_key(eqn: JaxprEqn) -> Hashable:
+    """The key of what an equation calls: see `rule_key`."""
+    if eqn.primitive.name == "custom_jvp_call":
+        return custom_jvp_rule(eqn)[0]
+    return eqn.primitive.name
 
 
 def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:

@@ -103,10 +103,27 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
         # Some primitives (of sparse matrices) say of a result that it is the same on all
         # devices where its coefficients are not: what varies already may not be cast.
         return [as_type(eqn.outvars[0].aval, args[0])]
+    if isinstance(eqn, WithoutConstants):
+        args, eqn = [*eqn.constants(), *args], eqn.equation
     with eqn.ctx.manager:
         params = eqn.primitive.get_bind_params(eqn.params)
         out = eqn.primitive.bind(*args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+class WithoutConstants:
+    """An equation without its first operands, as a rule is given it that knows nothing
+    of them. `constants` returns their values, for `bind`."""
+
+    def __init__(self, equation: JaxprEqn, constants: Callable[[], list[Any]]):
+        self.equation, self.constants = equation, constants
+
+    @property
+    def invars(self) -> list[Any]:
+        return self.equation.invars[closed_over(self.equation) :]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.equation, name)
 
 
 def located(eqn: JaxprEqn) -> Any:
@@ -258,22 +275,48 @@ def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
     that are one then look like several, which costs time but is never wrong.
     """
 
-    def is_wrapper(x):
-        return hasattr(x, "call_wrapped") and hasattr(x, "f")
+    *_, wrapper = _wrappers(eqn)
+    return (wrapper.f, *_static_values(getattr(wrapper, "transforms", ())))
 
-    def static_values(x):
-        if isinstance(x, tuple | list):
-            return [value for item in x for value in static_values(item)]
-        return [x.val] if hasattr(x, "val") else []
 
-    wrapper = eqn.params["jvp_jaxpr_fun"]
-    while True:
-        near = _cells(wrapper.f)
-        far = [x for f in near if not is_wrapper(f) for x in _cells(f)]
-        inner = [x for x in near + far if is_wrapper(x)]
-        if len(inner) != 1:
-            return (wrapper.f, *static_values(getattr(wrapper, "transforms", ())))
-        [wrapper] = inner
+def closed_over(eqn: JaxprEqn) -> int:
+    """How many of the first operands of the call of a function with a `custom_jvp` are
+    arrays that the function closes over. JAX makes operands of them; and when the call
+    is applied anew, as by `bind`, they are operands like any other, of which a wrapper
+    of the rule knows the number."""
+    if eqn.primitive.name != "custom_jvp_call":
+        return 0
+    lifted = 0
+    for wrapper in _wrappers(eqn):
+        code = getattr(wrapper.f, "__code__", None)
+        names = code.co_freevars if code is not None else ()
+        if "num_consts" in names:
+            lifted += _cells(wrapper.f)[names.index("num_consts")]
+    return eqn.params.get("num_consts", 0) + lifted
+
+
+def _wrappers(eqn: JaxprEqn) -> list[Any]:
+    """What the rule of a `custom_jvp` is wrapped in, from the outside inwards."""
+    found = [eqn.params["jvp_jaxpr_fun"]]
+    while len(inner := _wrapped_by(found[-1])) == 1:
+        found += inner
+    return found
+
+
+def _wrapped_by(wrapper: Any) -> list[Any]:
+    near = _cells(wrapper.f)
+    far = [x for f in near if not _is_wrapper(f) for x in _cells(f)]
+    return [x for x in near + far if _is_wrapper(x)]
+
+
+def _is_wrapper(x: Any) -> bool:
+    return hasattr(x, "call_wrapped") and hasattr(x, "f")
+
+
+def _static_values(x: Any) -> list[Any]:
+    if isinstance(x, tuple | list):
+        return [value for item in x for value in _static_values(item)]
+    return [x.val] if hasattr(x, "val") else []
 
 
 def without_pruning(eqn: JaxprEqn) -> tuple[JaxprEqn, list[int]]:

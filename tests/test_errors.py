@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+import eqx_taylor
 from eqx_taylor import filter_jet, jet, ode_jet, TaylorSolver
 
 
@@ -490,3 +491,135 @@ def test_errors_of_the_function_are_its_own():
         jet(fun, (X,), ([X],))
     with pytest.raises(TypeError, match="^inside"):
         eqx.filter_jit(lambda y: ode_jet(lambda t, y, args: fun(y), 0.0, y, order=2))(X)
+
+
+# -- every function by its own name
+
+_KEY = jax.random.key(0)
+# Calls of a function at a point of two numbers, and in a direction.
+ENTRY_POINTS = {
+    "filter_jet": lambda f, x, v: filter_jet(f, (x,), ([v],)),
+    "jet": lambda f, x, v: jet(f, (x,), ([v],)),
+    "derivatives": lambda f, x, v: eqx_taylor.derivatives(f, 2)(x[0]),
+    "nth_derivative": lambda f, x, v: eqx_taylor.nth_derivative(f, 2)(x[0]),
+    "directional_derivatives": lambda f, x, v: eqx_taylor.directional_derivatives(
+        f, x, v, 2
+    ),
+    "taylor_polynomial": lambda f, x, v: eqx_taylor.taylor_polynomial(f, x, v, 2),
+    "laplacian": lambda f, x, v: eqx_taylor.laplacian(f, x),
+    "biharmonic": lambda f, x, v: eqx_taylor.biharmonic(f, x),
+    "weighted_laplacian": lambda f, x, v: eqx_taylor.weighted_laplacian(
+        f, x, jnp.stack([v], -1)
+    ),
+    "linear_operator": lambda f, x, v: eqx_taylor.linear_operator(f, x, [(1, (1, 1))]),
+    "partial_derivative": lambda f, x, v: eqx_taylor.partial_derivative(f, x, (1, 1)),
+    "derivative_tensor": lambda f, x, v: eqx_taylor.derivative_tensor(f, x, 2),
+    "hvp": lambda f, x, v: eqx_taylor.hvp(f, x, v),
+    "directional_gradients": lambda f, x, v: eqx_taylor.directional_gradients(
+        f, x, v, 2
+    ),
+    "value_jacobian_hessian": lambda f, x, v: eqx_taylor.value_jacobian_hessian(f, x),
+    "stochastic_laplacian": lambda f, x, v: eqx_taylor.stochastic_laplacian(
+        f, x, _KEY, num_samples=2
+    ),
+    "stochastic_biharmonic": lambda f, x, v: eqx_taylor.stochastic_biharmonic(
+        f, x, _KEY, num_samples=2
+    ),
+}
+_POINT, _DIRECTION = jnp.array([0.3, 0.4]), jnp.ones(2)
+
+
+def _if_large(x):
+    return jnp.sum(x) if jnp.sum(x) > 0 else x[0]
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_messages_begin_with_what_was_called(name):
+    call = ENTRY_POINTS[name]
+    mistakes = {
+        "an `if`": (_if_large, _POINT),
+        "no function": (3, _POINT),
+        "two arguments": (_mul, _POINT),
+        "integers": (jnp.sum, jnp.arange(2)),
+        "nothing to differentiate": (lambda x: jnp.sum(x).astype(int), _POINT),
+    }
+    for mistake, (fun, x) in mistakes.items():
+        if mistake == "nothing to differentiate" and name in ("jet", "filter_jet"):
+            continue  # Their terms are zero, or `None`.
+        with pytest.raises((TypeError, ValueError)) as info:
+            call(fun, x, _DIRECTION)
+        assert str(info.value).startswith(f"{name}: "), mistake
+
+
+def test_order_zero_under_jit():
+    call = jax.jit(lambda x: eqx_taylor.directional_gradients(_if_large, x, x, 0))
+    with pytest.raises(TypeError, match="^directional_gradients: the Python code of"):
+        call(_POINT)
+
+
+def test_an_argument_by_position_is_called_so():
+    for fun in (
+        lambda: eqx_taylor.derivatives(jnp.sin, 3)(0),
+        lambda: eqx_taylor.nth_derivative(jnp.sin, 3)("zero"),
+        lambda: eqx_taylor.nth_derivative(jnp.sum, 3)(X),
+    ):
+        with pytest.raises((TypeError, ValueError)) as info:
+            fun()
+        assert "the first argument of `fun`" in str(info.value)
+        assert "`x`" not in str(info.value)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, jnp.array(np.inf)])
+def test_coefficients_of_operators_are_finite(value):
+    with pytest.raises(ValueError, match=r"^linear_operator: .* terms\[1\] .* finite"):
+        eqx_taylor.linear_operator(jnp.sum, _POINT, [(1.0, (1, 0)), (value, (0, 2))])
+
+
+def test_keywords_of_any_name():
+    """Those of the function are not taken for ours."""
+
+    def fun(x, *, fun, primals, series, caller, t):
+        return x * fun + primals + series + caller + t
+
+    keywords = dict(fun=2.0, primals=3.0, series=4.0, caller=5.0, t=6.0)
+    value, [slope] = filter_jet(fun, (1.0,), ([1.0],), **keywords)
+    assert (value, slope) == (20.0, 2.0)
+    np.testing.assert_array_equal(
+        eqx_taylor.derivatives(fun, 1)(1.0, **keywords), [20.0, 2.0]
+    )
+    assert eqx_taylor.nth_derivative(fun, 1)(1.0, **keywords) == 2.0
+    assert eqx_taylor.count_primitives(fun, 1.0, **keywords).total > 0
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_python_numbers_are_points(name):
+    """And PyTrees of them; all functions take the same."""
+    at_number = {
+        "derivatives": lambda: eqx_taylor.derivatives(jnp.sin, 2)(0.5),
+        "nth_derivative": lambda: eqx_taylor.nth_derivative(jnp.sin, 2)(0.5),
+        "weighted_laplacian": lambda: eqx_taylor.weighted_laplacian(
+            jnp.sin, 0.5, jnp.ones(1)
+        ),
+        "linear_operator": lambda: eqx_taylor.linear_operator(jnp.sin, 0.5, [(1, 2)]),
+        "partial_derivative": lambda: eqx_taylor.partial_derivative(jnp.sin, 0.5, 2),
+    }.get(name, lambda: ENTRY_POINTS[name](jnp.sin, 0.5, 1.0))
+    found = [x for x in jax.tree.leaves(at_number()) if jnp.shape(x) != (2,)]
+    assert all(np.all(np.isfinite(x)) for x in found if name[:10] != "stochastic")
+    assert len(found) > 0
+
+
+def test_hessian_of_python_numbers():
+    """The Hessian of x² y³ is [[2 y³, 6 x y²], [6 x y², 6 x² y]]."""
+
+    def fun(p):
+        return p["x"] ** 2 * p["y"] ** 3
+
+    p = {"x": 2.0, "y": 3.0}
+    assert eqx_taylor.hvp(fun, p, {"x": 1.0, "y": 0.0}) == {"x": 54.0, "y": 108.0}
+    # Numbers without a direction are not parameters, as in a model.
+    assert eqx_taylor.hvp(fun, p, {"x": 1.0, "y": None}) == {"x": 54.0, "y": None}
+    mixed = {"x": jnp.array(2.0), "y": 3.0}
+    found = eqx_taylor.hvp(fun, mixed, {"x": jnp.array(1.0), "y": None})
+    assert found == {"x": 54.0, "y": None}
+    gradients = eqx_taylor.directional_gradients(jnp.sin, 0.0, 1.0, 2)
+    np.testing.assert_array_equal(gradients, [1.0, 0.0, -1.0])

@@ -10,6 +10,7 @@ import mpmath
 import numpy as np
 import pytest
 from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 import eqx_taylor
 from eqx_taylor import rules
@@ -127,3 +128,209 @@ def test_wrong_targets():
         rules.define_linear(jnp.sin)
     with pytest.raises(ValueError, match="call its `defjvp` first"):
         rules.define_linear(jax.custom_jvp(lambda x: x))
+
+
+# -- what a function closes over, of which JAX makes operands
+
+
+_WEIGHTS = np.array([1.0, 0.5, 0.25])
+
+
+def _scaled(define):
+    """`_WEIGHTS * x`, with a rule."""
+
+    @jax.custom_jvp
+    def scaled(x):
+        return jnp.asarray(_WEIGHTS, x.dtype) * x
+
+    scaled.defjvp(lambda primals, tangents: (scaled(*primals), scaled(*tangents)))
+    define(scaled)
+    return scaled
+
+
+def _of_arguments(target):
+    @rules.register(target)
+    def rule(walk, eqn, inputs):
+        [x] = inputs
+        [var] = eqn.invars
+        assert var.aval.shape == x.aval.shape
+
+        def compute(k):
+            return None if x[k] is None else rules.bind(eqn, [x[k]])[0]
+
+        return [rules.Series(eqn.outvars[0].aval, x.support, compute)]
+
+
+DEFINITIONS = {
+    "define_linear": rules.define_linear,
+    "define_piecewise_linear": rules.define_piecewise_linear,
+    "define_rewrite": lambda target: rules.define_rewrite(
+        target, lambda x: x * jnp.asarray(_WEIGHTS, x.dtype)
+    ),
+    "define_derivative": lambda target: rules.define_derivative(
+        target, lambda y, x, dx: dx * jnp.asarray(_WEIGHTS, dx.dtype)
+    ),
+    "register": _of_arguments,
+    "no rule": lambda target: None,
+}
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_function_that_closes_over_an_array(name):
+    """The rule is given the arguments alone: a linear function is not linear in what
+    it closes over."""
+    fun = _scaled(DEFINITIONS[name])
+    n = np.arange(1.0, 4.0)
+
+    def curve(t):
+        return fun(jnp.sin(t * n))
+
+    t = 0.3
+    exact = _WEIGHTS * np.stack(
+        [np.sin(t * n), n * np.cos(t * n), -(n**2) * np.sin(t * n)]
+    )
+    second = eqx_taylor.derivatives(curve, 2)
+    np.testing.assert_allclose(second(t), exact, rtol=1e-14)
+    np.testing.assert_allclose(jax.jit(second)(t), exact, rtol=1e-14)
+    np.testing.assert_allclose(jax.vmap(second)(jnp.array([t]))[0], exact, rtol=1e-14)
+    # In a loop, and in a jet of a jet, where the call has been applied anew.
+    in_a_loop = eqx_taylor.derivatives(
+        lambda t: jax.lax.scan(lambda y, _: (fun(y), None), curve(t), length=2)[0], 2
+    )
+    np.testing.assert_allclose(in_a_loop(t), exact * _WEIGHTS**2, rtol=1e-14)
+    fourth = eqx_taylor.derivatives(lambda t: second(t)[2], 2)(t)[2]
+    np.testing.assert_allclose(fourth, -(n**2) * exact[2], rtol=1e-13)
+    terms = eqx_taylor.ode_jet(lambda t, y, args: fun(y), 0.0, jnp.ones(3), order=2)
+    np.testing.assert_allclose(
+        terms, [np.ones(3), _WEIGHTS, _WEIGHTS**2 / 2], rtol=1e-15
+    )
+    # Sums over directions.
+    laplacian = eqx_taylor.laplacian(lambda x: fun(jnp.sin(x)), jnp.asarray(n))
+    np.testing.assert_allclose(laplacian, -_WEIGHTS * np.sin(n), rtol=1e-14)
+
+
+# -- what is declared, as the collapsed mode reads it
+
+
+def _number_of_vectors(fun, x, name):
+    """How many vectors all operations of this name are applied to."""
+
+    def jaxprs(values):
+        for value in values:
+            for inner in value if isinstance(value, tuple | list) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield inner
+
+    def count(jaxpr):
+        total = 0
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == name:
+                total += int(np.prod(eqn.outvars[0].aval.shape[:-1]))
+            total += sum(map(count, jaxprs(eqn.params.values())))
+        return total
+
+    # Not `fun` itself, of which JAX may know the program before a rule was registered.
+    return count(jax.make_jaxpr(lambda x: fun(x))(x).jaxpr)
+
+
+def _filtered(x):
+    return jnp.fft.irfft(jnp.fft.rfft(x) / 2, x.shape[-1]) + x
+
+
+def test_collapsed_mode_knows_what_is_declared_linear():
+    """One transform of the sum, and not one for each direction."""
+    n = 6
+    matrix = jax.random.normal(jax.random.key(0), (n, n))
+    x = jnp.linspace(0.0, 1.0, n)
+
+    @jax.custom_jvp
+    def smooth(x):
+        return _filtered(x)
+
+    smooth.defjvp(lambda primals, tangents: (smooth(*primals), smooth(*tangents)))
+
+    def fun(x):
+        return smooth(jnp.sin(matrix @ x))
+
+    def laplacian(x):
+        return eqx_taylor.laplacian(fun, x)
+
+    hessian = jax.jit(jax.hessian(lambda x: _filtered(jnp.sin(matrix @ x))))(x)
+    exact = jnp.trace(hessian, axis1=1, axis2=2)
+    np.testing.assert_allclose(laplacian(x), exact, rtol=1e-12)
+    assert _number_of_vectors(laplacian, x, "fft") > 2
+    rules.define_linear(smooth, fused=False)
+    np.testing.assert_allclose(laplacian(x), exact, rtol=1e-12)
+    # There and back.
+    assert _number_of_vectors(laplacian, x, "fft") == 2
+    # Inside of a call, a loop, a checkpoint.
+    for within in (
+        lambda x: jax.jit(fun)(x),
+        lambda x: jax.checkpoint(fun)(x),
+        lambda x: jax.lax.scan(lambda y, _: (smooth(y), None), fun(x), length=1)[0],
+    ):
+        count = _number_of_vectors(
+            lambda x, f=within: eqx_taylor.laplacian(f, x), x, "fft"
+        )
+        assert count in (2, 4)
+    # Another rule takes it back.
+    rules.define_piecewise_linear(smooth)
+    assert _number_of_vectors(laplacian, x, "fft") > 2
+    np.testing.assert_allclose(laplacian(x), exact, rtol=1e-12)
+
+
+def test_collapsed_mode_knows_a_primitive_of_ones_own():
+    primitive = Primitive("own_mean")
+
+    def implementation(x):
+        return (x + jnp.flip(x, -1)) / 2
+
+    primitive.def_impl(implementation)
+    primitive.def_abstract_eval(lambda x: x)
+    batching.primitive_batchers[primitive] = lambda args, axes: (
+        primitive.bind(batching.moveaxis(args[0], axes[0], 0)),
+        0,
+    )
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(implementation, multiple_results=False)
+    )
+    rules.define_linear(primitive)
+    x = jnp.arange(1.0, 4.0)
+
+    def laplacian(x):
+        return eqx_taylor.laplacian(lambda x: primitive.bind(jnp.sin(x)), x)
+
+    assert _number_of_vectors(laplacian, x, "own_mean") == 1
+    np.testing.assert_allclose(laplacian(x), implementation(-jnp.sin(x)), rtol=1e-15)
+
+
+def test_collapsed_mode_knows_the_right_hand_sides_of_systems():
+    """One solution for the sum, where the matrix does not depend on the direction."""
+    matrix = jnp.eye(3) + jax.random.normal(jax.random.key(0), (3, 3)) / 4
+    x = jnp.arange(1.0, 4.0)
+    systems = {
+        "custom_linear_solve": lambda b: jnp.linalg.solve(matrix, b),
+        "triangular_solve": lambda b: jax.scipy.linalg.solve_triangular(
+            matrix, b, lower=True
+        ),
+        "tridiagonal_solve": lambda b: jax.lax.linalg.tridiagonal_solve(
+            jnp.array([0.0, 0.1, 0.2]),
+            jnp.ones(3),
+            jnp.array([0.3, 0.1, 0.0]),
+            b[:, None],
+        )[:, 0],
+    }
+    for name, solve in systems.items():
+
+        def laplacian(x, solve=solve):
+            return eqx_taylor.laplacian(lambda x: solve(jnp.sin(x)), x)
+
+        np.testing.assert_allclose(laplacian(x), solve(-jnp.sin(x)), rtol=1e-13)
+        jaxpr = jax.make_jaxpr(laplacian)(x)
+        shapes = [
+            eqn.outvars[0].aval.shape
+            for eqn in jaxpr.eqns
+            if eqn.primitive.name == name
+        ]
+        assert all(np.prod(shape) == 3 for shape in shapes), name

@@ -10,6 +10,7 @@ from jax import lax
 from .._decisions import is_kink, KINKS
 from .._interpreter import (
     ahead_values,
+    declare,
     FUSED,
     joint,
     OTHERWISE,
@@ -79,6 +80,7 @@ def define_linear(
         ```
     """
     register(*targets)(ft.partial(_linear_rule, operands=operands))
+    declare(*targets, linear=operands)
     if fused:
         FUSED.update(map(rule_key, targets))
 
@@ -90,6 +92,9 @@ def define_affine(
     returns an equation that lacks the constant."""
     rule = ft.partial(_linear_rule, operands=operands, linear_part=linear_part)
     register(target)(rule)
+    # A sum over directions would have the constant once, not once per direction.
+    nothing = slice(0)
+    declare(target, linear=lambda eqn: operands if linear_part(eqn) is eqn else nothing)
     FUSED.add(rule_key(target))
 
 
@@ -159,6 +164,7 @@ def define_bilinear(
     """
     rule = ft.partial(_bilinear_rule, operands=operands, symmetric=symmetric)
     register(*targets)(rule)
+    declare(*targets, factors=operands)
 
 
 def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Series]:

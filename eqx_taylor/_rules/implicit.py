@@ -15,7 +15,15 @@ import equinox.internal as eqxi
 import jax
 import jax.tree_util as jtu
 
-from .._interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
+from .._interpreter import (
+    declare,
+    joint,
+    OTHERWISE,
+    primal_values,
+    register,
+    RULES,
+    Walk,
+)
 from .._jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
 from .._series import CONSTANT, Series, Tentative
 from .._terms import sub, Term
@@ -115,6 +123,13 @@ def _custom_linear_solve(walk: Walk, eqn, inputs) -> list[Series]:
     return _solved(walk, eqn, inputs, b, jaxpr, inverse, is_fixed)
 
 
+# Whatever else it returns (the number of steps of an iteration) is no real number.
+declare(
+    "custom_linear_solve",
+    linear=lambda eqn: slice(sum(eqn.params["const_lengths"]), None),
+)
+
+
 @register("spsolve")
 def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
     # It brings along a good part of SciPy, which takes longer to import than all of
@@ -134,6 +149,9 @@ def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
     avals = [series.aval for series in [*inputs, b]]
     jaxpr = walk.fact("product", eqn, lambda: trace(product, *avals))
     return _solved(walk, eqn, inputs, [b], jaxpr, inverse, data.is_constant)
+
+
+declare("spsolve", linear=slice(-1, None))
 
 
 # -- Lineax

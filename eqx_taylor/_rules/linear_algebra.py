@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import joint, primal_values, register, Walk
+from .._interpreter import declare, joint, primal_values, register, Walk
 from .._jax import as_type, bind
 from .._series import CONSTANT, convolve, Series
 from .._terms import add, scale, sub, Term
@@ -159,6 +159,10 @@ def _tridiagonal(walk: Walk, eqn, inputs) -> list[Series]:
         ft.partial(off_diagonal, of_d=front, of_x=rest, pad=(0, 1)),
     ]
     return _solved(eqn, inputs, walk, list(zip(inputs, products)))
+
+
+# In the right-hand side.
+declare("triangular_solve", "tridiagonal_solve", linear=slice(-1, None))
 
 
 # -- L Lᴴ = A, where A is read from its lower triangle

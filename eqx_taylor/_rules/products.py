@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import primal_values, register, Walk
+from .._interpreter import declare, primal_values, register, Walk
 from .._jax import bind
 from .._series import convolve, Series
 from .._terms import sub
@@ -34,6 +34,9 @@ def _div(walk: Walk, eqn, inputs) -> list[Series]:
         support = walk.analytic_support(inputs)
     q = Series(eqn.outvars[0].aval, support, compute)
     return [q]
+
+
+declare("div", linear=slice(0, 1))
 
 
 def repeated_product(x, n: int):

@@ -3,7 +3,15 @@
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import FUSED, joint, primal_values, register, VIEWS, Walk
+from .._interpreter import (
+    declare,
+    FUSED,
+    joint,
+    primal_values,
+    register,
+    VIEWS,
+    Walk,
+)
 from .._jax import bind
 from .._series import CONSTANT, Series
 from .._terms import add, sub
@@ -78,6 +86,9 @@ def _add(walk: Walk, eqn, inputs) -> list[Series]:
         return term if term is None else jnp.broadcast_to(term, aval.shape)
 
     return [Series(aval, joined_support(inputs), compute)]
+
+
+declare("add", "add_any", "sub", linear=slice(None))
 
 
 # A barrier at each order, for those that move at it: not all operands are numbers.
