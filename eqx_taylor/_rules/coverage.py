@@ -250,6 +250,7 @@ _KINDS = {
     "derived": "derived",
     "implicit": "implicit function",
     "linear_algebra": "matrix equation",
+    "sparse": "piecewise linear",
     "spectral": "matrix equation",
     "structural": "linear",
 }

@@ -48,7 +48,6 @@ define_linear("ragged_all_to_all", operands=slice(0, 2), fused=False)
 define_linear("tie", operands=slice(1, 2))
 
 
-
 # A gather with `mode="fill"` is affine: the value that stands for what lies outside of
 # the operand (by default NaN) is a constant, and belongs to coefficient 0.
 def _filled_with_zeros(eqn):
