@@ -8,6 +8,7 @@ import completeness_cases
 import jax
 import jax.extend.core as jex
 import jax.tree_util as jtu
+import numpy as np
 import parameter_cases as cases
 import pytest
 import test_rules
@@ -111,6 +112,18 @@ def _towers(case, points, terms):
     return derivatives(along, case.order)(jax.numpy.zeros(()))
 
 
+def _finite(actual, expected):
+    """Both, with zeros where both are the same infinity or no number."""
+
+    def both(a, e):
+        a, e = np.asarray(a), np.asarray(e)
+        same = ~np.isfinite(e) & ((a == e) | (a != a) & (e != e))
+        return np.where(same, 0, a), np.where(same, 0, e)
+
+    pairs = jax.tree.map(both, actual, expected)
+    return jax.tree.transpose(jax.tree.structure(actual), None, pairs)
+
+
 @pytest.mark.parametrize("file", cases.CASES)
 def test_nested_derivatives(file):
     """Along curves and along lines."""
@@ -142,6 +155,6 @@ def test_nested_derivatives(file):
     for some, actual in zip((curves, lines), jets(points, curves), strict=True):
         for case, a, e in zip(chosen, actual, expected(points, some), strict=True):
             try:
-                assert_orders_close(a, e, case.ulps)
+                assert_orders_close(*_finite(a, e), case.ulps)
             except AssertionError as error:
                 raise AssertionError(f"{case.name}: {error}") from error
