@@ -85,15 +85,15 @@ def test_singular_matrices():
 
 # -- all sizes, ranks and types
 
-_SHAPES = [(1, 0), (2, 1), (3, 1), (4, 4), (4, 3), (4, 2), (5, 1), (7, 6), (8, 8), (8, 5)]  # fmt: skip
-_LARGE = [(10, 10), (10, 9), (11, 8)]
-_ORDER = 5
+_FEW = [(2, 1), (4, 2), (5, 5), (10, 9)]
+_MANY = [(1, 0), (3, 1), (4, 4), (4, 3), (7, 6), (8, 5), (10, 10), (11, 8), *_FEW]
+_ORDER = 4
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128])
 def test_coefficients(dtype):
     rng = np.random.default_rng(0)
-    shapes = [*_SHAPES, *(_LARGE if dtype is np.float64 else _LARGE[1:2])]
+    shapes = _MANY if dtype is np.float64 else _FEW
     curves = []
     for n, rank in shapes:
         first = _matrix(rng, n, rank, dtype)
@@ -115,7 +115,7 @@ def test_coefficients(dtype):
     for (n, rank), terms, found in zip(shapes, curves, jets(curves), strict=True):
         expected = _exact(terms, _ORDER).astype(dtype)
         # Coefficient 0 is JAX's own value.
-        assert_close(found[1:], expected[1:], 200, scale=largest(expected)), (n, rank)
+        assert_close(found[1:], expected[1:], 200, scale=largest(expected))
         ones = found[1 : n - rank]
         assert largest(ones) <= 200 * np.finfo(dtype).eps * largest(expected)
 
