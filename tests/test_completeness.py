@@ -222,8 +222,13 @@ def test_nested_derivatives(names, monkeypatch):
     else:
         # Compiled, as JAX cannot compute some of these operation by operation.
         actual = jax.jit(_jet(case.fun))(points, series)
-        expected = nested_jet(case.oracle or case.fun, points, series)
-        assert_orders_close(actual, expected, case.ulps)
+        nested = jax.jit(ft.partial(nested_jet, case.oracle or case.fun))
+        assert_orders_close(actual, nested(points, series), case.ulps)
+        # Along a line the slope of an operand may stand still while another moves.
+        line = [[first, *[None] * len(rest)] for first, *rest in series]
+        dense = [[first, *[0 * term for term in rest]] for first, *rest in series]
+        actual = jax.jit(_jet(case.fun))(points, line)
+        assert_orders_close(actual, nested(points, dense), case.ulps)
     zero = names & TABLES["ZERO"]
     # Of references nothing is left.
     assert not met.all & coverage.REFERENCES

@@ -13,6 +13,7 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 from helpers import (
+    assert_close,
     assert_orders_close,
     count_equations,
     count_primitives,
@@ -238,3 +239,25 @@ def test_cost_of_loops_in_a_jet_is_quadratic(fun):
     counts = np.array([count(order) for order in (5, 10, 20)])
     ratios = counts[1:] / counts[:-1]
     assert np.all(ratios < 4), (counts, ratios)
+
+
+def test_symbolic_length():
+    """`jax.export` of a jet, a gradient of one and a vector field, with a scan."""
+
+    def fun(x):
+        return lax.scan(lambda c, a: (c * a + jnp.sin(c), c), x[0], x)[0]
+
+    def exported(x):
+        def field(t, y, args):
+            return y * fun(x)
+
+        return (
+            jet(fun, (x,), ([x, None, None],)),
+            eqx_taylor.hvp(fun, x, x),
+            eqx_taylor.ode_jet(field, 0.0, jnp.array(1.0), order=3),
+        )
+
+    (n,) = jax.export.symbolic_shape("n")
+    program = jax.export.export(jax.jit(exported))(jax.ShapeDtypeStruct((n,), float))
+    x = jnp.array([0.3, 1.1, -0.4])
+    assert_close(list(program.call(x)), list(jax.jit(exported)(x)), 20)

@@ -19,9 +19,14 @@ from programs import scan_reverse, switch_in_scan, under_checkpoint, while_loop
 
 from eqx_taylor import (
     biharmonic,
+    derivative_tensor,
     filter_jet,
+    hvp,
     laplacian,
     linear_operator,
+    partial_derivative,
+    stochastic_laplacian,
+    value_jacobian_hessian,
     weighted_laplacian,
 )
 from eqx_taylor._argument import Argument
@@ -505,3 +510,46 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_error(name):
     assert_raises(*WRONG[name])
+
+
+# -- nothing to differentiate by
+
+
+def test_leaves_without_entries():
+    """In every function of a PyTree."""
+    x = {"a": jnp.array([1.0, 2.0]), "none": jnp.zeros((0, 2))}
+    index = {"a": np.array([1, 1]), "none": np.zeros((0, 2), int)}
+    sigma = {"a": jnp.eye(2), "none": jnp.zeros((0, 2, 2))}
+
+    def fun(x):
+        return x["a"][0] ** 3 * x["a"][1] ** 2 + jnp.sum(x["none"])
+
+    @jax.jit
+    def found(x):
+        hessian = derivative_tensor(fun, x, 2)
+        return [
+            laplacian(fun, x),
+            weighted_laplacian(fun, x, sigma),
+            partial_derivative(fun, x, index),
+            linear_operator(fun, x, [(1.0, index)]),
+            biharmonic(fun, x),
+            hessian["a"]["a"],
+            value_jacobian_hessian(fun, x)[2]["a"]["a"],
+            hvp(fun, x, x)["a"],
+        ]
+
+    hessian = np.array([[24.0, 12.0], [12.0, 2.0]])
+    expected = [26.0, 26.0, 12.0, 12.0, 24.0, hessian, hessian, np.array([48.0, 16.0])]
+    for a, e in zip(found(x), expected, strict=True):
+        assert_close(a, jnp.asarray(e), 20)
+    assert derivative_tensor(fun, x, 2)["a"]["none"].shape == (2, 0, 2)
+    stochastic = stochastic_laplacian(fun, x, key=jax.random.key(0), num_samples=2)
+    assert jnp.isfinite(stochastic.mean)
+
+
+def test_no_columns():
+    x = jnp.array([1.0, 2.0])
+    for fun in (lambda x: jnp.sum(x**3), lambda x: jnp.tanh(x), lambda x: lax.scan(
+            lambda c, a: (c * a, c), x[0], x)[1]):  # fmt: skip
+        found = weighted_laplacian(fun, x, jnp.zeros((2, 0)))
+        assert_close(found, jnp.zeros_like(fun(x)), 0)

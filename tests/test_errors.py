@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import eqx_taylor
-from eqx_taylor import filter_jet, jet, ode_jet, TaylorSolver
+from eqx_taylor import filter_jet, jet, laplacian, ode_jet, TaylorSolver
 
 
 @pytest.fixture(autouse=True)
@@ -623,3 +623,40 @@ def test_hessian_of_python_numbers():
     assert found == {"x": 54.0, "y": None}
     gradients = eqx_taylor.directional_gradients(jnp.sin, 0.0, 1.0, 2)
     np.testing.assert_array_equal(gradients, [1.0, 0.0, -1.0])
+
+
+def test_value_that_a_custom_derivative_closes_over():
+    """It is made inside of the function that is differentiated."""
+
+    def fun(x):
+        scale = jnp.sin(x)
+
+        @jax.custom_jvp
+        def doubled(z):
+            return 2 * z
+
+        @doubled.defjvp
+        def _(primals, tangents):
+            return doubled(*primals), 2 * tangents[0] * (scale / scale)
+
+        return doubled(x) * x
+
+    x = jnp.array(1.0)
+    for call in (
+        lambda: filter_jet(fun, (x,), ([x, None],)),
+        lambda: jax.jit(lambda x: filter_jet(fun, (x,), ([x, None],)))(x),
+        lambda: ode_jet(lambda t, y, args: fun(y), 0.0, x, order=3),
+        lambda: laplacian(fun, x),
+    ):
+        with pytest.raises(ValueError, match="closes over a value .* as an argument"):
+            call()
+    with pytest.raises(ValueError, match="derivative of `doubled`"):
+        filter_jet(fun, (x,), ([x, None],))
+
+
+def test_product_in_places_that_occur_twice():
+    def fun(x):
+        return x.at[jnp.array([0, 0])].multiply(x[:2])
+
+    with pytest.raises(NotImplementedError, match="unique_indices=True.*fori_loop"):
+        filter_jet(fun, (jnp.asarray(X),), ([jnp.asarray(X), None],))

@@ -268,3 +268,27 @@ def test_bad_input():
         jarrett(3)
     with pytest.raises(TypeError, match="jarrett: the Python code of `fun`"):
         jarrett(lambda x: x if x > 0 else -x)(jnp.array(1.0))
+
+
+def test_axes_of_length_one_may_be_dropped():
+    x = X[None]
+    for fun in (
+        lambda a: jnp.sin(a)[0],
+        lambda a: jnp.squeeze(jnp.sin(a)[None], (0, 1)) * a[0],
+    ):
+        value, slope = jax.jvp(jarrett(fun), (x,), (2 * x,))
+        expected = jax.jvp(fun, (x,), (2 * x,))
+        assert_close([value, slope], list(expected))
+        for wrap in (lambda f: f, jax.jit):
+            gradient = jax.grad(lambda a, f=fun: jnp.sum(wrap(jarrett(f))(a)))(x)
+            assert_close(gradient, jax.grad(lambda a, f=fun: jnp.sum(f(a)))(x))
+
+
+def test_stop_gradient():
+    def fun(x):
+        return lax.stop_gradient(jnp.sin(x)) * x + lax.stop_gradient(x)
+
+    hessian = jax.hessian(lambda x: jnp.sum(jarrett(fun)(x)))(X)
+    assert_close(hessian, jnp.zeros_like(hessian))
+    gradient = jax.grad(lambda x: jnp.sum(jarrett(fun)(x)))(X)
+    assert_close(gradient, jnp.sin(X))

@@ -231,6 +231,26 @@ def test_constants_have_the_bits_of_the_machine():
     assert not any("Compiling" in str(line) for line in compiled)
 
 
+def test_numbers_of_all_elementwise_functions_are_folded():
+    x = jnp.float64
+    cases = [
+        lambda: jnp.log2(x(8.0)),
+        lambda: lax.bessel_i0e(x(1.0)),
+        lambda: lax.zeta(x(2.0), x(1.5)) if jax.__version_info__ < (0, 11) else x(1.0),
+        lambda: lax.igamma(x(2.0), x(1.5)),
+        lambda: lax.complex(x(1.0), x(2.0)).imag,
+        lambda: lax.convert_element_type(lax.shift_left(np.int32(3), np.int32(2)), x),
+        lambda: lax.convert_element_type(lax.population_count(np.int32(7)), x),
+    ]
+
+    def fun(y):
+        return y * sum(case() for case in cases)
+
+    counts = count_primitives(simplify(fun), x(2.0))
+    assert set(counts) <= {"mul", "custom_jvp_call"}
+    assert_close(simplify(fun)(x(2.0)), fun(x(2.0)), 4)
+
+
 def test_odd_programs():
     """Without arguments, results or entries; of truth values; and where nothing is to
     be done."""

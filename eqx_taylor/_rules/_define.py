@@ -172,6 +172,9 @@ def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Seri
     if any(not s.is_constant for i, s in enumerate(inputs) if i not in operands):
         return RULES[OTHERWISE](walk, eqn, inputs)
 
+    # JAX 0.10 has products of another type than their operands.
+    elementwise = symmetric and eqn.params.get("out_dtype") is None
+
     def product(x, y):
         args = primal_values(inputs)
         for i, value in zip(operands, (x, y)):
@@ -181,10 +184,10 @@ def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Seri
     def compute(k):
         if k == 0:
             return bind(eqn, primal_values(inputs))
-        if symmetric and a is b:
+        if elementwise and a is b:
             term = convolve_square(a, k)
         else:
-            term = convolve(lax.mul if symmetric else product, a, b, k)
+            term = convolve(lax.mul if elementwise else product, a, b, k)
         return [term, *[None] * (len(eqn.outvars) - 1)]
 
     # What else it may return is the pattern of a sparse product.

@@ -250,6 +250,7 @@ _KINDS = {
     "derived": "derived",
     "implicit": "implicit function",
     "linear_algebra": "matrix equation",
+    "sparse": "piecewise linear",
     "spectral": "matrix equation",
     "structural": "linear",
 }
@@ -308,6 +309,14 @@ def kind(name: Hashable) -> str:
     raise KeyError(f"The primitive `{name}` is in no table.")
 
 
+# Where JAX differentiates some equations of a primitive, and not others: what to do.
+REMEDIES = {
+    "scatter-mul": "JAX can do so where no index occurs twice, and is told so: "
+    "`x.at[indices].multiply(y, unique_indices=True)`. Where one does, multiply by one "
+    "entry after the other, in a `jax.lax.fori_loop`.",
+}
+
+
 def is_refused(name: str) -> bool:
     """Whether it is known of the primitive that it cannot be differentiated."""
     return name in UNSUPPORTED or name in REFERENCES
@@ -321,7 +330,8 @@ def reason(name: str) -> str:
             "have no place to go to. What is made inside (`jax.new_ref`) moves, and "
             "the function can return its value."
         )
-    return UNSUPPORTED.get(name, "Neither eqx_taylor nor JAX can do so.")
+    otherwise = REMEDIES.get(name, "Neither eqx_taylor nor JAX can do so.")
+    return UNSUPPORTED.get(name, otherwise)
 
 
 def _kind_of_rule(rule: Callable[..., Any]) -> str:

@@ -63,7 +63,8 @@ def _joined(n: int, p: int, upper, q: int, lower):
     """Minors of `p + q` rows, from those of `p` rows and those of `q` rows below."""
     of_upper, of_lower, signs = _expansion(n, p, q)
     terms = _entries(upper, of_upper) * _entries(lower, of_lower)
-    return jnp.sum(jnp.asarray(signs, terms.dtype) * terms, axis=-1)
+    signs = jnp.broadcast_to(jnp.asarray(signs, terms.dtype), terms.shape)
+    return jnp.sum(signs * terms, axis=-1)
 
 
 def _entries(minors, places):
@@ -128,7 +129,8 @@ def _frame(a, m: int):
 
     def of_rows():
         left = jnp.take_along_axis(eye, order[..., None], -2)
-        exchanged = pivots != jnp.arange(n, dtype=pivots.dtype)
+        places = jnp.arange(n, dtype=pivots.dtype)
+        exchanged = pivots != jnp.broadcast_to(places, pivots.shape)
         sign = jnp.where(jnp.sum(exchanged, axis=-1) % 2 == 0, 1, -1)
         return left, eye, sign.astype(a.dtype), jnp.ones(a.shape[:-2], bool)
 

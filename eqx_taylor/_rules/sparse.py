@@ -1,6 +1,15 @@
 """`jax.experimental.sparse`: the numbers of a matrix move, its pattern does not."""
 
-from ._define import define_bilinear, define_linear, define_piecewise_linear
+import jax.numpy as jnp
+
+from .._interpreter import register, Walk
+from .._series import Series
+from ._define import (
+    define_bilinear,
+    define_linear,
+    define_piecewise_linear,
+    piecewise_linear_rule,
+)
 
 
 define_linear(
@@ -18,6 +27,18 @@ define_bilinear(
 )  # fmt: skip
 
 # Which entries are not zero is read off the first coefficient.
-define_piecewise_linear(
-    "bcoo_fromdense", "bcsr_fromdense", "coo_fromdense", "csr_fromdense"
-)
+define_piecewise_linear("bcoo_fromdense", "bcsr_fromdense")
+
+
+# In places that are left over, JAX's derivatives of these have entries of the matrix.
+@register("coo_fromdense", "csr_fromdense")
+def _from_dense(walk: Walk, eqn, inputs) -> list[Series]:
+    data, *pattern = piecewise_linear_rule(walk, eqn, inputs)
+    walk.auxiliary(data, inputs)
+
+    def compute(k):
+        if k == 0 or data[k] is None:
+            return data[k]
+        return jnp.where(data[0] == 0, 0, data[k])
+
+    return [Series(data.aval, data.support, compute), *pattern]
