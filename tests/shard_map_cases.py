@@ -129,8 +129,8 @@ def table(part: int, parts: int) -> None:
             if name in _NOT_INSIDE:
                 del FAULTS[f"jet {name}"]
             continue
-        # Of some there is no program that a CPU could run.
-        if program is not None and name not in ("pbroadcast", "fused_call"):
+        # Some cannot be run by a CPU, or not there.
+        if program is not None and name not in ("fused_call", "mulhi"):
             programs[name] = program, args, (taken, (points, series))
 
         def laplacian(*args, fun=fun):
