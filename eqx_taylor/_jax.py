@@ -156,8 +156,7 @@ def join_axes(x: Any) -> Any:
     while len(shape) > 1 and shape[-1] < _LONG:
         last = shape.pop()
         shape[-1] *= last
-    spec = jax.typeof(x).sharding.spec
-    if len(shape) == x.ndim or any(axis is not None for axis in spec):
+    if len(shape) == x.ndim or explicit_sharding(jax.typeof(x)):
         return x
     return jax.lax.reshape(x, shape)
 
@@ -368,7 +367,7 @@ def filled(aval: Aval, value: Any = 0) -> Any:
       taken to vary over them too.
     - The sharding, on a mesh whose axes are explicit.
     """
-    array = jax.lax.full(aval.shape, value, aval.dtype, sharding=_explicit(aval))
+    array = jax.lax.full(aval.shape, value, aval.dtype, sharding=explicit_sharding(aval))
     return vary(array, varying_axes(aval))
 
 
@@ -377,7 +376,7 @@ def as_type(aval: Aval, x: Any) -> Any:
     of them, where it has more axes, in front of the others): with the same sharding, and
     taken to vary over the axes of a `jax.shard_map` over which arrays of this type do.
     """
-    sharding = _explicit(aval)
+    sharding = explicit_sharding(aval)
     if sharding is not None:
         front = [None] * (x.ndim - len(aval.shape))
         spec = PartitionSpec(*front, *sharding.spec)
@@ -386,7 +385,7 @@ def as_type(aval: Aval, x: Any) -> Any:
     return vary(x, varying_axes(aval))
 
 
-def _explicit(aval: Aval) -> Any:
+def explicit_sharding(aval: Aval) -> Any:
     """The sharding, if it is a part of the type: on a mesh whose axes are explicit."""
     sharding = getattr(aval, "sharding", None)
     spec = getattr(sharding, "spec", ())
@@ -404,7 +403,7 @@ def unstacked_type(aval: Aval) -> Aval:
 
 
 def _reshaped(aval: Aval, shape: tuple[int, ...], respec: Callable) -> Aval:
-    sharding = _explicit(aval)
+    sharding = explicit_sharding(aval)
     if sharding is None:
         return aval.update(shape=shape)
     spec = PartitionSpec(*respec(tuple(sharding.spec)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ._jax import filled, join_axes, materialise
+from ._jax import explicit_sharding, filled, join_axes, materialise
 from ._terms import add, scale, Term
 
 
@@ -527,6 +527,8 @@ def _joint_shape(a: Series, b: Series) -> tuple[int, ...] | None:
     jet, which is faster, and takes less memory, as XLA itself would have it."""
     if a.is_constant or b.is_constant or a.closed and b.closed:
         return None
+    if explicit_sharding(a.aval) or explicit_sharding(b.aval):
+        return None  # Axes along which an array is divided stay as they are.
     return np.broadcast_shapes(a.aval.shape, b.aval.shape)
 
 

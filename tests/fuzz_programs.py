@@ -33,8 +33,15 @@ from fuzz_table import (
     REAL_SMOOTH_CALLS,
     SMOOTH_CALLS,
 )
-from helpers import derivatives, largest, nested_ode_jet, polynomial
+from helpers import (
+    count_equations,
+    derivatives,
+    largest,
+    nested_ode_jet,
+    polynomial,
+)
 from jax import lax
+from jax.sharding import AxisType, PartitionSpec
 
 import eqx_taylor
 
@@ -107,6 +114,19 @@ def _applied_jvp(fun, primals, tangents):
     return applied(fun, x, y), slope * y + value * dy
 
 
+@jax.custom_jvp
+def several(x):
+    """With two results, of which a program may use one."""
+    return jnp.sin(x), jnp.tanh(0.3 * bounded(x)) * x
+
+
+@several.defjvp
+def _several_jvp(primals, tangents):
+    [x], [dx] = primals, tangents
+    _, slope = jax.jvp(lambda x: jnp.tanh(0.3 * bounded(x)) * x, (x,), (dx,))
+    return several(x), (jnp.cos(x) * dx, slope)
+
+
 @jax.jit
 def compiled(x):
     return jnp.sin(x) * x
@@ -126,7 +146,7 @@ def second_by_nesting(fun, x, v):
 
 NAMES = {
     **{f.__name__: f for f in (weights, eye, bounded, dominant, definite, separated)},
-    **{f.__name__: f for f in (cubed, tripled, applied, compiled)},
+    **{f.__name__: f for f in (cubed, tripled, applied, several, compiled)},
     **dict(eqx=eqx, jax=jax, jnp=jnp, jsp=jsp, lax=lax, np=np),
 }
 
@@ -145,8 +165,8 @@ class Line(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Of the values that move (`x0`, `x1` ...) and of an index `n0` and a truth value
-    `b0`. Its results are the values that no line uses."""
+    """Of the values that move (`x0`, `x1` ...) and of an index `n0`, a truth value `b0`
+    and an exponent `p0`. Its results are the values that no line uses."""
 
     inputs: dict[str, np.ndarray]
     # For each input that moves its terms, which are derivatives.
@@ -207,7 +227,7 @@ def _literal(x):
 
 
 def _names_in(text: str) -> list[str]:
-    return re.findall(r"\b[xnbv]\d+\b", text)
+    return re.findall(r"\b[xnbvp]\d+\b", text)
 
 
 # -- choosing one
@@ -241,6 +261,7 @@ _GUARDS = {
     "between": lambda a: np.min(np.abs(a % 0.5 - 0.25), initial=0) < 0.23,
 }
 _CONSTANTS = [0.3, -0.7, 1.3, -0.2, 0.9, 2.0]
+_EXPONENTS = [-2.0, -1.5, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 0.3]
 _HOLE = re.compile(r"<([a-z]\w*(?: [\w\[\]]+)*)>")
 
 
@@ -266,6 +287,8 @@ class Builder:
         moving = {name: self.terms(x, order) for name, x in inputs.items()}
         inputs["n0"] = np.asarray(rng.randint(0, 2), np.int32)
         inputs["b0"] = np.asarray(rng.random() < 0.5)
+        # An exponent, of which nothing is known while tracing.
+        inputs["p0"] = np.asarray(rng.choice(_EXPONENTS), self.dtype)
         self.values = dict(inputs)
         for _ in range(rng.randint(2, 9)):
             self.add_line()
@@ -608,6 +631,102 @@ def check_vmap(program, actual):
         for k, outs in enumerate(both)
     ]
     check_same(program, actual, back, "vmap, the other way")
+
+
+def check_shard_map(program, actual, rng) -> None:
+    """Inside of a `jax.shard_map`, with its checks of what varies: they are the same on
+    one device. Some of the values are said to be the same on all."""
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
+    same = [rng.random() < 0.3 for _ in range(2 * len(program.inputs))]
+    point = {k: jnp.asarray(x) for k, x in program.inputs.items()}
+    names = list(point)
+
+    def on_devices(fun):
+        def body(inputs, series):
+            return jtu.tree_map(_spread, fun(inputs, series))
+
+        specs = [dict(zip(names, map(_spec, some))) for some in (same, same[::-1])]
+        specs[1] = {k: specs[1][k] for k in program.series}
+        return jax.jit(
+            jax.shard_map(
+                body, mesh=mesh, in_specs=tuple(specs), out_specs=PartitionSpec("d")
+            )
+        )
+
+    series = {k: [None if t is None else jnp.asarray(t) for t in v] for k, v in program.series.items()}  # fmt: skip
+    # Replicated values have no axis of devices, and those that differ have one of 1.
+    stacked = [jtu.tree_map(lambda x: x[None], tree) for tree in (point, series)]
+    plain = program.function(second_by_nesting)
+
+    def unstacked(inputs, series):
+        return [jtu.tree_map(lambda x: x[0], tree) for tree in (inputs, series)]
+
+    def primal(inputs, series):
+        return list(plain(**unstacked(inputs, series)[0]))
+
+    def jet(inputs, series):
+        return jet_of(program.function(), program, *unstacked(inputs, series))
+
+    try:
+        jax.eval_shape(on_devices(primal), *stacked)
+    except Exception as e:
+        raise Skipped(f"JAX has no such shard_map: {type(e).__name__}") from e
+    inside = jax.device_get(on_devices(jet)(*stacked))
+    check_same(program, actual, jtu.tree_map(lambda x: x[0], inside), "shard_map")
+
+
+def _spec(same):
+    return PartitionSpec() if same else PartitionSpec("d")
+
+
+def _spread(x):
+    is_same = "V:d" not in str(jax.typeof(x))
+    return (lax.pcast(x, "d", to="varying") if is_same else x)[None]
+
+
+def check_unused(rng: random.Random) -> None:
+    """That a result which nobody uses costs nothing: as many equations as without."""
+    builder = Builder(rng)
+    used, unused = (builder.smooth(["p"], 3) for _ in range(2))
+    wrapper = rng.choice(_UNUSED)
+    order = rng.randint(2, 6)
+    counts = []
+    for text in (unused, "p"):
+        source = wrapper.format(used=used, unused=text)
+        fun = eval(f"lambda x: {source}", dict(NAMES, second_derivative=second_by_jet, b0=jnp.array(True), n0=0, two_results=two_results))  # fmt: skip
+        x = jnp.asarray([0.3, -0.4, 0.9])
+        counts.append(
+            count_equations(lambda x, v, fun=fun: eqx_taylor.filter_jet(fun, (x,), ([v] + [None] * (order - 1),)), x, x)  # fmt: skip
+        )
+    # A value that is handed through is an equation or two.
+    if counts[0] > counts[1] + 4:
+        source = wrapper.format(used=used, unused=unused)
+        raise Mismatch(f"unused, order {order}: {counts[0]} equations, {counts[1]} without\n{source}")  # fmt: skip
+
+
+def two_results(fun, other, x):
+    """Of a function with a `custom_jvp`."""
+
+    @jax.custom_jvp
+    def both(x):
+        return fun(x), other(x)
+
+    @both.defjvp
+    def _(primals, tangents):
+        return jax.jvp(lambda x: (fun(x), other(x)), primals, tangents)
+
+    return both(x)
+
+
+_UNUSED = [
+    "jax.jit(lambda p: ({used}, {unused}))(x)[0]",
+    "jax.checkpoint(lambda p: ({used}, {unused}))(x)[0]",
+    "lax.scan(lambda p, _: ({used}, {unused}), x, None, length=3)[0]",
+    "lax.cond(x[0] > 0, lambda p: ({used}, {unused}), lambda p: (p, p), x)[0]",
+    "jax.jit(lambda q: jax.jit(lambda p: ({used}, {unused}))(q)[0])(x)",
+    "two_results(lambda p: {used}, lambda p: {unused}, x)[0]",
+    "jax.jit(lambda q: two_results(lambda p: {used}, lambda p: {unused}, q))(x)[0]",
+]
 
 
 def check_ode_jet(program, nested: bool):

@@ -5,6 +5,7 @@ that enter the sums for each coefficient, and what roundings in them do to the r
 (`Ball.error`, first-order error analysis with series in the place of numbers).
 """
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -92,6 +93,34 @@ def _atan2(a: Ball, b: Ball) -> Ball:
     return _composed(_div(a, b), lambda x: x.atan())
 
 
+def _power(ball: Ball, exponent: Any) -> Ball:
+    """`x ** r`, by `x y' = r x' y`: the terms of the sums that this makes
+
+        y_k = Σ_{j=1..k} (r j - (k - j)) x_j y_{k-j} / (k x_0)
+
+    are smaller than those of a composition, which is not forgiven where there need not
+    be one."""
+    order, x0 = len(ball.sizes) - 1, ball.exact[0]
+    if isinstance(exponent, int):
+        power = ball.exact**exponent if exponent > 0 else (1 / ball.exact) ** -exponent
+    else:
+        number = flint.acb if isinstance(exponent, complex) else flint.arb
+        power = (ball.exact.log() * number(exponent)).exp()
+    true, x = _sizes(power, order), ball.sizes
+    sizes, error = true.copy(), np.zeros(order + 1)
+    error[0] = true[0] * (1 + abs(exponent) * ball.error[0] / x[0])
+    x0 = float(abs(x0).mid())
+    for k in range(1, order + 1):
+        terms = [
+            (abs(exponent * j - (k - j)) / (k * x0), j) for j in range(1, k + 1)
+        ]
+        sizes[k] = max(true[k], sum(w * x[j] * true[k - j] for w, j in terms))
+        error[k] = sizes[k] * (1 + ball.error[0] / x0) + sum(
+            w * (x[j] * error[k - j] + ball.error[j] * true[k - j]) for w, j in terms
+        )
+    return Ball(power, sizes, error)
+
+
 # -- the table
 
 
@@ -106,6 +135,8 @@ class Function(NamedTuple):
     holomorphic: bool = True
     # Roundings in JAX's own value.
     own: float = 1
+    # The exponent, where it is an argument of the program.
+    exponent: int | float | complex | None = None
 
 
 def _tanh(x):
@@ -194,6 +225,22 @@ BINARY = [
 ]
 
 
+# An exponent that is an argument: nothing is known of it while tracing.
+EXPONENTS: list[int | float | complex] = [
+    -2, -1, 0, 1, 2, 3, 5, -1.5, -0.5, 0.5, 0.75, 1.5, 2.5, -3.25, 4.5,
+]  # fmt: skip
+COMPLEX_EXPONENTS: list[int | float | complex] = [2j, -1.5j, 0.5 + 1j, -1 + 0.5j]
+
+
+def _of_exponent(exponent: int | float | complex) -> Function:
+    def domain(x):
+        if isinstance(exponent, int) and exponent >= 0:
+            return abs(x) > 0.1 or exponent > 0 and np.isrealobj(x)
+        return np.real(x) > 0.1
+
+    return Function("({0}) ** {p}", lambda x: x, domain, exponent=exponent)
+
+
 class Step(NamedTuple):
     function: Function
     operands: tuple[int, ...]
@@ -213,10 +260,19 @@ class ScalarProgram(NamedTuple):
         return len(self.terms) - 1
 
     @property
+    def exponents(self) -> dict[str, int | float | complex]:
+        """The arguments that do not move, by their names."""
+        return {
+            f"p{i}": step.function.exponent
+            for i, step in enumerate(self.steps, 1)
+            if step.function.exponent is not None
+        }
+
+    @property
     def source(self) -> str:
-        lines = ["def program(v0):"]
+        lines = [f"def program({', '.join(['v0', *self.exponents])}):"]
         for i, (function, operands) in enumerate(self.steps, 1):
-            text = function.text.format(*[f"v{j}" for j in operands])
+            text = function.text.format(*[f"v{j}" for j in operands], p=f"p{i}")
             lines.append(f"    v{i} = {text}")
         return "\n".join([*lines, f"    return v{len(self.steps)}"])
 
@@ -230,7 +286,11 @@ class ScalarProgram(NamedTuple):
             "None" if t is None else f"jnp.asarray({t!r}, '{self.dtype}')"
             for t in self.terms
         ]
-        call = f"eqx_taylor.filter_jet(program, ({x},), ([{', '.join(terms)}],), factorial_scaled=False)"
+        exponents = [f"jnp.asarray({e!r}, '{self.dtype}')" for e in self.exponents.values()]
+        call = (
+            f"jax.jit(lambda *p: eqx_taylor.filter_jet(lambda x: program(x, *p), ({x},), "
+            f"([{', '.join(terms)}],), factorial_scaled=False))({', '.join(exponents)})"
+        )
         return f"{self.source}\n{call}"
 
 
@@ -244,11 +304,18 @@ def random_scalar_program(rng: random.Random) -> ScalarProgram:
         return complex(value, rng.randint(-96, 96) / 128) if holomorphic else value
 
     order = rng.randint(1, 20)
-    sparse = rng.random() < 0.5
+    kind = rng.choice(["line", "sparse", "sparse", "dense", "dense", "exponential"])
+    missing = dict(line=1.0, sparse=0.8, dense=0.2, exponential=0.0)[kind]
     terms = [number()] + [
-        None if rng.random() < (0.8 if sparse else 0.2) else number()
-        for _ in range(order)
+        None if rng.random() < missing else number() for _ in range(order)
     ]
+    if kind == "line":
+        terms[1] = number()
+    elif kind == "exponential":
+        # Of a function that is not a polynomial: coefficients of all orders, which fall.
+        rate, size = number(), terms[0]
+        terms = [size * rate**k / math.factorial(k) for k in range(order + 1)]
+        terms = [np.asarray(term).astype(dtype)[()].item() for term in terms]
     if all(term is None for term in terms[1:]):
         terms[rng.randint(1, order)] = number()
     values = [np.asarray(terms[0]).astype(_wide(dtype))[()]]
@@ -259,6 +326,9 @@ def random_scalar_program(rng: random.Random) -> ScalarProgram:
             break
         table = BINARY if rng.random() < 0.4 else UNARY
         function = rng.choice(table)
+        if table is UNARY and rng.random() < 0.15:
+            more = COMPLEX_EXPONENTS if holomorphic else []
+            function = _of_exponent(rng.choice(EXPONENTS + more))
         arity = 2 if table is BINARY else 1
         # Mostly what is new, so that few values are left unused.
         operands = tuple(
@@ -268,7 +338,9 @@ def random_scalar_program(rng: random.Random) -> ScalarProgram:
         points = [values[j] for j in operands]
         if holomorphic and not function.holomorphic or not function.domain(*points):
             continue
-        text = function.text.format(*[f"p[{j}]" for j in range(arity)])
+        text = function.text.format(
+            *[f"p[{j}]" for j in range(arity)], p=repr(function.exponent)
+        )
         arrays = [jnp.asarray(point) for point in points]
         value = np.asarray(eval(text, dict(jax=jax, jnp=jnp, lax=lax, p=arrays)))[()]
         if np.isfinite(value) and 1e-3 < abs(value) < 20:
@@ -290,7 +362,9 @@ def reference(program: ScalarProgram) -> Ball:
     balls = [Ball(exact, _sizes(exact, order), np.zeros(order + 1))]
     for function, operands in program.steps:
         points = [balls[j] for j in operands]
-        if len(points) == 2:
+        if function.exponent is not None:
+            balls.append(_power(points[0], function.exponent))
+        elif len(points) == 2:
             balls.append(function.exact(*points))
         else:
             balls.append(_composed(points[0], function.exact, function.own))
@@ -306,11 +380,18 @@ def check_scalar(program: ScalarProgram, allowed: float = 50) -> float:
         for term in program.terms
     ]
     fun = program.function()
+    exponents = {k: jnp.asarray(p, program.dtype) for k, p in program.exponents.items()}
 
-    def jet(x, terms):
-        return eqx_taylor.filter_jet(fun, (x,), (terms,), factorial_scaled=False)
+    def jet(x, terms, exponents):
+        return eqx_taylor.filter_jet(
+            lambda x: fun(x, **exponents), (x,), (terms,), factorial_scaled=False
+        )
 
-    value, series = jax.device_get((jax.jit(jet) if program.jitted else jet)(x, terms))
+    # An exponent is a number like any other unless it is traced.
+    jitted = program.jitted or exponents
+    value, series = jax.device_get(
+        (jax.jit(jet) if jitted else jet)(x, terms, exponents)
+    )
     eps = float(jnp.finfo(program.dtype).eps)
     worst = 0.0
     for k, actual in enumerate([value, *series]):

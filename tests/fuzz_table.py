@@ -145,6 +145,40 @@ STRUCTURAL = [
     "jnp.meshgrid(<v>, <v1>)[0]", "jnp.fft.fft(<v>).real", "jnp.fft.irfft(jnp.fft.rfft(<w>) ** 2, 3)", "jnp.array_split(<v>, 2)[0]", "jnp.where(b0, jnp.zeros_like(<a>), <a>)",
     "jnp.eye(3, dtype=<s>.dtype) * <s>", "jnp.zeros_like(<a>)", "weights(<a>) + <s>", "<a>[..., None]", "<a>[jnp.newaxis]", "jax.ops.segment_sum(<n>, jnp.zeros(<n>.shape[0], np.int32) + n0, 3)",
 ]  # fmt: skip
+# Indices that are out of bounds, in every mode.
+INDEXING = [
+    form.format(mode=mode)
+    for mode in ["mode='fill', fill_value=7.0", "mode='fill', fill_value=0", "mode='fill', fill_value=-0.5", "mode='clip'", "mode='wrap'"]
+    for form in [
+        "<n>.at[jnp.asarray([0, 5, -1, -7])].get({mode})", "<n>.at[n0 + 2].get({mode})", "jnp.take(<n>, jnp.asarray([[4, 0], [-1, 1]]), <axis>, {mode})",
+        "jnp.take_along_axis(<v>, jnp.asarray([7, 0, -1]), 0, {mode})" if "wrap" not in mode else "jnp.take(<v>, n0 - 5, {mode})", "jax.vmap(lambda i: <v>.at[i].get({mode}))(jnp.asarray([0, 9, 1]))",
+        "lax.scan(lambda c, i: (c + <v>.at[i].get({mode}), c), <s>, jnp.asarray([0, 6, 1]))[1]",
+    ]
+] + [
+    form.format(mode=mode)
+    for mode in ["drop", "clip", "fill", "wrap", "promise_in_bounds"]
+    for form in [
+        "<n>.at[n0 - n0].set(<s>, mode='{mode}')", "<v>.at[jnp.asarray([0, 0])].add(<s>, mode='{mode}')",
+        *(["<v>.at[jnp.asarray([0, 5])].set(<s>, mode='{mode}')", "<v>.at[jnp.asarray([4, 0, 0])].add(jnp.sin(<s>), mode='{mode}')", "<v>.at[jnp.asarray([0, 8])].multiply(<s>, mode='{mode}', unique_indices=True)", "<v>.at[n0 + 2].subtract(<s>, mode='{mode}')"] if mode != "promise_in_bounds" else []),
+        "<k>.at[n0 - n0].max(0.4, mode='{mode}') ; away k",
+    ]
+] + [
+    "lax.gather(<v>, jnp.asarray([[0], [5]]), lax.GatherDimensionNumbers((), (0,), (0,)), (1,), mode='fill', fill_value=3)", "lax.gather(<v>, jnp.asarray([[0], [5]]), lax.GatherDimensionNumbers((), (0,), (0,)), (1,), mode='clip')",
+    "<n>.at[jnp.asarray([0, 0])].get(mode='promise_in_bounds')", "<n>.at[0].get(indices_are_sorted=True, unique_indices=True)", "lax.dynamic_slice_in_dim(<n>, n0 + 3, 1)", "lax.dynamic_update_slice_in_dim(<n>, jnp.sin(<n>[:1]), n0 - 4, 0)",
+]  # fmt: skip
+# Exponents that are arguments; powers of what is clamped, below the edge and at it.
+POWERS = [
+    "(2.5 + bounded(<a>)) ** p0", "(2.5 + bounded(<a>)) ** (p0 * bounded(<e>))", "lax.pow(2.5 + bounded(<a>), jnp.full_like(<a>, 1.0) * p0)", "jnp.float_power(2.5 + bounded(<r>), p0)", "jnp.power(jnp.exp(bounded(<a>)), p0)", "jnp.exp(bounded(<a>)) ** p0",
+    "p0 ** 2 + <a>", "(2.0 + p0 * p0) ** bounded(<a>)", "jax.jit(lambda p, q: jnp.exp(bounded(p)) ** q)(<a>, p0)", "lax.scan(lambda c, _: (jnp.exp(0.3 * bounded(c)) ** p0, None), <a>, None, length=2)[0]", "lax.cond(b0, lambda p: (2.5 + bounded(p)) ** p0, lambda p: p, <a>)",
+    "jnp.maximum(<r>, 0.0) ** 1.5 ; away r", "jnp.maximum(<r>, 0.0) ** 3 ; away r", "jnp.maximum(<r>, 0.0) ** 2.5 + <r> ; away r", "jax.nn.relu(<r>) ** 1.5 ; away r", "jnp.sqrt(jnp.maximum(<r> - 3.0, 0.0))", "jnp.clip(<r>, 0.0, 0.6) ** 0.5 ; away r",
+    "jnp.where(<r> > 0, jnp.maximum(<r>, 0.1), 1.0) ** p0 ; away r", "(0.0 * <a>) ** 2.5", "(<a> - <a>) ** 3", "jnp.zeros_like(<a>) ** 1.5 + <a>",
+]  # fmt: skip
+# Results that nobody uses, inside of what has several.
+UNUSED = [
+    "jax.jit(lambda p: (<f p>, <f p>))(<a>)[0]", "jax.jit(lambda p: (<f p>, jnp.cumsum(p), jnp.sort(p.real)))(<n>)[0]", "lax.scan(lambda c, x: (<f c x>, (<f c x>, <f x>)), <n>[0], <n>)[1][1]", "lax.scan(lambda c, x: ((<f c[0] x>, <f c[1] x>), None), (<n>[0], <n>[-1]), <n>)[0][0]",
+    "lax.cond(b0, lambda p: (<f p>, <f p>), lambda p: (p, <f p>), <a>)[0]", "lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, <f c[1]>, <f c[1] c[2]>), (n0, <a>, <e>))[1]", "jax.checkpoint(lambda p: (<f p>, <f p>))(<a>)[1]", "several(<a>)[0]", "several(<a>)[1]",
+    "jax.jit(lambda p: several(p)[0])(<a>)", "lax.scan(lambda c, x: (several(c)[1], several(x)), <n>[0], <n>)[1][0]", "lax.switch(n0, [lambda p: (<f p>, p), lambda p: (p, <f p>), several], <a>)[1]",
+]  # fmt: skip
 REDUCTIONS = [
     "jnp.sum(<a>)", "jnp.sum(<n>, <axis>)", "jnp.sum(<n>, <axis>, keepdims=True)", "jnp.mean(<n>, <axis>)", "jnp.prod(<a>)", "jnp.prod(<n>, <axis>)",
     "jnp.cumprod(<n>, <axis>)", "lax.cumprod(<n>, <axis>, reverse=True)", "lax.cumlogsumexp(<k>, <axis>)", "lax.cumlogsumexp(<k>, <axis>, reverse=True)",
@@ -194,5 +228,5 @@ COMPLEX = [
 FORMS = dict(
     elementwise=ELEMENTWISE, special=SPECIAL, kinks=KINKS, products=PRODUCTS, broadcasting=BROADCASTING, structural=STRUCTURAL,
     reductions=REDUCTIONS, linear_algebra=LINEAR_ALGEBRA, control_flow=CONTROL_FLOW,
-    transformations=TRANSFORMATIONS, complex=COMPLEX,
+    transformations=TRANSFORMATIONS, complex=COMPLEX, indexing=INDEXING, powers=POWERS, unused=UNUSED,
 )  # fmt: skip

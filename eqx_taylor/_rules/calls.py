@@ -1,5 +1,6 @@
 """Functions inside functions: read in place, as part of the program around them."""
 
+import functools as ft
 from typing import Any
 
 import jax
@@ -53,26 +54,34 @@ def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
 
 @register("shard_map")
 def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
-    params = eqn.params
+    params, jaxpr = eqn.params, close(eqn.params["jaxpr"])
+    mapped = ft.partial(
+        jax.shard_map,
+        mesh=params["mesh"],
+        axis_names=params["newly_manual_axes"],
+        check_vma=params["check_vma"],
+    )
 
     def up_to(stop):
         def shard_map(fun, supports, out_supports):
-            return jax.shard_map(
+            return mapped(
                 fun,
-                mesh=params["mesh"],
                 in_specs=(_terms_of(params["in_specs"], supports, stop),),
                 out_specs=_terms_of(params["out_specs"], out_supports, stop),
-                axis_names=params["newly_manual_axes"],
-                check_vma=params["check_vma"],
             )
 
-        return _emitted(walk, eqn, close(params["jaxpr"]), inputs, stop, shard_map)
+        return _emitted(walk, eqn, jaxpr, inputs, stop, shard_map)
 
+    def find_supports():
+        walk.output_supports(jaxpr, [series.support for series in inputs])
+        return ()
+
+    # It may have to trace derivatives, and that takes the axes of the mesh. Whoever asks
+    # afterwards is told what was found.
+    jax.eval_shape(mapped(find_supports, in_specs=(), out_specs=()))
     if walk.is_known(inputs):
         return up_to(walk.stop)
-    supports = walk.output_supports(
-        close(params["jaxpr"]), [series.support for series in inputs]
-    )
+    supports = walk.output_supports(jaxpr, [series.support for series in inputs])
     types = [(var.aval, support) for var, support in zip(eqn.outvars, supports)]
     # As for a `while_loop`: each order begins again with the first.
     return joint(types, lambda k: [series[k] for series in up_to(k)])
