@@ -107,9 +107,7 @@ def _terms_of(entries, supports, stop) -> list[Any]:
     ]
 
 
-def _emitted(
-    walk: Walk, eqn, jaxpr, inputs, stop, transform, ahead=()
-) -> list[Series]:
+def _emitted(walk: Walk, eqn, jaxpr, inputs, stop, transform, ahead=()) -> list[Series]:
     """As a call of a function of all coefficients, under the same transformation."""
     supports = [series.support for series in inputs]
     out_supports = walk.output_supports(jaxpr, supports)

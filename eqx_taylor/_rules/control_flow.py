@@ -154,7 +154,9 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
                 )
                 for i, (aval, support) in enumerate(zip(carry_avals, carry_supports))
             ]
-            look_ahead(carry, carry_ahead, [carried[f"ahead{i}:0"] for i in carry_ahead])
+            look_ahead(
+                carry, carry_ahead, [carried[f"ahead{i}:0"] for i in carry_ahead]
+            )
             x = unpack(x_avals, x_supports, k, x_arrays, xs_ahead)
             history = History(stored)
             here = walk.within(k, history, effects=k == 0)
