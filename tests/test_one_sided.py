@@ -99,6 +99,12 @@ FIELDS = {
     "sort of pairs": (lambda t, y: jnp.array([2.0, 1.0], y.dtype) * y + _sorted_pairs(y) * (y - 1), lambda t, y: jnp.array([2.0, 1.0], y.dtype) * y + jnp.sin(y) * (y - 1), 0.0, [1.0, 1.0]),
     "median": (lambda t, y: jnp.median(y) * jnp.array([1.0, 2.0, 3.0], y.dtype), lambda t, y: y[1] * jnp.array([1.0, 2.0, 3.0], y.dtype), 0.0, [1.0, 1.0, 1.0]),
     "reduce_max": (lambda t, y: jnp.max(y) * jnp.array([2.0, 1.0], y.dtype), lambda t, y: y[0] * jnp.array([2.0, 1.0], y.dtype), 0.0, [1.0, 1.0]),
+    "masked": (
+        lambda t, y: jnp.max(y, where=jnp.arange(2) > 0, initial=-jnp.inf) - jnp.min(jnp.stack([y[0], t + jnp.inf])) + jnp.array([2.0, 3.0], y.dtype) * jnp.max(y),
+        lambda t, y: y[1] - y[0] + jnp.array([2.0, 3.0], y.dtype) * y[1],
+        0.0,
+        [1.0, 1.0],
+    ),
     "argmax": (lambda t, y: y[jnp.argmax(y)] * jnp.array([1.0, 2.0], y.dtype), lambda t, y: y[1] * jnp.array([1.0, 2.0], y.dtype), 0.0, [1.0, 1.0]),
     "top_k": (lambda t, y: lax.top_k(y, 2)[0] * jnp.array([1.0, 2.0], y.dtype), lambda t, y: y[::-1] * jnp.array([1.0, 2.0], y.dtype), 0.0, [1.0, 1.0]),
     # of time
@@ -160,7 +166,8 @@ def _solve(field, y0, t0, t1, *, order=8, dt0=None, args=None, **kwargs):
     kwargs.setdefault("stepsize_controller", dx.ConstantStepSize())
     term = dx.ODETerm(field)
     solver = TaylorSolver(order=order)
-    return dx.diffeqsolve(term, solver, t0, t1, dt0, jnp.asarray(y0), args, **kwargs)
+    y0 = jax.tree.map(jnp.asarray, y0)
+    return dx.diffeqsolve(term, solver, t0, t1, dt0, y0, args, **kwargs)
 
 
 TS = np.array([0.0, 1.0, 2.0, 3.0])
@@ -230,7 +237,8 @@ def test_kinks_of_the_state():
     @jax.jit
     def solves(starts):
         def ends(field, y0, **kwargs):
-            return _solve(field, y0, 0.0, 1.0, order=12, **kwargs).ys[0]
+            ys = _solve(field, y0, 0.0, 1.0, order=12, **kwargs).ys
+            return jax.tree.map(lambda y: y[0], ys)
 
         relu = lambda t, y, a: 1 + jax.nn.relu(y)  # noqa: E731
         adaptive = _solve(relu, 0.0, 0.0, 1.0, stepsize_controller=step)
@@ -258,7 +266,7 @@ def test_kinks_of_the_state():
             ),
             "rest": ends(
                 lambda t, y, a: jnp.stack([y[1], 1 - jax.nn.relu(y[0])]),
-                [0.0, 0.0], dt0=0.1,
+                jnp.zeros(2), dt0=0.1,
             ),
             "vmap": jax.vmap(lambda y0: ends(relu, y0, dt0=0.1))(starts),
             "adaptive": (adaptive.ys[0], adaptive.stats["num_steps"]),

@@ -265,10 +265,16 @@ def piecewise_linear_rule(
         # Of all operands, for the sake of gradients: those of the side ahead.
         every = [i for i, s in enumerate(inputs) if is_differentiable(s.aval)]
         tangent_map, outs = linearised(*every)
-        values = tangent_map(*[inputs[i].dense(0) for i in every])
+        here = [inputs[i].dense(0) for i in every]
+        if picks:
+            for i, x in zip(kept, tangent_map(*here)):
+                outs[i] = x
+            return outs
+        # The map multiplies by zero what is not chosen, which may be infinite.
+        values = tangent_map(*[jnp.where(lax.is_finite(x), x, 0) for x in here])
         exact = bind(eqn, primal_values(inputs))
         for i, x in zip(kept, values):
-            outs[i] = x if picks else _sloped(exact[i], x)
+            outs[i] = _sloped(exact[i], x)
         return outs
 
     def compute(k):
