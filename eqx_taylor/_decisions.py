@@ -97,7 +97,7 @@ def decisions(
     a rule that is not made of what is written in them."""
     found = Found()
     if moving is None:
-        moving = [True] * len(jaxpr.jaxpr.invars)
+        moving = _all_that_can_move(jaxpr)
     _look(close(jaxpr), has_rule, moving, False, found)
     return found
 
@@ -129,9 +129,13 @@ def _look(jaxpr, has_rule, moving, values_only: bool, found: Found) -> list[bool
         for body in bodies:
             inner = inputs[len(inputs) - len(body.jaxpr.invars) :]
             if len(inner) != len(body.jaxpr.invars) or eqn.primitive.name == "scan":
-                inner = [True] * len(body.jaxpr.invars)
+                inner = _all_that_can_move(body)
             _look(body, has_rule, inner, is_value, found)
     return [moves(atom) for atom in jaxpr.jaxpr.outvars]
+
+
+def _all_that_can_move(jaxpr: Jaxpr) -> list[bool]:
+    return [is_differentiable(var.aval) for var in jaxpr.jaxpr.invars]
 
 
 def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from .._decisions import is_kink, KINKS
@@ -260,46 +261,61 @@ def piecewise_linear_rule(
     # What it returns besides values, or several that are ordered alike, says how they
     # were picked: their map is that of the values, too.
     picks = len(eqn.outvars) > 1 and eqn.primitive.name != "custom_jvp_call"
-    if looks_ahead and picks:
-        moving = [i for i, s in enumerate(inputs) if is_differentiable(s.aval)]
+    operands = ahead_values if looks_ahead else primal_values
 
     @ft.cache
-    def linearised():
-        operands = ahead_values(inputs) if looks_ahead else primal_values(inputs)
+    def linearised(*which):
+        point = operands(inputs)
 
         def fun(*points):
-            args = list(operands)
-            for i, point in zip(moving, points):
-                args[i] = point
+            args = list(point)
+            for i, x in zip(which, points):
+                args[i] = x
             outs = bind(eqn, args)
             return [outs[i] for i in kept], outs
 
-        points = [operands[i] for i in moving]
+        points = [point[i] for i in which]
         _, tangent_map, outs = jax.linearize(fun, *points, has_aux=True)
         return tangent_map, outs
 
-    def first(outs):
-        if looks_ahead and value is not None:
+    def first():
+        if not looks_ahead:
+            return linearised(*moving)[1]
+        if value is not None:
             return value(primal_values(inputs), ahead_values(inputs))
-        if looks_ahead and not picks:
-            exact = bind(eqn, primal_values(inputs))
-            return [exact[i] if i in kept else out for i, out in enumerate(outs)]
+        # Of all operands, for the sake of gradients: those of the side ahead.
+        every = [i for i, s in enumerate(inputs) if is_differentiable(s.aval)]
+        tangent_map, outs = linearised(*every)
+        here = [inputs[i].dense(0) for i in every]
+        if picks:
+            for i, x in zip(kept, tangent_map(*here)):
+                outs[i] = x
+            return outs
+        # The map multiplies by zero what is not chosen, which may be infinite.
+        values = tangent_map(*[jnp.where(lax.is_finite(x), x, 0) for x in here])
+        exact = bind(eqn, primal_values(inputs))
+        for i, x in zip(kept, values):
+            outs[i] = _sloped(exact[i], x)
         return outs
 
     def compute(k):
-        tangent_map, outs = linearised()
-        terms: list[Term] = [None] * len(eqn.outvars)
         if k == 0:
-            terms = first(outs)
-            if not (looks_ahead and picks):
-                return terms
+            return first()
+        terms: list[Term] = [None] * len(eqn.outvars)
         if any(inputs[i][k] is not None for i in moving):
+            tangent_map, _ = linearised(*moving)
             tangents = tangent_map(*[inputs[i].dense(k) for i in moving])
             for i, tangent in zip(kept, tangents):
                 terms[i] = tangent
         return terms
 
     return _outputs(eqn, joined_support(inputs) | CONSTANT, compute)
+
+
+def _sloped(exact, sloped):
+    """The value of `exact` with the derivative of `sloped`."""
+    rest = lax.stop_gradient(exact - sloped)
+    return jnp.where(exact == sloped, sloped, sloped + rest)
 
 
 def _decides(eqn) -> bool:

@@ -14,7 +14,7 @@ from .._check import escaped
 from .._interpreter import OTHERWISE, register, Walk
 from .._jax import bind, is_differentiable, name_of, trace
 from .._memo import params_key
-from .._series import mask, Series, unknown
+from .._series import CONSTANT, mask, Series, unknown
 from . import coverage
 from ._define import integrals, joined_support, piecewise_linear_rule
 
@@ -134,7 +134,8 @@ def _is_piecewise_linear(walk: Walk, eqn, inputs) -> bool:
         probe.suppose(eqn, xs, [unknown(var.aval, mask(6)) for var in eqn.outvars])
         jaxpr = _derivative(walk, eqn, inputs, moving)
         outs = probe.interpret(jaxpr, [*xs, *slopes])
-        return all(series.support in (0, 0b100) for series in outs)
+        # A zero that a rule writes out is a constant; a slope has none, being linear.
+        return all(series.support & ~CONSTANT in (0, 0b100) for series in outs)
 
     if walk.supposed_linear:
         return False  # Of another function; one question at a time.
