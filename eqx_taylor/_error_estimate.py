@@ -82,13 +82,18 @@ class Defect(eqx.Module):
         is so where there is no slope."""
         if not self.sizes:
             return jnp.array(False)
-        size, expected, increment, value = (
-            jnp.max(jnp.stack([jnp.max(x, initial=0).astype(float) for x in each]))
-            for each in (self.sizes, self.expected, self.increments, self.values)
-        )
-        eps = max(float(jnp.finfo(x.dtype).eps) for x in self.sizes)
-        rounding = _ROUNDING * eps * (increment + value)
-        return ~(size <= _FOREIGN * expected + rounding)
+
+        def expected(last, increment, value):
+            eps = _ROUNDING * float(jnp.finfo(last.dtype).eps)
+            return last + eps * (increment + value)
+
+        def largest(leaves):
+            return jnp.max(
+                jnp.stack([jnp.max(x, initial=0).astype(float) for x in leaves])
+            )
+
+        most = map(expected, self.expected, self.increments, self.values)
+        return ~(largest(self.sizes) <= _FOREIGN * largest(most))
 
     def errors(self, order: int) -> list[Array]:
         r"""The local error, to leading order, of a polynomial of this order.

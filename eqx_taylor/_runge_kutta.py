@@ -40,13 +40,16 @@ def runge_kutta_step(
     control = terms.contr(t0, t1)
     weights, nodes = _stages()
 
-    def combined(row, slopes, like):
-        return jnp.tensordot(jnp.asarray(row, like.dtype), slopes, 1)
+    def combined(weights, slopes):
+        # Not a matrix product, for which XLA leaves the loop of a small solve.
+        weights = jnp.asarray(weights, slopes.dtype)
+        weights = weights.reshape(*weights.shape, *[1] * (slopes.ndim - 1))
+        return jnp.sum(weights * slopes[(None,) * (weights.ndim - slopes.ndim)], -slopes.ndim)
 
     def stage(slopes, xs):
         i, row, node = xs
         t = jnp.where(node == 1, t1, t0 + node.astype(h.dtype) * h)
-        y = [c[0] + combined(row, k, c) for c, k in zip(leaves, slopes)]
+        y = [c[0] + combined(row, k) for c, k in zip(leaves, slopes)]
         new = increment(terms, t, jtu.tree_unflatten(treedef, y), args, control)
         new = treedef.flatten_up_to(new)
         return [k.at[i].set(x) for k, x in zip(slopes, new)], None
@@ -65,16 +68,16 @@ def runge_kutta_step(
     interpolation = _interpolation(order)
 
     def polynomial(c, k):
-        terms = combined(interpolation, k, c)
+        terms = combined(interpolation, k)
         # The interpolation has large weights, which cancel: at its end it is the step's
         # result, to the last digit.
-        rest = combined(_TABLEAU.b_sol, k, c) - jnp.sum(terms, axis=0)
+        rest = combined(_TABLEAU.b_sol, k) - jnp.sum(terms, axis=0)
         terms = terms.at[-1].add(rest)
         column = powers.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
         return jnp.concatenate([c[:1], terms * column])
 
     coefficients = [polynomial(c, k) for c, k in zip(leaves, slopes)]
-    errors = [jnp.abs(combined(_TABLEAU.b_error, k, c)) for c, k in zip(leaves, slopes)]
+    errors = [jnp.abs(combined(_TABLEAU.b_error, k)) for k in slopes]
     return jtu.tree_unflatten(treedef, coefficients), jtu.tree_unflatten(
         treedef, errors
     )

@@ -280,7 +280,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
             by_field = increment(terms, t0 + part * h, y, args, control)
             inside.append(defect(by_field, y, state.coefficients, s, part))
         foreign = [one.is_foreign() for one in inside]
-        coefficients, errors, replaced = _replaced(terms, t0, t1, args, state, foreign)
+        coefficients, errors, kind = _replaced(terms, t0, t1, args, state, foreign)
         state = eqx.tree_at(lambda state: state.coefficients, state, coefficients)
         y1, rest = self._evaluate(state, s)
 
@@ -289,11 +289,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         series = solution_series(terms, t1, unit, y1, args, K)
         by_field = series.map(lambda c: c[1] * jnp.asarray(h / unit, c[1].dtype))
         at_end = defect(by_field, y1, coefficients, s, 1.0)
-        next_coefficients = usable(series.stacked())
-        no_slope = ~_finite(jtu.tree_map(lambda c: c[1], state.coefficients))
-        y_error = _estimate(
-            at_end, inside, errors, replaced, no_slope, next_coefficients, unit, K
-        )
+        next_coefficients = _usable(series.stacked())
+        y_error = _estimate(at_end, inside, errors, kind, next_coefficients, unit, K)
         dense_info = dict(coefficients=coefficients, unit=state.unit)
         next_state = TaylorState(next_coefficients, t1, unit, steps, rest)
         return y1, y_error, dense_info, next_state, _result(y1)
@@ -325,51 +322,62 @@ def _replaced(
 ) -> tuple[PyTree[Array], PyTree[Array], Array]:
     """The polynomial of the step: the series; or, if that is `foreign` to the solution
     anywhere, the one of a Runge--Kutta method, with the estimate of its error. Third,
-    whether it is that."""
+    the kind of the step."""
     series = state.coefficients
     no_errors = jtu.tree_map(lambda c: jnp.zeros_like(jnp.abs(c[0])), series)
+    of_series = jnp.asarray(OF_SERIES, state.unit.dtype)
     if not foreign:
-        return series, no_errors, jnp.array(False)
+        return series, no_errors, of_series
     replaced = jnp.any(jnp.stack(foreign))
 
     # Reverse mode keeps its arguments, and none of its stages.
     @jax.checkpoint
     def by_runge_kutta(series):
         new = runge_kutta_step(terms, t0, t1, state.unit, series, args)
+        has_slope = _finite(jtu.tree_map(lambda c: c[1], series))
+        kind = jnp.where(has_slope, BY_RUNGE_KUTTA, WITHOUT_SLOPE)
         return jtu.tree_map(
-            lambda new, old: jnp.where(replaced, new, old), new, (series, no_errors)
+            lambda new, old: jnp.where(replaced, new, old),
+            (*new, kind.astype(of_series.dtype)),
+            (series, no_errors, of_series),
         )
 
     # One predicate for all lanes of a `vmap`, or each would make both.
-    series, errors = jax.lax.cond(
+    return jax.lax.cond(
         eqxi.unvmap_any(replaced),
         by_runge_kutta,
-        lambda series: (series, no_errors),
+        lambda series: (series, no_errors, of_series),
         series,
     )
-    return series, errors, replaced
+
+
+def _usable(series: PyTree[Array]) -> PyTree[Array]:
+    """`usable`, where it may be needed: what is not finite makes the last coefficients
+    so, nearly always."""
+    fine = _finite(jtu.tree_map(lambda c: c[-2:], series))
+    return jax.lax.cond(
+        eqxi.unvmap_any(~fine), usable, lambda series: series, series
+    )
 
 
 def _estimate(
     at_end: Defect,
     inside: Sequence[Defect],
     errors: PyTree[Array],
-    replaced: Array,
-    no_slope: Array,
+    kind: Array,
     coefficients: PyTree[Array],
     unit: Array,
     order: int,
 ) -> PyTree[ErrorEstimate]:
-    """The error of a step, where `errors` is that of a step that was `replaced`; with
-    the coefficients of the series at its end."""
+    """The error of a step, where `errors` is that of a step by a Runge--Kutta method;
+    with the coefficients of the series at its end."""
     leaves, treedef = jtu.tree_flatten(coefficients)
     # Behind the last point inside it is another field than that of the series. What
     # that leaves is at most the defect over this part of the step, as after a jump.
+    replaced = kind != OF_SERIES
     broken = at_end.is_foreign() & ~replaced
     behind = 1 - max([0.0, *probe_points(len(inside))])
-    kind = jnp.where(broken, BROKEN_AT_END, OF_SERIES)
-    kind = jnp.where(replaced, BY_RUNGE_KUTTA, kind)
-    kind = jnp.where(no_slope, WITHOUT_SLOPE, kind).astype(unit.dtype)
+    kind = jnp.where(broken, jnp.asarray(BROKEN_AT_END, kind.dtype), kind)
 
     def of_leaf(c, of_runge_kutta, at_end, size, *inside):
         error = ft.reduce(jnp.maximum, [at_end, *inside])

@@ -30,7 +30,6 @@ from ._error_estimate import (
     WITHOUT_SLOPE,
 )
 from ._ode_jet import solution_series, unit_near, unit_of, usable
-from ._runge_kutta import ERROR_ORDER
 from ._solver import TaylorSolver
 
 
@@ -288,8 +287,8 @@ class TaylorController(
         # Where the series was not that of the solution, it may not be that of the next
         # step, either; unless the reason is behind.
         behind = (t1 - dt < state.trouble) & (state.trouble <= t1)
-        by_error = 0.8 * error ** (-1 / ERROR_ORDER)
-        by_error = dt * jnp.maximum(by_error, 0.2).astype(dt.dtype)
+        by_error = jnp.maximum(0.8 * _inverse_root(error), 0.2)
+        by_error = dt * by_error.astype(dt.dtype)
         dt = jnp.where(
             (kind == OF_SERIES) | behind, by_series, jnp.minimum(by_series, by_error)
         )
@@ -313,8 +312,10 @@ class TaylorController(
         state: ControllerState,
     ) -> Array:
         """What part of the length of a step that was rejected is tried next."""
-        order = jnp.where(kind == OF_SERIES, error_order, ERROR_ORDER)
-        part = jnp.clip(error ** (-1 / order.astype(error.dtype)), 0.1, 0.5)
+        part = jnp.where(
+            kind == OF_SERIES, error ** (-1 / error_order), _inverse_root(error)
+        )
+        part = jnp.clip(part, 0.1, 0.5)
         # The length of the first step is a guess.
         first = (kind == BY_RUNGE_KUTTA) & (t0 <= state.start)
         part = jnp.where(first, 0.1, part)
@@ -412,6 +413,11 @@ def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], A
         return jnp.stack([c[-2] * factor ** (order - 1), c[-1] * factor**order])
 
     return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter
+
+
+def _inverse_root(error: Array) -> Array:
+    """`error**(-1 / ERROR_ORDER)`, which is 8."""
+    return jax.lax.rsqrt(jnp.sqrt(jnp.sqrt(error)))
 
 
 def _is_estimate(x: Any) -> bool:
