@@ -258,12 +258,14 @@ class TaylorController(
         was_stuck = ~keep_step | (t0 + chosen_dt <= t0)
         hopeless = ~keep_step & (dt <= floor)
         hopeless = hopeless | (~keep_step & (kind == WITHOUT_SLOPE))
+        failed = (stuck & was_stuck) | hopeless
+        failed = failed | (result != diffrax.RESULTS.successful)
         why = diffrax.RESULTS.where(
-            jnp.isfinite(error),
+            keep_step | jnp.isfinite(error),
             diffrax.RESULTS.dt_min_reached,
             diffrax.RESULTS.nonfinite,
         )
-        result = diffrax.RESULTS.where((stuck & was_stuck) | hopeless, why, result)
+        result = diffrax.RESULTS.where(failed, why, diffrax.RESULTS.successful)
         next_t1 = jnp.where(stuck, jnp.nextafter(next_t0, jnp.inf), next_t1)
         new = ControllerState(
             next_dt,
