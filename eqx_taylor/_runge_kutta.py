@@ -1,7 +1,5 @@
 """One step of a Runge--Kutta method, where the series is not that of the solution."""
 
-from typing import Any
-
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -11,21 +9,18 @@ from jaxtyping import Array, PyTree
 
 from ._custom_types import Args, RealScalarLike
 from ._ode_jet import increment
-from ._polynomial import evaluate
 
 
 # The method of Dormand and Prince, of order 8, and its error estimate, of order 7: both
 # with their coefficients as Diffrax has them, and the interpolation, too.
 _TABLEAU = diffrax.Dopri8.tableau
-# The error of a step grows with this power of its length.
-ERROR_ORDER = 8
 
 
 def runge_kutta_step(
     terms: diffrax.AbstractTerm,
     t0: RealScalarLike,
     t1: RealScalarLike,
-    unit: Array,
+    unit: RealScalarLike,
     series: PyTree[Array],
     args: Args,
 ) -> tuple[PyTree[Array], PyTree[Array]]:
@@ -44,7 +39,8 @@ def runge_kutta_step(
         # Not a matrix product, for which XLA leaves the loop of a small solve.
         weights = jnp.asarray(weights, slopes.dtype)
         weights = weights.reshape(*weights.shape, *[1] * (slopes.ndim - 1))
-        return jnp.sum(weights * slopes[(None,) * (weights.ndim - slopes.ndim)], -slopes.ndim)
+        axis = weights.ndim - slopes.ndim
+        return jnp.sum(weights * jnp.expand_dims(slopes, tuple(range(axis))), axis=axis)
 
     def stage(slopes, xs):
         i, row, node = xs
@@ -93,8 +89,8 @@ def _stages() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interpolation(order: int) -> np.ndarray:
-    """The weights of the stages in the terms of the interpolation from the first to this
-    order, in units of the step.
+    """The weights of the stages in the terms of the interpolation, from the first to
+    this order, in units of the step.
 
     The polynomial of Bogacki and Shampine is of degree 6. Below that, it is the closest
     by least squares in the Chebyshev points, with the same value at the end.

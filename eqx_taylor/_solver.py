@@ -30,6 +30,7 @@ from ._error_estimate import (
     Defect,
     defect,
     ErrorEstimate,
+    NOT_FINITE,
     OF_SERIES,
     probe_points,
     WITHOUT_SLOPE,
@@ -51,14 +52,14 @@ class TaylorState(eqx.Module):
     - `t0`: the time at which it starts.
     - `unit`: of time, in which the coefficients are. A power of two near the length of
         the step before, so that they neither overflow nor underflow, and so that having
-        a unit costs no rounding.
+        a unit costs no rounding. Zero where there is no series yet.
     - `steps`: how many were taken; `None` where nothing is looked for every so many.
     - `rest`: with `compensated`, what the state is beyond its last digit; else `None`.
     """
 
     coefficients: PyTree[Array]
     t0: RealScalarLike
-    unit: RealScalarLike
+    unit: Array
     steps: Array | None
     rest: PyTree[Array] | None
 
@@ -94,6 +95,13 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     coefficient of the next step; at `probes` points inside the step it costs an
     evaluation of the field each, and notices most of what is over when the step ends.
 
+    A field may be another one inside a step than its series says: where it has a kink,
+    where a derivative is infinite, or where the derivatives that JAX knows are not its
+    own, as those of `jax.lax.stop_gradient` and of a root found by bisection. The
+    defect at a point inside is then large beside the last terms of the series, which in
+    a smooth problem it is not, and the step is made by the Runge--Kutta method of
+    `diffrax.Dopri8` instead, with its estimate of the error.
+
     The dense output is the Taylor polynomial ([`eqx_taylor.TaylorInterpolation`][]).
     An event with a root finder is located on it, to the precision of the root finder.
     (`optimistix.Bisection` always finds it; Newton's method may leave a long step.)
@@ -118,13 +126,19 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         takes three times the run time on a CPU where the state is a few numbers.
         Keyword only.
     - `probes`: at how many points inside each step to look at the defect, besides its
-        end; an integer from 0. Keyword only.
+        end; an integer from 0. With 0 no step is made by a Runge--Kutta method. Keyword
+        only.
 
     A solve can be resumed with the `solver_state` that `SaveAt(solver_state=True)`
     returned. The series in it is used if it is that of the very state and time at which
-    the solve is resumed; otherwise a new one is made. To differentiate with respect to
+    the solve is resumed; otherwise a new one is made. That the vector field or `args`
+    are others than before cannot be seen: say `made_jump=True` then, or the first step
+    is made with the old ones. To differentiate with respect to
     the state at which a solve is resumed, say `made_jump=True`, or leave `solver_state`
     out: what is carried does not depend on that state.
+
+    A solve whose state is no longer finite ends with `diffrax.RESULTS.nonfinite`,
+    whatever the step size controller.
 
     **Raises:**
 
@@ -355,9 +369,7 @@ def _usable(series: PyTree[Array]) -> PyTree[Array]:
     """`usable`, where it may be needed: what is not finite makes the last coefficients
     so, nearly always."""
     fine = _finite(jtu.tree_map(lambda c: c[-2:], series))
-    return jax.lax.cond(
-        eqxi.unvmap_any(~fine), usable, lambda series: series, series
-    )
+    return jax.lax.cond(eqxi.unvmap_any(~fine), usable, lambda series: series, series)
 
 
 def _estimate(
@@ -403,9 +415,7 @@ def _finite(y: PyTree[Array]) -> Array:
 
 def _result(y: PyTree[Array]) -> diffrax.RESULTS:
     """Nothing that is not a number is a success."""
-    return diffrax.RESULTS.where(
-        _finite(y), diffrax.RESULTS.successful, diffrax.RESULTS.nonfinite
-    )
+    return diffrax.RESULTS.where(_finite(y), diffrax.RESULTS.successful, NOT_FINITE)
 
 
 def _choose_order(order: Any, rtol: Any, atol: Any) -> int:

@@ -84,9 +84,7 @@ def test_lanes_with_and_without():
 
     def run(args):
         saveat = diffrax.SaveAt(ts=jnp.linspace(0.0, 2.0, 7))
-        solution = solve(
-            _mixed, 1.0, 2.0, args=args, saveat=saveat, order=10, tol=1e-9
-        )
+        solution = solve(_mixed, 1.0, 2.0, args=args, saveat=saveat, order=10, tol=1e-9)
         return solution.ys, solution.stats["num_steps"], solution.result
 
     args = jnp.array([0.0, 1.0, 3.0])
@@ -286,7 +284,9 @@ def test_tolerance_of_rounding_size(coefficients):
     steps = []
     for controller in [
         TaylorController(1e-15, 1e-15),
-        diffrax.PIDController(1e-15, 1e-15, pcoeff=pcoeff, icoeff=icoeff, safety=safety),
+        diffrax.PIDController(
+            1e-15, 1e-15, pcoeff=pcoeff, icoeff=icoeff, safety=safety
+        ),
     ]:
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
