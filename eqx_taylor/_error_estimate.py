@@ -142,10 +142,11 @@ def defect(
         sizes.append(jnp.abs(by_field - by_series))
         order = len(c) - 1
         power = jnp.asarray(s, sizes[-1].dtype)
-        # The last two, as one of them may be zero: think of even functions.
+        # The last two, as one of them may be zero: think of even functions. Not the
+        # slope, which is right whatever its derivatives are.
         last = [
             jnp.abs(c[k]) * (k * part ** (k - 1) * power**k)
-            for k in range(max(order - 1, 1), order + 1)
+            for k in range(max(order - 1, min(order, 2)), order + 1)
         ]
         expected.append(ft.reduce(jnp.maximum, last))
     return Defect(
