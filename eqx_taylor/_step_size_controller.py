@@ -274,7 +274,7 @@ class TaylorController(
         # once, a step by the last digit of `t` is tried.
         stuck = next_t1 <= next_t0
         was_stuck = ~keep_step | (t0 + chosen_dt <= t0)
-        hopeless = ~keep_step & (dt <= floor)
+        hopeless = ~keep_step & (jnp.minimum(dt, chosen_dt) <= floor)
         hopeless = hopeless | (~keep_step & (kind == WITHOUT_SLOPE))
         failed = (stuck & was_stuck) | hopeless
         failed = failed | (result != diffrax.RESULTS.successful)

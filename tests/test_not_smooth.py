@@ -262,7 +262,9 @@ def test_no_nan_is_a_marker():
 def test_singular_point_ends_the_solve_or_is_gone_over(tol):
     """Bessel's equation through 0, where rounding is enlarged without end."""
     case = CASES["Bessel's equation through 0"]
-    solution = solve(case.field, case.y0, case.t1, t0=case.t0, order=10, tol=tol)
+    solution = solve(
+        case.field, jnp.array(case.y0), case.t1, t0=case.t0, order=10, tol=tol
+    )
     assert solution.stats["num_steps"] < 300
     if solution.result == RESULTS.successful:
         np.testing.assert_allclose(solution.ys[0], case.end, atol=20 * tol)
@@ -301,6 +303,6 @@ def test_tolerance_of_rounding_size(coefficients):
             adjoint=diffrax.ForwardMode(),
         )
         for end, start in zip(solution.ys, y0):
-            np.testing.assert_allclose(end[0], start, atol=1e-11)
+            np.testing.assert_allclose(end[0], start, atol=1e-10)
         steps.append(int(solution.stats["num_steps"]))
     assert steps[1] < 4 * steps[0]
