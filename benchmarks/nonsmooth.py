@@ -2,8 +2,8 @@
 
 A series knows the field at the start of a step. Each of these fields is another one
 somewhere inside of the steps than it says: it has kinks, jumps or infinite derivatives,
-or JAX's derivatives are not its own. The solutions are known, in closed form but for the
-network, the solution of which is made by Dopri8 with a tolerance of 1e-13.
+or JAX's derivatives are not its own. The solutions are known in closed form, but for
+that of the network, which is made by Dopri8 with a tolerance of 1e-13.
 """
 
 import argparse
@@ -122,7 +122,9 @@ def _bisection() -> Case:
 
     # (1 + 3 x²) x' = -x: log x + 3 x² / 2 = 3 / 2 - t.
     x = np.sqrt(np.real(scipy.special.lambertw(3 * np.exp(2 * (1.5 - 3.0)))) / 3)
-    return Case("root by bisection", lambda t, y, args: -root(y), 0.0, 3.0, 2.0, x + x**3)
+    return Case(
+        "root by bisection", lambda t, y, args: -root(y), 0.0, 3.0, 2.0, x + x**3
+    )
 
 
 # -- infinite derivatives
@@ -206,9 +208,7 @@ def measure(
 ) -> list[Row]:
     end = case.end
     if end is None:
-        [row] = _ends(
-            case, diffrax.Dopri8(), diffrax.PIDController, [1e-13]
-        )
+        [row] = _ends(case, diffrax.Dopri8(), diffrax.PIDController, [1e-13])
         end = row[0]
     rows = []
     for tol, (y, stats, result) in zip(

@@ -152,7 +152,8 @@ def usable(coefficients: PyTree[Array]) -> PyTree[Array]:
 
     There are fields that have a slope at a point, but no higher derivatives or infinite
     ones: `sqrt(t)` at 0. The lower orders are right there, and so are all orders of
-    entries that do not depend on it. Without a slope there is no solution to go on with.
+    entries that do not depend on it. Without a slope there is no solution to go on
+    with.
     """
 
     def of_leaf(c):

@@ -1,7 +1,5 @@
 """One step of a Runge--Kutta method, where the series is not that of the solution."""
 
-from typing import Any
-
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -11,21 +9,18 @@ from jaxtyping import Array, PyTree
 
 from ._custom_types import Args, RealScalarLike
 from ._ode_jet import increment
-from ._polynomial import evaluate
 
 
 # The method of Dormand and Prince, of order 8, and its error estimate, of order 7: both
 # with their coefficients as Diffrax has them, and the interpolation, too.
 _TABLEAU = diffrax.Dopri8.tableau
-# The error of a step grows with this power of its length.
-ERROR_ORDER = 8
 
 
 def runge_kutta_step(
     terms: diffrax.AbstractTerm,
     t0: RealScalarLike,
     t1: RealScalarLike,
-    unit: Array,
+    unit: RealScalarLike,
     series: PyTree[Array],
     args: Args,
 ) -> tuple[PyTree[Array], PyTree[Array]]:
@@ -40,13 +35,17 @@ def runge_kutta_step(
     control = terms.contr(t0, t1)
     weights, nodes = _stages()
 
-    def combined(row, slopes, like):
-        return jnp.tensordot(jnp.asarray(row, like.dtype), slopes, 1)
+    def combined(weights, slopes):
+        # Not a matrix product, for which XLA leaves the loop of a small solve.
+        weights = jnp.asarray(weights, slopes.dtype)
+        weights = weights.reshape(*weights.shape, *[1] * (slopes.ndim - 1))
+        axis = weights.ndim - slopes.ndim
+        return jnp.sum(weights * jnp.expand_dims(slopes, tuple(range(axis))), axis=axis)
 
     def stage(slopes, xs):
         i, row, node = xs
         t = jnp.where(node == 1, t1, t0 + node.astype(h.dtype) * h)
-        y = [c[0] + combined(row, k, c) for c, k in zip(leaves, slopes)]
+        y = [c[0] + combined(row, k) for c, k in zip(leaves, slopes)]
         new = increment(terms, t, jtu.tree_unflatten(treedef, y), args, control)
         new = treedef.flatten_up_to(new)
         return [k.at[i].set(x) for k, x in zip(slopes, new)], None
@@ -65,16 +64,16 @@ def runge_kutta_step(
     interpolation = _interpolation(order)
 
     def polynomial(c, k):
-        terms = combined(interpolation, k, c)
+        terms = combined(interpolation, k)
         # The interpolation has large weights, which cancel: at its end it is the step's
         # result, to the last digit.
-        rest = combined(_TABLEAU.b_sol, k, c) - jnp.sum(terms, axis=0)
+        rest = combined(_TABLEAU.b_sol, k) - jnp.sum(terms, axis=0)
         terms = terms.at[-1].add(rest)
         column = powers.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
         return jnp.concatenate([c[:1], terms * column])
 
     coefficients = [polynomial(c, k) for c, k in zip(leaves, slopes)]
-    errors = [jnp.abs(combined(_TABLEAU.b_error, k, c)) for c, k in zip(leaves, slopes)]
+    errors = [jnp.abs(combined(_TABLEAU.b_error, k)) for k in slopes]
     return jtu.tree_unflatten(treedef, coefficients), jtu.tree_unflatten(
         treedef, errors
     )
@@ -90,8 +89,8 @@ def _stages() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interpolation(order: int) -> np.ndarray:
-    """The weights of the stages in the terms of the interpolation from the first to this
-    order, in units of the step.
+    """The weights of the stages in the terms of the interpolation, from the first to
+    this order, in units of the step.
 
     The polynomial of Bogacki and Shampine is of degree 6. Below that, it is the closest
     by least squares in the Chebyshev points, with the same value at the end.

@@ -30,6 +30,7 @@ from ._error_estimate import (
     Defect,
     defect,
     ErrorEstimate,
+    NOT_FINITE,
     OF_SERIES,
     probe_points,
     WITHOUT_SLOPE,
@@ -52,14 +53,14 @@ class TaylorState(eqx.Module):
     - `t0`: the time at which it starts.
     - `unit`: of time, in which the coefficients are. A power of two near the length of
         the step before, so that they neither overflow nor underflow, and so that having
-        a unit costs no rounding.
+        a unit costs no rounding. Zero where there is no series yet.
     - `steps`: how many were taken; `None` where nothing is looked for every so many.
     - `rest`: with `compensated`, what the state is beyond its last digit; else `None`.
     """
 
     coefficients: PyTree[Array]
     t0: RealScalarLike
-    unit: RealScalarLike
+    unit: Array
     steps: Array | None
     rest: PyTree[Array] | None
 
@@ -95,6 +96,13 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     coefficient of the next step; at `probes` points inside the step it costs an
     evaluation of the field each, and notices most of what is over when the step ends.
 
+    A field may be another one inside a step than its series says: where it has a kink,
+    where a derivative is infinite, or where the derivatives that JAX knows are not its
+    own, as those of `jax.lax.stop_gradient` and of a root found by bisection. The
+    defect at a point inside is then large beside the last terms of the series, which in
+    a smooth problem it is not, and the step is made by the Runge--Kutta method of
+    `diffrax.Dopri8` instead, with its estimate of the error.
+
     The dense output is the Taylor polynomial ([`eqx_taylor.TaylorInterpolation`][]).
     An event with a root finder is located on it, to the precision of the root finder.
     (`optimistix.Bisection` always finds it; Newton's method may leave a long step.)
@@ -119,13 +127,19 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         takes three times the run time on a CPU where the state is a few numbers.
         Keyword only.
     - `probes`: at how many points inside each step to look at the defect, besides its
-        end; an integer from 0. Keyword only.
+        end; an integer from 0. With 0 no step is made by a Runge--Kutta method. Keyword
+        only.
 
     A solve can be resumed with the `solver_state` that `SaveAt(solver_state=True)`
     returned. The series in it is used if it is that of the very state and time at which
-    the solve is resumed; otherwise a new one is made. To differentiate with respect to
+    the solve is resumed; otherwise a new one is made. That the vector field or `args`
+    are others than before cannot be seen: say `made_jump=True` then, or the first step
+    is made with the old ones. To differentiate with respect to
     the state at which a solve is resumed, say `made_jump=True`, or leave `solver_state`
     out: what is carried does not depend on that state.
+
+    A solve whose state is no longer finite ends with `diffrax.RESULTS.nonfinite`,
+    whatever the step size controller.
 
     **Raises:**
 
@@ -285,7 +299,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
             by_field = increment(terms, t0 + part * h, y, args, control)
             inside.append(defect(by_field, y, state.coefficients, s, part))
         foreign = [one.is_foreign() for one in inside]
-        coefficients, errors, replaced = _replaced(terms, t0, t1, args, state, foreign)
+        coefficients, errors, kind = _replaced(terms, t0, t1, args, state, foreign)
         state = eqx.tree_at(lambda state: state.coefficients, state, coefficients)
         y1, rest = self._evaluate(state, s)
 
@@ -297,11 +311,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
             lambda slope: slope * jnp.asarray(h / unit, slope.dtype), series.slope
         )
         at_end = defect(by_field, y1, coefficients, s, 1.0)
-        next_coefficients = usable(series.stacked())
-        no_slope = ~_finite(jtu.tree_map(lambda c: c[1], state.coefficients))
-        y_error = _estimate(
-            at_end, inside, errors, replaced, no_slope, next_coefficients, unit, K
-        )
+        next_coefficients = _usable(series.stacked())
+        y_error = _estimate(at_end, inside, errors, kind, next_coefficients, unit, K)
         dense_info = dict(coefficients=coefficients, unit=state.unit)
         next_state = TaylorState(next_coefficients, t1, unit, steps, rest)
         return y1, y_error, dense_info, next_state, _result(y1)
@@ -333,51 +344,60 @@ def _replaced(
 ) -> tuple[PyTree[Array], PyTree[Array], Array]:
     """The polynomial of the step: the series; or, if that is `foreign` to the solution
     anywhere, the one of a Runge--Kutta method, with the estimate of its error. Third,
-    whether it is that."""
+    the kind of the step."""
     series = state.coefficients
     no_errors = jtu.tree_map(lambda c: jnp.zeros_like(jnp.abs(c[0])), series)
+    of_series = jnp.asarray(OF_SERIES, state.unit.dtype)
     if not foreign:
-        return series, no_errors, jnp.array(False)
+        return series, no_errors, of_series
     replaced = jnp.any(jnp.stack(foreign))
 
     # Reverse mode keeps its arguments, and none of its stages.
     @jax.checkpoint
     def by_runge_kutta(series):
         new = runge_kutta_step(terms, t0, t1, state.unit, series, args)
+        has_slope = _finite(jtu.tree_map(lambda c: c[1], series))
+        kind = jnp.where(has_slope, BY_RUNGE_KUTTA, WITHOUT_SLOPE)
         return jtu.tree_map(
-            lambda new, old: jnp.where(replaced, new, old), new, (series, no_errors)
+            lambda new, old: jnp.where(replaced, new, old),
+            (*new, kind.astype(of_series.dtype)),
+            (series, no_errors, of_series),
         )
 
     # One predicate for all lanes of a `vmap`, or each would make both.
-    series, errors = jax.lax.cond(
+    return jax.lax.cond(
         eqxi.unvmap_any(replaced),
         by_runge_kutta,
-        lambda series: (series, no_errors),
+        lambda series: (series, no_errors, of_series),
         series,
     )
-    return series, errors, replaced
+
+
+def _usable(series: PyTree[Array]) -> PyTree[Array]:
+    """`usable`, where it may be needed: what is not finite makes the last coefficients
+    so, nearly always."""
+    fine = _finite(jtu.tree_map(lambda c: c[-2:], series))
+    return jax.lax.cond(eqxi.unvmap_any(~fine), usable, lambda series: series, series)
 
 
 def _estimate(
     at_end: Defect,
     inside: Sequence[Defect],
     errors: PyTree[Array],
-    replaced: Array,
-    no_slope: Array,
+    kind: Array,
     coefficients: PyTree[Array],
     unit: Array,
     order: int,
 ) -> PyTree[ErrorEstimate]:
-    """The error of a step, where `errors` is that of a step that was `replaced`; with
-    the coefficients of the series at its end."""
+    """The error of a step, where `errors` is that of a step by a Runge--Kutta method;
+    with the coefficients of the series at its end."""
     leaves, treedef = jtu.tree_flatten(coefficients)
     # Behind the last point inside it is another field than that of the series. What
     # that leaves is at most the defect over this part of the step, as after a jump.
+    replaced = kind != OF_SERIES
     broken = at_end.is_foreign() & ~replaced
     behind = 1 - max([0.0, *probe_points(len(inside))])
-    kind = jnp.where(broken, BROKEN_AT_END, OF_SERIES)
-    kind = jnp.where(replaced, BY_RUNGE_KUTTA, kind)
-    kind = jnp.where(no_slope, WITHOUT_SLOPE, kind).astype(unit.dtype)
+    kind = jnp.where(broken, jnp.asarray(BROKEN_AT_END, kind.dtype), kind)
 
     def of_leaf(c, of_runge_kutta, at_end, size, *inside):
         error = ft.reduce(jnp.maximum, [at_end, *inside])
@@ -403,9 +423,7 @@ def _finite(y: PyTree[Array]) -> Array:
 
 def _result(y: PyTree[Array]) -> diffrax.RESULTS:
     """Nothing that is not a number is a success."""
-    return diffrax.RESULTS.where(
-        _finite(y), diffrax.RESULTS.successful, diffrax.RESULTS.nonfinite
-    )
+    return diffrax.RESULTS.where(_finite(y), diffrax.RESULTS.successful, NOT_FINITE)
 
 
 def _choose_order(order: Any, rtol: Any, atol: Any) -> int:
