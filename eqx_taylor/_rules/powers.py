@@ -1,10 +1,10 @@
 """Roots and powers.
 
-Where the base is zero, a power has a series for exponents 0, 1, 2, ... only; and for all
-positive ones if the base stays zero, as the norm of a body at rest does, or what `relu`
-has cut off. Then its coefficients are zero: zero over zero is zero here, and all else
-over zero is infinite. This is decided by first coefficients alone, and the others enter
-linearly, so that sums over directions can be collapsed.
+Where the base is zero, a power has a series for exponents 0, 1, 2, ...; and for all
+positive exponents if the base stays zero, as the norm of a body at rest does, or what
+`relu` has cut off. Then its coefficients are zero: zero over zero is zero here, and all
+else over zero is infinite. Conditions are about first coefficients, and the highest one
+enters linearly, so that sums over directions can be collapsed.
 """
 
 import math
@@ -16,7 +16,6 @@ from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
 from .._jax import bind, is_literal
 from .._series import (
     CONSTANT,
-    convolve,
     convolve_square,
     disjoined,
     mask,
@@ -59,12 +58,12 @@ def _sqrt(walk: Walk, eqn, inputs) -> list[Series]:
 
 @register("rsqrt")
 def _rsqrt(walk: Walk, eqn, inputs) -> list[Series]:
-    return [_power(walk, eqn, inputs, -1 / 2)]
+    return [_negative_power(walk, eqn, inputs, -1 / 2)]
 
 
 @register("cbrt")
 def _cbrt(walk: Walk, eqn, inputs) -> list[Series]:
-    return [_power(walk, eqn, inputs, 1 / 3)]
+    return [_positive_power(walk, eqn, inputs, 1 / 3)]
 
 
 @register("integer_pow")
@@ -173,7 +172,9 @@ def _positive_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
         total = size[lower[-1]] if lower else None
         if x[j] is None:
             return total
-        term = lax.convert_element_type(lax.abs(x[j]), aval.dtype)
+        # Nobody wants the derivative of what is zero or infinite.
+        term = lax.abs(lax.stop_gradient(x[j]))
+        term = lax.convert_element_type(term, aval.dtype)
         return add(total, choice(at_zero[0], term, 0, x[0]))
 
     support = walk.analytic_support(inputs)

@@ -21,7 +21,7 @@ from ._first import choice, first, largest, real_part
 
 
 def power_at_run_time(walk: Walk, eqn, inputs) -> Series:
-    """The output of `eqn`, which is `x ** v` for any `v`, where `x` is differentiated."""
+    """The output of `eqn`, which is `x ** v`, where `x` is differentiated."""
     shape = eqn.outvars[0].aval.shape
     x, exponent = inputs
     if x.aval.shape != shape or exponent.aval.shape != shape:
@@ -62,11 +62,15 @@ def _power(walk: Walk, aval, x: Series, exponent: Series, value) -> Series:
     def compute_multiple(j):
         return scale(p[0], j)
 
+    def compute_lower(k):
+        terms = [product.term(j, k) for j in moving if j < k]
+        return _sum([term for term in terms if term is not None])
+
     def compute_g(k):
         if k == 0:
             # 0^p is that of a product, too.
             return choice(is_singular[0], 1, y[0], y[0])
-        total = _sum([term for j in moving if (term := product.term(j, k)) is not None])
+        total = lower[k]
         if x[k] is not None:
             last = lax.mul(lax.mul(multiple[k], h[k]), g[0])
         else:
@@ -80,7 +84,7 @@ def _power(walk: Walk, aval, x: Series, exponent: Series, value) -> Series:
     def compute(k):
         if k == 0:
             return value()
-        return None if g[k] is None else singular(k, g[k])
+        return None if g[k] is None else singular(k, g[k], lower[k])
 
     y = Series(aval, support, compute)
     is_singular = first(
@@ -91,6 +95,8 @@ def _power(walk: Walk, aval, x: Series, exponent: Series, value) -> Series:
     h = walk.auxiliary(Series(aval, x.support & ~CONSTANT, compute_h), inputs)
     multiple = Series(aval, x.support & ~CONSTANT, compute_multiple)
     multiple = walk.auxiliary(multiple, inputs)
+    lower = Series(aval, support & ~CONSTANT, compute_lower)
+    lower = walk.auxiliary(lower, inputs)
     g = walk.auxiliary(Series(aval, support, compute_g), inputs)
     product = kind(walk, aval, x, p, is_product, h, multiple, g)
     return y
@@ -240,7 +246,12 @@ def _moving_power(walk: Walk, aval, x: Series, exponent: Series, value) -> Serie
     def compute_g(k):
         if k == 0:
             return choice(at_zero[0], 1, y[0], y[0])
-        return scale(convolve(lax.mul, w.derivative, g, k - 1), 1 / k)
+        slope = w.derivative[k - 1]
+        last = None if slope is None else lax.mul(g[0], slope)
+        return scale(add(lower[k], last), 1 / k)
+
+    def compute_lower(k):
+        return convolve(lax.mul, g, w.derivative, k - 1, first=1)
 
     def compute(k):
         if k == 0:
@@ -248,7 +259,7 @@ def _moving_power(walk: Walk, aval, x: Series, exponent: Series, value) -> Serie
         if g[k] is None:
             return None
         is_power = is_product[0] & (singular.r[0] + still[k] > k)
-        other = singular(k, g[k])
+        other = singular(k, g[k], lower[k])
         # Not infinite, as there is a logarithm in it; but zero where x stays so.
         other = lax.select(is_product[0], lax.sub(other, other), other)
         return lax.select(is_power, power.dense(k), other)
@@ -274,6 +285,8 @@ def _moving_power(walk: Walk, aval, x: Series, exponent: Series, value) -> Serie
     base = Series(aval, x.support | CONSTANT, compute_base)
     base = walk.auxiliary(base, inputs)
     [w] = read(walk, lambda x, v: v * lax.log(x), [base, exponent])
+    lower = Series(aval, y.support & ~CONSTANT, compute_lower)
+    lower = walk.auxiliary(lower, inputs)
     g = walk.auxiliary(Series(aval, y.support, compute_g), inputs)
     every = mask(walk.order)
     rests = walk.auxiliary(Series(aval, every, compute_rests), inputs)
@@ -309,21 +322,27 @@ class _Singular:
     exponent, and infinite above, unless they are zero."""
 
     def __init__(self, walk: Walk, aval, p: Series, where: Series):
-        def factor(x):
-            def compute():
-                return choice(where[0], x, 1, self.r[0])
+        most = largest(aval)
 
-            return first(walk, [p, where], aval, compute)
+        def array(compute, dtype=None):
+            return first(walk, [p, where], aval, compute, dtype)
 
-        self.r = first(walk, [p], aval, lambda: real_part(p[0]))
-        self.infinite, self.zero = factor(largest(aval)), factor(0)
+        self.r = array(lambda: real_part(p[0]))
+        self.is_root = array(lambda: where[0] & (self.r[0] < 1), bool)
+        self.is_other = array(lambda: where[0] & (self.r[0] >= 1), bool)
+        self.of_root = array(lambda: choice(self.is_root[0], most, 1, p[0]))
+        self.above = array(lambda: choice(self.is_other[0], most, 1, p[0]))
+        self.below = array(lambda: choice(self.is_other[0], 0, 1, p[0]))
 
-    def __call__(self, k: int, term: Any) -> Any:
-        is_above = self.r[0] < k
-        factor = lax.select(is_above, self.infinite[0], self.zero[0])
-        factor = lax.convert_element_type(factor, term.dtype)
-        infinite = lax.convert_element_type(self.infinite[0], term.dtype)
-        return lax.mul(lax.mul(term, factor), infinite)
+    def __call__(self, k: int, term: Any, lower: Term) -> Any:
+        """Of a coefficient, and what of it is made without the highest order of x."""
+        term = lax.mul(lax.mul(term, self.of_root[0]), self.of_root[0])
+        if lower is None:
+            return choice(self.is_other[0], 0, term, term)
+        factor = lax.select(self.r[0] < k, self.above[0], self.below[0])
+        # Nobody wants the derivative of what is zero or infinite.
+        lower = lax.mul(lax.mul(lax.stop_gradient(lower), factor), self.above[0])
+        return lax.select(self.is_other[0], lower, term)
 
 
 def _sum(terms: list[Any]) -> Term:
