@@ -1,48 +1,69 @@
-"""Roots and powers."""
+"""Roots and powers.
+
+Where the base is zero, a power has a series for exponents 0, 1, 2, ...; and for all
+positive exponents if the base stays zero, as the norm of a body at rest does, or what
+`relu` has cut off. Then its coefficients are zero: zero over zero is zero here, and all
+else over zero is infinite. Conditions are about first coefficients, and the highest one
+enters linearly, so that sums over directions can be collapsed.
+"""
 
 import math
 
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import (
-    OTHERWISE,
-    primal_values,
-    register,
-    RULES,
-    Walk,
-)
+from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
 from .._jax import bind, is_literal
-from .._series import convolve, convolve_square, disjoined, products, Series
-from .._terms import scale, sub
-from ._compose import composed, power_of_two
-from ._define import read, rewritten
+from .._series import (
+    CONSTANT,
+    convolve_square,
+    disjoined,
+    mask,
+    orders,
+    products,
+    Series,
+)
+from .._terms import add, sub
+from ._define import rewritten
+from ._first import choice, first, largest
 from .products import repeated_product
+from .variable_powers import power_at_run_time
 
 
 # y² = x  =>  y_k = (x_k - Σ_{j=1..k-1} y_j y_{k-j}) / (2 y_0)
 @register("sqrt")
 def _sqrt(walk: Walk, eqn, inputs) -> list[Series]:
     [x] = inputs
+    aval = eqn.outvars[0].aval
 
     def compute(k):
         if k == 0:
             return bind(eqn, primal_values(inputs))[0]
         rest = sub(x[k], convolve_square(y, k, first=1))
-        return None if rest is None else lax.div(rest, 2 * y[0])
+        if rest is None:
+            return None
+        return lax.div(lax.mul(rest, factor[0]), divisor[0])
 
-    y = Series(eqn.outvars[0].aval, walk.analytic_support(inputs), compute)
+    y = Series(aval, walk.analytic_support(inputs), compute)
+    most = largest(aval)
+    least = float(jnp.finfo(aval.dtype).tiny)
+    at_zero = first(walk, inputs, aval, lambda: x[0] == 0, bool)
+    # Where x is zero they make it infinite, if there is anything.
+    factor = first(walk, inputs, aval, lambda: choice(at_zero[0], most, 1, x[0]))
+    divisor = first(
+        walk, inputs, aval, lambda: choice(at_zero[0], least, 2 * y[0], x[0])
+    )
     return [y]
 
 
 @register("rsqrt")
 def _rsqrt(walk: Walk, eqn, inputs) -> list[Series]:
-    return [_power(walk, eqn, inputs, -1 / 2)]
+    return [_negative_power(walk, eqn, inputs, -1 / 2)]
 
 
 @register("cbrt")
 def _cbrt(walk: Walk, eqn, inputs) -> list[Series]:
-    return [_power(walk, eqn, inputs, 1 / 3)]
+    return [_positive_power(walk, eqn, inputs, 1 / 3)]
 
 
 @register("integer_pow")
@@ -56,15 +77,11 @@ def _pow(walk: Walk, eqn, inputs) -> list[Series]:
     if base.is_constant:
         # y' = y log(x) v', and 0 at x = 0.
         return RULES[OTHERWISE](walk, eqn, inputs)
-    if not exponent.is_constant:
-        return [_moving_power(walk, eqn, inputs)]
-    if is_literal(eqn.invars[1]):
+    if exponent.is_constant and is_literal(eqn.invars[1]):
         value = complex(eqn.invars[1].val)
         if value.imag == 0:
             return [_constant_power(walk, eqn, inputs, value.real)]
-    if jnp.issubdtype(exponent.aval.dtype, jnp.complexfloating):
-        return RULES[OTHERWISE](walk, eqn, inputs)
-    return _power_at_run_time(walk, eqn, inputs)
+    return [power_at_run_time(walk, eqn, inputs)]
 
 
 _LARGEST_PRODUCT = 2**16
@@ -75,83 +92,100 @@ def _constant_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
         return rewritten(
             walk, eqn, inputs, lambda x, *_: repeated_product(x, int(exponent))
         )
-    return _power(walk, eqn, inputs, exponent)
+    if exponent < 0:
+        return _negative_power(walk, eqn, inputs, exponent)
+    return _positive_power(walk, eqn, inputs, exponent)
 
 
 # x y' = r x' y  =>  y_k = Σ_{j=1..k} (r j - (k - j)) x_j y_{k-j} / (k x_0)
-#
-# At x_0 = 0 orders below r are zero, as the sums are. The first above r is not finite;
-# the others follow from it.
-def _power(walk: Walk, eqn, inputs, exponent: float) -> Series:
+def _weights(exponent: float, k: int):
+    weights = ((j, k - j, (exponent * j - (k - j)) / k) for j in range(1, k + 1))
+    return (pair for pair in weights if pair[-1] != 0)
+
+
+def _negative_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
     x = inputs[0]
     aval = eqn.outvars[0].aval
-    is_integer = float(exponent).is_integer()
-    singular = math.floor(exponent) + 1
-
-    def divide(term, k):
-        x_0 = x[0] if term.shape == x.aval.shape else x.factor(0, x.aval.shape)
-        if k < exponent:
-            return lax.div(term, jnp.where(x_0 == 0, 1, x_0))
-        # Roots do not go on below a negative zero.
-        return lax.div(term, x_0 if is_integer else jnp.where(x_0 == 0, 0, x_0))
 
     def compute(k):
         if k == 0:
             return bind(eqn, primal_values(inputs))[0]
-        weights = ((j, k - j, (exponent * j - (k - j)) / k) for j in range(1, k + 1))
-        total = products(x, factor, (pair for pair in weights if pair[-1] != 0))
+        total = products(x, y, _weights(exponent, k))
         if total is None:
             return None
-        if exponent < 0:
-            total = divide(total, k)
-        total = disjoined(total, x, factor)
-        if k != singular or x[1] is None or jnp.iscomplexobj(x[1]):
-            return total
-        # binomial(r, k) x_1^k x_0^(r-k), where the binomial coefficient is positive.
-        sign = lax.sign(x[1]) if k % 2 else lax.abs(lax.sign(x[1]))
-        return jnp.where(x[0] == 0, sign * math.inf, total)
+        shape = None if total.shape == x.aval.shape else x.aval.shape
+        total = lax.div(total, divisor.factor(0, shape) if shape else divisor[0])
+        return disjoined(total, x, y)
 
-    def compute_quotient(k):
-        return None if y[k] is None else divide(y[k], k)
+    def compute_divisor():
+        if float(exponent).is_integer():
+            return x[0]
+        # Roots do not go on below a negative zero.
+        return choice(x[0] == 0, 0, x[0], x[0])
 
-    support = walk.analytic_support(inputs)
-    y = Series(aval, support, compute)
-    if exponent < 0:
-        factor = y
-    else:
-        # y / x, in whose place x_j y_{k-j} might overflow where y does not.
-        factor = walk.auxiliary(Series(aval, support, compute_quotient), [x])
+    y = Series(aval, walk.analytic_support(inputs), compute)
+    divisor = first(walk, [x], x.aval, compute_divisor)
     return y
 
 
-# y = exp(w), w = v log(x), y' = y w'. But not y_0, which would be wrong by w roundings.
-def _moving_power(walk: Walk, eqn, inputs) -> Series:
-    [w] = read(walk, lambda x, v: v * lax.log(x), inputs)
+def _positive_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
+    x = inputs[0]
+    aval = eqn.outvars[0].aval
+    most = largest(aval)
 
     def compute(k):
         if k == 0:
             return bind(eqn, primal_values(inputs))[0]
-        return scale(convolve(lax.mul, w.derivative, y, k - 1), 1 / k)
+        total = products(x, quotient, _weights(exponent, k))
+        if total is None:
+            return None
+        total = disjoined(total, x, quotient)
+        if exponent < 1:
+            return lax.mul(total, infinite[0])
+        if k < exponent:
+            return total
+        return lax.select(at_zero[0], compute_at_zero(k), total)
 
-    y = Series(eqn.outvars[0].aval, walk.analytic_support(inputs), compute)
+    # y / x, in whose place x_j y_{k-j} might overflow where y does not.
+    def compute_quotient(k):
+        ratio = None if y[k] is None else lax.div(y[k], divisor[0])
+        if k == 0 and exponent < 1:
+            # With it x_k is infinite, or zero.
+            return choice(at_zero[0], most, ratio, x[0])
+        return ratio
+
+    # If x begins at order m, y begins at order r m. It is infinite above that: if there
+    # is a coefficient of x up to order k / r. The sign is that of the limit, where m is
+    # 1: that of binomial(r, k) x_1^k.
+    def compute_at_zero(k):
+        known = [j for j in moving if j <= k / exponent]
+        if len(known) == 0:
+            return lax.full_like(x[0], 0)
+        sign = math.prod(1 if exponent > j else -1 for j in range(k))
+        term = lax.mul(size[known[-1]], lax.full_like(x[0], sign * most))
+        if k % 2 and x[1] is not None and not jnp.iscomplexobj(x[1]):
+            term = lax.select(x[1] < 0, lax.neg(term), term)
+        return lax.mul(term, lax.full_like(x[0], most))
+
+    def compute_size(j):
+        lower = [i for i in moving if i < j]
+        total = size[lower[-1]] if lower else None
+        if x[j] is None:
+            return total
+        # Nobody wants the derivative of what is zero or infinite.
+        term = lax.abs(lax.stop_gradient(x[j]))
+        term = lax.convert_element_type(term, aval.dtype)
+        return add(total, choice(at_zero[0], term, 0, x[0]))
+
+    support = walk.analytic_support(inputs)
+    moving = orders(x.support & mask(walk.order) & ~CONSTANT)
+    y = Series(aval, support, compute)
+    at_zero = first(walk, [x], aval, lambda: x[0] == 0, bool)
+    divisor = first(walk, [x], aval, lambda: choice(at_zero[0], 1, x[0], x[0]))
+    quotient = walk.auxiliary(Series(aval, support, compute_quotient), [x])
+    if exponent < 1:
+        infinite = first(walk, [x], aval, lambda: choice(at_zero[0], most, 1, x[0]))
+    else:
+        size = Series(aval, x.support & ~CONSTANT, compute_size)
+        size = walk.auxiliary(size, [x])
     return y
-
-
-# The exponent may be 2, and x zero: then there is nothing to divide by, and the series
-# ends. So the coefficients of the power function itself, binomial(r, n) x^(r-n), are
-# composed with the series of x.
-def _power_at_run_time(walk: Walk, eqn, inputs) -> list[Series]:
-    x, exponent = inputs
-
-    def unit(x):
-        size = lax.abs(x)
-        return power_of_two(jnp.where(size == 0, 1, size)).astype(x.dtype)
-
-    def outer(x, u, n):
-        r = jnp.broadcast_to(exponent[0], x.shape).astype(n.dtype)
-        binomial = jnp.cumprod((r + 1 - n) / n, axis=0)
-        elsewhere = x**r * (u / jnp.where(x == 0, 1, x)) ** n
-        terms = binomial * jnp.where(x == 0, x ** (r - n), elsewhere)
-        return jnp.where(binomial == 0, 0, terms)
-
-    return composed(walk, eqn, inputs, x, unit, outer)
