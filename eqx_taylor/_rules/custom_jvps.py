@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.special as jss
 from jax import lax
 
-from .._interpreter import Rule, RULES, Walk
+from .._interpreter import INLINED, Rule, RULES, Walk
 from .._jax import custom_jvp_rule, trace
 from .._series import Series
 from ._compose import composed, power_of_two
@@ -20,14 +20,18 @@ from .special import gaussian
 
 
 def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:
-    """Registers a rule for the function with a `custom_jvp` that `fun` calls."""
+    """Registers a rule for the function with a `custom_jvp` that `fun` calls, in itself
+    or under `jax.jit`. Where this JAX has none there, it registers nothing."""
 
     def decorator(rule: Rule) -> Rule:
         number = jax.ShapeDtypeStruct((), jnp.float32)
-        jaxpr = trace(lambda *args: [fun(*args)], *[number] * operands)
-        for eqn in jaxpr.jaxpr.eqns:
+        closed = trace(lambda *args: [fun(*args)], *[number] * operands)
+        equations = list(closed.jaxpr.eqns)
+        for eqn in equations:
             if eqn.primitive.name == "custom_jvp_call":
                 RULES[custom_jvp_rule(eqn)[0]] = rule
+            elif eqn.primitive.name in INLINED and "jaxpr" in eqn.params:
+                equations.extend(eqn.params["jaxpr"].jaxpr.eqns)
         return rule
 
     return decorator
@@ -160,9 +164,9 @@ def _logarithm(terms):
     return jnp.stack(logs)
 
 
-# -- I_0 and I_1, which have a `custom_jvp` on newer JAX
+# -- I_0 and I_1, which have a `custom_jvp`: those of `jax.scipy` on newer JAX only
 #
-# At zero |x| is taken to have no slope, by both factors: what is left is the function.
+# At zero |x| has the slope 1, in both factors: the product is the function.
 
 
 def _define_bessel(fun, scaled):
@@ -175,4 +179,5 @@ def _define_bessel(fun, scaled):
 
 
 _define_bessel(jss.i0, lax.bessel_i0e)
+_define_bessel(jnp.i0, lax.bessel_i0e)
 _define_bessel(jss.i1, lax.bessel_i1e)

@@ -11,7 +11,7 @@ from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
 from .._jax import bind
 from .._series import CONSTANT, convolve, orders, product_support, Series
 from .._terms import add, scale
-from ._compose import composed, power_of_two
+from ._compose import power_of_two
 from ._define import define_derivative
 from ._rows import at_least_single, stacked, sum_of_rows, widened
 
@@ -384,53 +384,62 @@ def _scaled_zeta(s, x, u):
 
 # -- Bessel functions
 
-# For x > 0 (DLMF 10.32.2, with v = 1 - cos θ)
+# For 0 <= x < 40 the integral over a period (DLMF 10.32.1, 10.32.3, with v = 1 - cos θ)
+# is its trapezoidal sum, which for N points has 2 I_N(x) too much, and is one of
+# exponentials; beyond, the asymptotic series (DLMF 10.40.1), one of powers:
 #
-#   i0e(x + h) = Σ_n (-h)^n / n! M_n,             M_n = (1/π) ∫ v^n e^(-x v) dθ
-#   i1e(x + h) = Σ_n (-h)^n / n! (M_n - M_{n+1})
+#   i0e(x) = (1/π) ∫ e^(-x v) dθ,          i1e(x) = (1/π) ∫ cos θ e^(-x v) dθ
+#   iνe(x) = Σ_n a_n(ν) x^(-n-1/2) / √2π,  a_n = Π_{m=1..n} ((2m-1)² - 4ν²) / (8m)
 #
-# so that i0e' = i1e - i0e, which cancels for large x, is not needed. The moments obey
-# x M_{n+2} = (n + 1 + 2 x) M_{n+1} - (2 n + 1) M_n, of which they are the solution that
-# grows least: found by their ratios downwards, as a continued fraction.
+# No term that is large cancels, as both do in i0e' = i1e - i0e. At 40, where both sums
+# have their largest error, it is below a rounding of the coefficients on the scale of
+# x: up to order 4 for 64 points, up to order 40 for 96.
+# i0e has |x| in it, and i1e x |x|: at 0 they have the derivatives from the right, as
+# `abs` has.
 
 
 @register("bessel_i0e", "bessel_i1e")
 def _bessel(walk: Walk, eqn, inputs) -> list[Series]:
-    parity = int(eqn.primitive.name == "bessel_i1e")
-    order = walk.order
-
-    def outer(x, u, n):
-        x, u, n = at_least_single(x, u, n)
-        # M_{n+1} / M_n from n = 0 on.
-        ratios = _moment_ratios(lax.abs(x[0]), order + 1)
-        moments = lax.bessel_i0e(x) * jnp.cumprod(ratios[:-1] * u / n, axis=0)
-        sign = lax.sign(x)
-        if parity:
-            moments = moments * (1 - ratios[1:]) * sign
-        moments = moments * jnp.where(n % 2 == 0, 1, -sign)
-        # At zero |x| is taken to have no slope, and what is left are I_0 and I_1.
-        k = (n - parity) / 2
-        log_factorials = lax.lgamma(k + 1) + lax.lgamma(k + 1 + parity)
-        at_zero = 0.5**n * lax.exp(-log_factorials)
-        at_zero = jnp.where(n % 2 == parity, at_zero, 0) * u**n
-        return jnp.where(x == 0, at_zero, moments)
+    order = int(eqn.primitive.name == "bessel_i1e")
 
     def unit(x):
         return power_of_two(lax.max(lax.abs(x), jnp.ones_like(x)))
 
-    [x] = inputs
-    return composed(walk, eqn, inputs, x, unit, outer)
+    # One half of the points is a mirror image. The angle 0 does not move.
+    points = 64 if walk.order <= 4 else 96
+    angles = 2 * np.pi * np.arange(1, points // 2 + 1) / points
+
+    def rows(x, u):
+        return _bessel_rows(x, u, order, angles)
+
+    x = widened(walk, eqn, inputs[0])
+    return [sum_of_rows(walk, eqn, inputs, x, len(angles) + _TERMS, unit, rows)]
 
 
-def _moment_ratios(x, number: int):
-    """`M_{n+1} / M_n` for n = 0, ..., `number - 1`."""
-    first = number + 80
-    start = jnp.where(x < first / 2, 2, (first + 0.5) / lax.max(x, jnp.ones_like(x)))
+_TERMS = 26
 
-    def step(ratio, n):
-        ratio = (2 * n + 1) / (n + 1 + x * (2 - ratio))
-        return ratio, ratio
 
-    numbers = jnp.arange(first, dtype=x.dtype)
-    _, ratios = lax.scan(step, lax.stop_gradient(start), numbers, reverse=True)
-    return ratios[:number]
+def _bessel_rows(x, u, order: int, angles: np.ndarray):
+    column = (-1, *[1] * (x.ndim - 1))
+    turn = jnp.where(x < 0, -1, jnp.ones_like(x))
+    sign = turn if order else 1
+    size, far = lax.abs(x), lax.abs(x) >= 40
+    # 1 - cos θ, in digits that do not cancel. The last angle is its own mirror image.
+    v = (2 * np.sin(angles / 2) ** 2).astype(x.dtype).reshape(column)
+    weights = np.cos(angles) ** order / len(angles)
+    weights[-1] /= 2
+    weights = weights.astype(x.dtype).reshape(column)
+    rate = -v * (turn * u)
+    near = sign * weights * rate * lax.exp(-v * jnp.where(far, 0, size))
+    m = np.arange(1, _TERMS)
+    terms = np.cumprod(((2 * m - 1) ** 2 - 4 * order) / (8 * m))
+    terms = np.concatenate([[1], terms]).astype(x.dtype).reshape(column)
+    n = np.arange(_TERMS).astype(x.dtype).reshape(column)
+    base = jnp.where(far, size, 40)
+    q = turn * u / base
+    beyond = sign * terms * (-(n + 0.5) * q) * (1 / base) ** n
+    beyond = beyond * lax.rsqrt(2 * math.pi * base)
+    slope = [jnp.where(far, 0, near), jnp.where(far, beyond, 0)]
+    offset = [jnp.zeros_like(rate), jnp.broadcast_to(q, beyond.shape)]
+    linear = [rate, (0.5 - n) * q]
+    return tuple(map(jnp.concatenate, (slope, linear, offset)))
