@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.special as jss
 from jax import lax
 
-from .._interpreter import INLINED, Rule, RULES, Walk
+from .._interpreter import INLINED, primal_values, Rule, RULES, Walk
 from .._jax import custom_jvp_rule, trace
 from .._series import Series
 from ._compose import composed, power_of_two
@@ -41,10 +41,13 @@ def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:
 
 
 def _define_logaddexp(fun, base: float):
+    def bounded(a):
+        # Infinities of one sign are equal, and their difference is not formed.
+        largest = lax.sign(a.real) * (float(jnp.finfo(a.dtype).max) / 4)
+        return lax.select(lax.is_finite(a.real), a, largest.astype(a.dtype))
+
     def weight(a, b):
-        # Infinities of one sign are equal.
-        equal = (a == b) & ~lax.is_finite(a.real)
-        return lax.logistic(jnp.where(equal, 0, math.log(base) * (a - b)))
+        return lax.logistic(math.log(base) * (bounded(a) - bounded(b)))
 
     def both(y, a, b, da, db):
         return weight(a, b) * da + weight(b, a) * db
@@ -57,7 +60,14 @@ def _define_logaddexp(fun, base: float):
     def logaddexp(walk: Walk, eqn, inputs) -> list[Series]:
         a, b = inputs
         chosen = of_a if b.is_constant else of_b if a.is_constant else rule
-        return chosen(walk, eqn, inputs)
+        [y] = chosen(walk, eqn, inputs)
+
+        # As a call, within which infinities are no errors for `jax_debug_infs`.
+        def called(compute):
+            return lambda k: compute(k) if k else fun(*primal_values(inputs))
+
+        y.wrap(called)
+        return [y]
 
 
 _define_logaddexp(jnp.logaddexp, math.e)
