@@ -72,7 +72,7 @@ def sum_of_rows(
         lower = stacked([y_j for *_, y_j in pairs])
         weights = np.array([j / k for j, *_ in pairs], x.aval.dtype)
         weights = weights.reshape(-1, 1, *[1] * len(x.aval.shape))
-        products = (linear[0] * weights - offset[0]) * steps * lower
+        products = (linear[0][None] * weights - offset[0][None]) * steps * lower
         rest = jnp.sum(products, axis=0)
         return rest if total is None else total + rest
 

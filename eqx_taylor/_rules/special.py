@@ -75,7 +75,7 @@ define_derivative("erf_inv", lambda y, x, dx: dx * erf_inv_slope(x))
 #   x g' = (a - 1 - x) x' g
 #   k x_0 g_k = Σ_{j=1..k} (v_{j-1} - (k - j) x_j) g_{k-j},    v = (a - 1 - x) x'
 #
-# Where a is an integer this cancels for small x, and g, which is entire, is the first of
+# Where a is an integer this cancels for small x. Then g is entire, and is the first of
 #
 #   G_i = x^(a-1-i) e^(-x) / Γ(a-i),    G_i' = (G_{i+1} - G_i) x'
 @register("igamma", "igammac")
@@ -105,7 +105,7 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
         b = jnp.arange(number, dtype=x.aval.dtype)
         b = first_operand()[None] - b.reshape(-1, *[1] * x.aval.ndim)
         g = _gamma_density(b, jnp.asarray(x[0])[None])
-        return jnp.concatenate([g[:1], jnp.where(is_entire(), g[1:], 0)])
+        return jnp.concatenate([g[:1], jnp.where(is_entire()[None], g[1:], 0)])
 
     def compute_distance(k):
         return first_operand() - 1 - x[0] if k == 0 else scale(x[k], -1)
@@ -150,7 +150,7 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
                 steps = stacked([factor[j - ahead] for j in moving])
                 lower = stacked([singular[k - j] for j in moving])
                 term = jnp.sum(weighted(steps, weights) * lower, axis=0)
-                total = add(total, term / scales[0])
+                total = add(total, term / scales[0][None])
         return total
 
     def weighted(steps, weights):
