@@ -62,6 +62,24 @@ def smooth_sizes(found):
     return [sizes[0], *inner]
 
 
+def curve_sizes(found, steps):
+    """Sizes of coefficients along a curve `x_0 + Σ_j steps_j t^j`, and of what a
+    rounding of each coefficient of the curve makes of them."""
+    number = len(steps)
+    steps = [to_ball(step) for step in steps]
+    slopes, path = ([n * x for n, x in enumerate(y, 1)] for y in (found[1:], steps))
+    inner = []
+    for k in range(number):
+        rest = sum((path[j] * inner[k - j] for j in range(1, k + 1)), arb(0))
+        inner.append((slopes[k] - rest) / path[0])
+    inner = smooth_sizes([*inner, inner[-1]])
+    sizes = smooth_sizes(found)
+    for k in range(1, number + 1):
+        total = sum(size(steps[j - 1]) * inner[k - j] for j in range(1, k + 1))
+        sizes[k] = max(sizes[k], total.mid())
+    return sizes
+
+
 def sizes_of(x):
     return arb_series([size(x[k]) for k in range(flint.ctx.cap)])
 
@@ -167,7 +185,9 @@ def erf_inv(x):
     around = arb_series([y0, 1]).erf()
     around = around - around[0]
     inverse = arb_series([0, *[around[k] for k in range(1, flint.ctx.cap)]])
-    return y0 + inverse.reversion()(arb_series([0, *[x[k] for k in range(1, flint.ctx.cap)]]))
+    return y0 + inverse.reversion()(
+        arb_series([0, *[x[k] for k in range(1, flint.ctx.cap)]])
+    )
 
 
 def log_gamma(x):

@@ -38,8 +38,8 @@ def sum_of_rows(
     is one of the inputs, `widened`.
     """
     aval = eqn.outvars[0].aval
-    several = jax.ShapeDtypeStruct((number, *x.aval.shape), x.aval.dtype)
     single = jax.ShapeDtypeStruct((1, *x.aval.shape), x.aval.dtype)
+    several = jax.ShapeDtypeStruct((number, *x.aval.shape), x.aval.dtype)
 
     def auxiliary(aval, support, compute):
         return walk.auxiliary(Series(aval, support, compute), [x])
@@ -68,11 +68,11 @@ def sum_of_rows(
         if not pairs:
             return total
         # As one sum, which takes a few equations at each order, not several at each j.
-        steps = _stacked([h_j for _, h_j, _ in pairs])
-        lower = _stacked([y_j for *_, y_j in pairs])
+        steps = stacked([h_j for _, h_j, _ in pairs])
+        lower = stacked([y_j for *_, y_j in pairs])
         weights = np.array([j / k for j, *_ in pairs], x.aval.dtype)
         weights = weights.reshape(-1, 1, *[1] * len(x.aval.shape))
-        products = (linear[0] * weights - offset[0]) * steps * lower
+        products = (linear[0][None] * weights - offset[0][None]) * steps * lower
         rest = jnp.sum(products, axis=0)
         return rest if total is None else total + rest
 
@@ -100,7 +100,8 @@ def sum_of_rows(
     return Series(aval, support, compute)
 
 
-def _stacked(arrays):
+def stacked(arrays):
+    """`jnp.stack` in two equations, of arrays that have an axis."""
     joined = arrays[0] if len(arrays) == 1 else lax.concatenate(arrays, 0)
     return lax.reshape(joined, (len(arrays), *arrays[0].shape))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.special as jss
 from jax import lax
 
-from .._interpreter import Rule, RULES, Walk
+from .._interpreter import INLINED, primal_values, Rule, RULES, Walk
 from .._jax import custom_jvp_rule, trace
 from .._series import Series
 from ._compose import composed, power_of_two
@@ -20,14 +20,18 @@ from .special import gaussian
 
 
 def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:
-    """Registers a rule for the function with a `custom_jvp` that `fun` calls."""
+    """Registers a rule for the function with a `custom_jvp` that `fun` calls, in itself
+    or under `jax.jit`. Where this JAX has none there, it registers nothing."""
 
     def decorator(rule: Rule) -> Rule:
         number = jax.ShapeDtypeStruct((), jnp.float32)
-        jaxpr = trace(lambda *args: [fun(*args)], *[number] * operands)
-        for eqn in jaxpr.jaxpr.eqns:
+        closed = trace(lambda *args: [fun(*args)], *[number] * operands)
+        equations = list(closed.jaxpr.eqns)
+        for eqn in equations:
             if eqn.primitive.name == "custom_jvp_call":
                 RULES[custom_jvp_rule(eqn)[0]] = rule
+            elif eqn.primitive.name in INLINED and "jaxpr" in eqn.params:
+                equations.extend(eqn.params["jaxpr"].jaxpr.eqns)
         return rule
 
     return decorator
@@ -37,10 +41,13 @@ def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:
 
 
 def _define_logaddexp(fun, base: float):
+    def bounded(a):
+        # Infinities of one sign are equal, and their difference is not formed.
+        largest = lax.sign(a.real) * (float(jnp.finfo(a.dtype).max) / 4)
+        return lax.select(lax.is_finite(a.real), a, largest.astype(a.dtype))
+
     def weight(a, b):
-        # Infinities of one sign are equal.
-        equal = (a == b) & ~lax.is_finite(a.real)
-        return lax.logistic(jnp.where(equal, 0, math.log(base) * (a - b)))
+        return lax.logistic(math.log(base) * (bounded(a) - bounded(b)))
 
     def both(y, a, b, da, db):
         return weight(a, b) * da + weight(b, a) * db
@@ -53,7 +60,14 @@ def _define_logaddexp(fun, base: float):
     def logaddexp(walk: Walk, eqn, inputs) -> list[Series]:
         a, b = inputs
         chosen = of_a if b.is_constant else of_b if a.is_constant else rule
-        return chosen(walk, eqn, inputs)
+        [y] = chosen(walk, eqn, inputs)
+
+        # As a call, within which infinities are no errors for `jax_debug_infs`.
+        def called(compute):
+            return lambda k: compute(k) if k else fun(*primal_values(inputs))
+
+        y.wrap(called)
+        return [y]
 
 
 _define_logaddexp(jnp.logaddexp, math.e)
@@ -160,9 +174,9 @@ def _logarithm(terms):
     return jnp.stack(logs)
 
 
-# -- I_0 and I_1, which have a `custom_jvp` on newer JAX
+# -- I_0 and I_1, which have a `custom_jvp`: those of `jax.scipy` on newer JAX only
 #
-# At zero |x| is taken to have no slope, by both factors: what is left is the function.
+# At zero |x| has the slope 1, in both factors: the product is the function.
 
 
 def _define_bessel(fun, scaled):
@@ -175,4 +189,5 @@ def _define_bessel(fun, scaled):
 
 
 _define_bessel(jss.i0, lax.bessel_i0e)
+_define_bessel(jnp.i0, lax.bessel_i0e)
 _define_bessel(jss.i1, lax.bessel_i1e)

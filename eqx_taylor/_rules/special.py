@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._interpreter import OTHERWISE, register, RULES, Walk
-from .._series import Series
-from ._compose import composed, power_of_two
+from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
+from .._jax import bind
+from .._series import CONSTANT, convolve, orders, product_support, Series
+from .._terms import add, scale
+from ._compose import power_of_two
 from ._define import define_derivative
-from ._rows import at_least_single, sum_of_rows, widened
+from ._rows import at_least_single, stacked, sum_of_rows, widened
 
 
 # Functions that slopes are made of. They are computed by what is inside only for
@@ -68,69 +70,127 @@ define_derivative("erf_inv", lambda y, x, dx: dx * erf_inv_slope(x))
 # -- incomplete gamma functions, in x
 
 
-# With g = x^(a-1) e^(-x) / Γ(a), the slope (DLMF 8.8.13), in units u of x:
+# The slope is g = x^(a-1) e^(-x) / Γ(a) (DLMF 8.8.13), for which
 #
-#   g_n = Σ_j x^(a-1-j) e^(-x) / Γ(a-j) u^j / j! (-u)^(n-j) / (n-j)!
-#   n x g_n = (a - 1 - x - (n - 1)) u g_{n-1} - u² g_{n-2}
+#   x g' = (a - 1 - x) x' g
+#   k x_0 g_k = Σ_{j=1..k} (v_{j-1} - (k - j) x_j) g_{k-j},    v = (a - 1 - x) x'
 #
-# The sum holds at x = 0, and where a is an integer near it. Around the maximum of g,
-# x = a - 1, it cancels for large a, and there the recurrence does not.
+# Where a is an integer this cancels for small x. Then g is entire, and is the first of
+#
+#   G_i = x^(a-1-i) e^(-x) / Γ(a-i),    G_i' = (G_{i+1} - G_i) x'
 @register("igamma", "igammac")
 def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
     a, x = inputs
     if not a.is_constant:
         return RULES[OTHERWISE](walk, eqn, inputs)
+    x = widened(walk, eqn, x)
+    aval = eqn.outvars[0].aval
+    number = walk.order
+    row, rows = (
+        jax.ShapeDtypeStruct((n, *x.aval.shape), x.aval.dtype) for n in (1, number)
+    )
     sign = 1 if eqn.primitive.name == "igamma" else -1
 
+    def auxiliary(compute, aval, support):
+        return walk.auxiliary(Series(aval, support, compute), inputs)
+
     def first_operand():
-        return jnp.broadcast_to(a[0], eqn.outvars[0].aval.shape)
+        return jnp.broadcast_to(a[0], x.aval.shape).astype(x.aval.dtype)
 
-    def unit(x):
-        entire = first_operand() == lax.round(first_operand())
-        smallest = jnp.where(entire | (x <= 0), 1, 0).astype(x.dtype)
-        size = jnp.where(jnp.isinf(x), 1, lax.max(x, smallest))
-        return power_of_two(size / lax.sqrt(lax.max(size, jnp.ones_like(x))))
+    def is_entire():
+        # From 8 on the recurrence does not cancel up to order 20 and beyond.
+        return (first_operand() == jnp.floor(first_operand())) & (x[0] < 8)
 
-    def outer(x, u, n):
-        a, x, u, n = at_least_single(first_operand()[None], x, u, n)
-        number = len(n)
-        powers = _gamma_densities(a, x, u, n)
-        decay = _over_factorials(-u, n)
-        sums = jnp.stack(
-            [jnp.sum(powers[: k + 1] * decay[k::-1], axis=0) for k in range(number)]
-        )
-        terms = [jnp.zeros_like(x[0]), powers[0]]
-        ratio, nonzero = u[0], jnp.where(x[0] == 0, 1, x[0])
-        for k in range(1, number):
-            rest = (a[0] - k - x[0]) * terms[-1] - ratio * terms[-2]
-            terms.append((ratio / nonzero) * rest / k)
-        slopes = jnp.where((x < 4) | (a < 5), sums, jnp.stack(terms[1:]))
-        slopes = jnp.where(jnp.isinf(x), 0, slopes)
-        return sign * u * slopes / n
+    def compute_densities(_):
+        b = jnp.arange(number, dtype=x.aval.dtype)
+        b = first_operand()[None] - b.reshape(-1, *[1] * x.aval.ndim)
+        g = _gamma_density(b, jnp.asarray(x[0])[None])
+        return jnp.concatenate([g[:1], jnp.where(is_entire()[None], g[1:], 0)])
 
-    return composed(walk, eqn, inputs, x, unit, outer)
+    def compute_distance(k):
+        return first_operand() - 1 - x[0] if k == 0 else scale(x[k], -1)
+
+    def compute_velocity(k):
+        term = convolve(lax.mul, x.derivative, distance, k)
+        return None if term is None else lax.expand_dims(term, [0])
+
+    def compute_step(k):
+        return None if x[k] is None else lax.expand_dims(x[k], [0])
+
+    def compute_scale(_):
+        return jnp.where(is_entire() | jnp.isinf(x[0]), 1, x[0])
+
+    # As one sum at each order, which takes few equations.
+    def compute_entire(k):
+        if k == 0:
+            return densities[0]
+        moving = [j for j in orders(x.support) if 0 < j <= k]
+        moving = [j for j in moving if x[j] is not None and lowered[k - j] is not None]
+        if not moving:
+            return None
+        lower = stacked([lowered[k - j] for j in moving])
+        steps = weighted(stacked([h[j] for j in moving]), [j / k for j in moving])
+        return jnp.sum(lower * steps, axis=0)
+
+    def compute_lowered(k):
+        if entire[k] is None:
+            return None
+        # The last is lacking; it would enter coefficients beyond the highest only.
+        return lax.sub(lax.concatenate([entire[k][1:], entire[k][-1:]], 0), entire[k])
+
+    def compute_singular(k):
+        if k == 0:
+            return densities[0][:1]
+        total = None
+        for factor, ahead in (velocity, 1), (h, 0):
+            moving = [j for j in range(1, k + 1) if factor[j - ahead] is not None]
+            moving = [j for j in moving if singular[k - j] is not None]
+            if moving:
+                weights = [1 / k if ahead else (j - k) / k for j in moving]
+                steps = stacked([factor[j - ahead] for j in moving])
+                lower = stacked([singular[k - j] for j in moving])
+                term = jnp.sum(weighted(steps, weights) * lower, axis=0)
+                total = add(total, term / scales[0][None])
+        return total
+
+    def weighted(steps, weights):
+        weights = np.array(weights, steps.dtype)
+        return steps * weights.reshape(-1, *[1] * (steps.ndim - 1))
+
+    def compute_slope(k):
+        if singular[k] is None or entire[k] is None:
+            return None
+        return jnp.where(is_entire(), entire[k][0], singular[k][0])
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))[0]
+        total = convolve(lax.mul, x.derivative, slope, k - 1)
+        if total is None:
+            return None
+        return lax.convert_element_type(scale(total, sign / k), aval.dtype)
+
+    support = walk.analytic_support([x])
+    densities = auxiliary(compute_densities, rows, CONSTANT)
+    velocities = product_support(x.support >> 1, x.support, walk.order)
+    distance = auxiliary(compute_distance, x.aval, x.support)
+    velocity = auxiliary(compute_velocity, row, velocities)
+    h = auxiliary(compute_step, row, x.support)
+    scales = auxiliary(compute_scale, x.aval, CONSTANT)
+    entire = auxiliary(compute_entire, rows, support)
+    lowered = auxiliary(compute_lowered, rows, support)
+    singular = auxiliary(compute_singular, row, support)
+    slope = auxiliary(compute_slope, x.aval, support)
+    return [Series(aval, support, compute)]
 
 
-def _over_factorials(u, n):
-    """`u^j / j!` for j = n - 1 = 0, 1, 2, ..."""
-    return jnp.cumprod(jnp.where(n == 1, 1, u / lax.max(n - 1, jnp.ones_like(n))), 0)
-
-
-def _gamma_densities(a, x, u, n):
-    """`x^(a-1-j) e^(-x) / Γ(a-j) u^j / j!` for j = n - 1 = 0, 1, 2, ..."""
-    b = a - (n - 1)
+def _gamma_density(b, x):
+    """`x^(b-1) e^(-x) / Γ(b)`, zero at the poles of Γ."""
     small = b < 10
-    # 1 / Γ(b), which alternates in sign for b < 0, and is zero at the poles.
-    sign = jnp.where((b < 0) & (jnp.floor(b) % 2 != 0), -1, 1)
     pole = (b <= 0) & (b == jnp.floor(b))
-    reciprocal = sign * lax.exp(-lax.lgamma(jnp.where(pole | ~small, 1, b)))
-    # A negative power of a small x would overflow; but where a is an integer, there is
-    # none, and where x is zero, none may be made.
-    direct = (a == jnp.floor(a)) & (x < 1)
-    power = x ** jnp.where(direct, jnp.where(pole, 0, b - 1), a - 1)
-    step = jnp.where(direct, u, u / jnp.where(direct, 1, x))
     decay = lax.exp(-x)
-    near = reciprocal * power * decay * _over_factorials(step, n)
+    regular = jnp.where(pole | ~small, 1, b)
+    near = x ** (regular - 1) * decay * lax.exp(-lax.lgamma(regular))
     near = jnp.where(pole | (decay == 0), 0, near)
     # For large b these would cancel: with x = b (1 + m), this is
     # exp(b (log(1 + m) - m) - (Stirling's correction)) √(b / 2π) / x.
@@ -140,8 +200,7 @@ def _gamma_densities(a, x, u, n):
     close = _log1p_less(jnp.where(lax.abs(m) < 0.5, m, 0))
     exponent = b * jnp.where(lax.abs(m) < 0.5, close, lax.log(nonzero / b) - m)
     far = lax.exp(exponent - _stirling(b)) * lax.sqrt(b / (2 * math.pi)) / nonzero
-    far = jnp.where(x == 0, 0, far * _over_factorials(u, n))
-    return jnp.where(small, near, far)
+    return jnp.where(small, near, jnp.where(x == 0, 0, far))
 
 
 # -- incomplete beta function, in x
@@ -325,53 +384,62 @@ def _scaled_zeta(s, x, u):
 
 # -- Bessel functions
 
-# For x > 0 (DLMF 10.32.2, with v = 1 - cos θ)
+# For 0 <= x < 40 the integral over a period (DLMF 10.32.1, 10.32.3, with v = 1 - cos θ)
+# is its trapezoidal sum, which for N points has 2 I_N(x) too much, and is one of
+# exponentials; beyond, the asymptotic series (DLMF 10.40.1), one of powers:
 #
-#   i0e(x + h) = Σ_n (-h)^n / n! M_n,             M_n = (1/π) ∫ v^n e^(-x v) dθ
-#   i1e(x + h) = Σ_n (-h)^n / n! (M_n - M_{n+1})
+#   i0e(x) = (1/π) ∫ e^(-x v) dθ,          i1e(x) = (1/π) ∫ cos θ e^(-x v) dθ
+#   iνe(x) = Σ_n a_n(ν) x^(-n-1/2) / √2π,  a_n = Π_{m=1..n} ((2m-1)² - 4ν²) / (8m)
 #
-# so that i0e' = i1e - i0e, which cancels for large x, is not needed. The moments obey
-# x M_{n+2} = (n + 1 + 2 x) M_{n+1} - (2 n + 1) M_n, of which they are the solution that
-# grows least: found by their ratios downwards, as a continued fraction.
+# No term that is large cancels, as both do in i0e' = i1e - i0e. At 40, where both sums
+# have their largest error, it is below a rounding of the coefficients on the scale of
+# x: up to order 4 for 64 points, up to order 40 for 96.
+# i0e has |x| in it, and i1e x |x|: at 0 they have the derivatives from the right, as
+# `abs` has.
 
 
 @register("bessel_i0e", "bessel_i1e")
 def _bessel(walk: Walk, eqn, inputs) -> list[Series]:
-    parity = int(eqn.primitive.name == "bessel_i1e")
-    order = walk.order
-
-    def outer(x, u, n):
-        x, u, n = at_least_single(x, u, n)
-        # M_{n+1} / M_n from n = 0 on.
-        ratios = _moment_ratios(lax.abs(x[0]), order + 1)
-        moments = lax.bessel_i0e(x) * jnp.cumprod(ratios[:-1] * u / n, axis=0)
-        sign = lax.sign(x)
-        if parity:
-            moments = moments * (1 - ratios[1:]) * sign
-        moments = moments * jnp.where(n % 2 == 0, 1, -sign)
-        # At zero |x| is taken to have no slope, and what is left are I_0 and I_1.
-        k = (n - parity) / 2
-        log_factorials = lax.lgamma(k + 1) + lax.lgamma(k + 1 + parity)
-        at_zero = 0.5**n * lax.exp(-log_factorials)
-        at_zero = jnp.where(n % 2 == parity, at_zero, 0) * u**n
-        return jnp.where(x == 0, at_zero, moments)
+    order = int(eqn.primitive.name == "bessel_i1e")
 
     def unit(x):
         return power_of_two(lax.max(lax.abs(x), jnp.ones_like(x)))
 
-    [x] = inputs
-    return composed(walk, eqn, inputs, x, unit, outer)
+    # One half of the points is a mirror image. The angle 0 does not move.
+    points = 64 if walk.order <= 4 else 96
+    angles = 2 * np.pi * np.arange(1, points // 2 + 1) / points
+
+    def rows(x, u):
+        return _bessel_rows(x, u, order, angles)
+
+    x = widened(walk, eqn, inputs[0])
+    return [sum_of_rows(walk, eqn, inputs, x, len(angles) + _TERMS, unit, rows)]
 
 
-def _moment_ratios(x, number: int):
-    """`M_{n+1} / M_n` for n = 0, ..., `number - 1`."""
-    first = number + 80
-    start = jnp.where(x < first / 2, 2, (first + 0.5) / lax.max(x, jnp.ones_like(x)))
+_TERMS = 26
 
-    def step(ratio, n):
-        ratio = (2 * n + 1) / (n + 1 + x * (2 - ratio))
-        return ratio, ratio
 
-    numbers = jnp.arange(first, dtype=x.dtype)
-    _, ratios = lax.scan(step, lax.stop_gradient(start), numbers, reverse=True)
-    return ratios[:number]
+def _bessel_rows(x, u, order: int, angles: np.ndarray):
+    column = (-1, *[1] * (x.ndim - 1))
+    turn = jnp.where(x < 0, -1, jnp.ones_like(x))
+    sign = turn if order else 1
+    size, far = lax.abs(x), lax.abs(x) >= 40
+    # 1 - cos θ, in digits that do not cancel. The last angle is its own mirror image.
+    v = (2 * np.sin(angles / 2) ** 2).astype(x.dtype).reshape(column)
+    weights = np.cos(angles) ** order / len(angles)
+    weights[-1] /= 2
+    weights = weights.astype(x.dtype).reshape(column)
+    rate = -v * (turn * u)
+    near = sign * weights * rate * lax.exp(-v * jnp.where(far, 0, size))
+    m = np.arange(1, _TERMS)
+    terms = np.cumprod(((2 * m - 1) ** 2 - 4 * order) / (8 * m))
+    terms = np.concatenate([[1], terms]).astype(x.dtype).reshape(column)
+    n = np.arange(_TERMS).astype(x.dtype).reshape(column)
+    base = jnp.where(far, size, 40)
+    q = turn * u / base
+    beyond = sign * terms * (-(n + 0.5) * q) * (1 / base) ** n
+    beyond = beyond * lax.rsqrt(2 * math.pi * base)
+    slope = [jnp.where(far, 0, near), jnp.where(far, beyond, 0)]
+    offset = [jnp.zeros_like(rate), jnp.broadcast_to(q, beyond.shape)]
+    linear = [rate, (0.5 - n) * q]
+    return tuple(map(jnp.concatenate, (slope, linear, offset)))
