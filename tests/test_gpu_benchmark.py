@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import eqx_taylor
 from benchmarks import __main__ as everything, matmul_precision
 from benchmarks.gpu import (
     __main__ as command,
@@ -240,6 +241,13 @@ def test_arguments(arguments, words, capsys):
         command.main(arguments)
     assert error.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    assert command.main(["--tiny", "--out", str(file)]) == 2
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_names_of_sections_are_the_same_everywhere():
@@ -732,3 +740,60 @@ def test_errors_of_orders():
 def test_unusable_is_for_users():
     with pytest.raises(Unusable, match="python -m benchmarks.gpu"):
         load(pathlib.Path("no") / "such.jsonl")
+
+
+# -- `jax_default_matmul_precision` and jets
+
+
+def _precisions(jaxpr):
+    """Of all products in a program."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn.params["precision"]
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _precisions(inner)
+
+
+def _of_jet(fun, shape):
+    def jet(x):
+        return eqx_taylor.filter_jet(fun, (x,), ([x, x, None, x],))
+
+    x = jnp.eye(*shape, dtype=jnp.float32)
+    return list(_precisions(jax.make_jaxpr(jet)(x).jaxpr))
+
+
+HIGHEST = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
+
+
+def test_coefficients_have_the_precision_of_the_product():
+    weights = jnp.ones((3, 3), jnp.float32)
+
+    def network(x, precision=None):
+        hidden = jnp.tanh(jnp.matmul(weights, x, precision=precision))
+        return jnp.matmul(jnp.matmul(hidden, x, precision=precision), weights)
+
+    found = _of_jet(network, (3, 3))
+    assert len(found) > 10 and set(found) == {None}
+    with jax.default_matmul_precision("highest"):
+        assert set(_of_jet(network, (3, 3))) == {HIGHEST}
+    # The last product has none of its own.
+    found = _of_jet(lambda x: network(x, "highest"), (3, 3))
+    assert found.count(None) == 5 and set(found) == {None, HIGHEST}
+
+
+@pytest.mark.parametrize(
+    "fun",
+    [
+        lambda x: jnp.linalg.solve(x + 4 * jnp.eye(3, dtype=x.dtype), x),
+        lambda x: jnp.linalg.cholesky(x + 4 * jnp.eye(3, dtype=x.dtype)),
+        lambda x: jnp.linalg.qr(x + 4 * jnp.eye(3, dtype=x.dtype)),
+        lambda x: jnp.linalg.eigh(x + jnp.diag(jnp.arange(3, dtype=x.dtype))),
+        lambda x: jnp.linalg.svd(x + jnp.diag(jnp.arange(3, dtype=x.dtype))),
+    ],
+    ids=["solve", "cholesky", "qr", "eigh", "svd"],
+)
+def test_factorisations_have_all_products_in_float32(fun):
+    found = _of_jet(fun, (3, 3))
+    assert found and set(found) == {HIGHEST}

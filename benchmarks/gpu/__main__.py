@@ -188,6 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"{len(record.ended)} steps are in {record.path}: going on behind them.")
     passed_on = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        record.path.parent.mkdir(parents=True, exist_ok=True)
+        with record.path.open("ab"):
+            pass
         # This process does not import JAX before the other has ended: the memory of the
         # device is that one's.
         command = worker_command(passed_on, finish)
