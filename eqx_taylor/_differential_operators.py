@@ -1,6 +1,7 @@
 """Linear differential operators, by collapsed Taylor mode."""
 
 import functools as ft
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -361,7 +362,8 @@ def _is_infinite(coefficient: Any) -> bool:
         return False
     if not eqx.is_array_like(coefficient) or jnp.shape(coefficient) != ():
         return False
-    return not bool(jnp.isfinite(coefficient))
+    # Not by JAX, which would not compute it now under `jit`.
+    return not jnp.iscomplexobj(coefficient) and not math.isfinite(coefficient)
 
 
 def _known_while_tracing(leaf: Any) -> np.ndarray:

@@ -64,6 +64,9 @@ class Series:
     Coefficients are normalised: coefficient `k` is the derivative of order `k` over
     `k!`. One that is known to be zero is `None`.
 
+    A rule constructs one for each output of its equation, and others for whatever it
+    computes on the way: these are kept, and taken back, as its outputs are.
+
     **Arguments:**
 
     - `aval`: the type of every coefficient; anything with a `shape` and a `dtype`. For

@@ -41,7 +41,8 @@ def define_linear(
     """Declares what is linear in some of its operands, while the others do not move.
 
     `y_k = p(x_k)`: one application for each coefficient that is not zero. Where others
-    move as well, the primitive's JVP is used.
+    move as well, the primitive's JVP is used. Operators that are sums over directions,
+    such as [`eqx_taylor.laplacian`][], apply it to the sum, and not in each direction.
 
     **Arguments:**
 
