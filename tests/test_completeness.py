@@ -225,8 +225,8 @@ def test_nested_derivatives(names, monkeypatch):
         nested = jax.jit(ft.partial(nested_jet, case.oracle or case.fun))
         assert_orders_close(actual, nested(points, series), case.ulps)
         # Along a line the slope of an operand may stand still while another moves.
-        line = [[first, *[None] * len(rest)] for first, *rest in series]
-        dense = [[first, *[0 * term for term in rest]] for first, *rest in series]
+        line = tuple([first, *[None] * len(rest)] for first, *rest in series)
+        dense = [[first, *[0 * x for x in rest]] for first, *rest in series]
         actual = jax.jit(_jet(case.fun))(points, line)
         assert_orders_close(actual, nested(points, dense), case.ulps)
     zero = names & TABLES["ZERO"]

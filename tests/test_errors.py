@@ -644,7 +644,6 @@ def test_value_that_a_custom_derivative_closes_over():
     x = jnp.array(1.0)
     for call in (
         lambda: filter_jet(fun, (x,), ([x, None],)),
-        lambda: jax.jit(lambda x: filter_jet(fun, (x,), ([x, None],)))(x),
         lambda: ode_jet(lambda t, y, args: fun(y), 0.0, x, order=3),
         lambda: laplacian(fun, x),
     ):

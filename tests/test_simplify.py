@@ -246,8 +246,8 @@ def test_numbers_of_all_elementwise_functions_are_folded():
     def fun(y):
         return y * sum(case() for case in cases)
 
-    counts = count_primitives(simplify(fun), x(2.0))
-    assert set(counts) <= {"mul", "custom_jvp_call"}
+    equations = jax.make_jaxpr(simplify(fun))(x(2.0)).eqns
+    assert [eqn.primitive.name for eqn in equations] == ["mul"]
     assert_close(simplify(fun)(x(2.0)), fun(x(2.0)), 4)
 
 
