@@ -89,8 +89,8 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
         ```
     """
     if eqn.primitive.name == "pvary":
-        # Some primitives (of sparse matrices) say of a result that it is the same on all
-        # devices where its coefficients are not: what varies already may not be cast.
+        # Some primitives (of sparse matrices) say of a result that it is the same on
+        # all devices where it is not: what varies already may not be cast.
         return [as_type(eqn.outvars[0].aval, args[0])]
     with eqn.ctx.manager:
         params = eqn.primitive.get_bind_params(eqn.params)
@@ -225,7 +225,9 @@ def filled(aval: Aval, value: Any = 0) -> Any:
       taken to vary over them too.
     - The sharding, on a mesh whose axes are explicit.
     """
-    array = jax.lax.full(aval.shape, value, aval.dtype, sharding=explicit_sharding(aval))
+    array = jax.lax.full(
+        aval.shape, value, aval.dtype, sharding=explicit_sharding(aval)
+    )
     return vary(array, varying_axes(aval))
 
 

@@ -698,7 +698,13 @@ def check_unused(rng: random.Random) -> None:
         fun = eval(f"lambda x: {source}", dict(NAMES, second_derivative=second_by_jet, b0=jnp.array(True), n0=0, two_results=two_results))  # fmt: skip
         x = jnp.asarray([0.3, -0.4, 0.9])
         counts.append(
-            count_equations(lambda x, v, fun=fun: eqx_taylor.filter_jet(fun, (x,), ([v] + [None] * (order - 1),)), x, x)  # fmt: skip
+            count_equations(
+                lambda x, v, fun=fun: eqx_taylor.filter_jet(
+                    fun, (x,), ([v] + [None] * (order - 1),)
+                ),
+                x,
+                x,
+            )  # fmt: skip
         )
     # A value that is handed through is an equation or two.
     if counts[0] > counts[1] + 4:
