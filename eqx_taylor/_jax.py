@@ -233,8 +233,8 @@ def filled(aval: Aval, value: Any = 0) -> Any:
 
 def as_type(aval: Aval, x: Any) -> Any:
     """`x`, such that it can stand where an array of type `aval` is expected (or several
-    of them, where it has more axes, in front of the others): with the same sharding, and
-    taken to vary over the axes of a `jax.shard_map` over which arrays of this type do.
+    of them, where it has more axes, in front of the others): it has the same sharding,
+    and varies over the axes of a `jax.shard_map` over which arrays of this type do.
     """
     sharding = explicit_sharding(aval)
     if sharding is not None:

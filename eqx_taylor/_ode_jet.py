@@ -20,7 +20,7 @@ from ._check import (
 )
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
-from ._jax import all_varying, materialise, trace, vary, varying_axes
+from ._jax import joint_axes, materialise, trace, vary, varying_axes
 from ._rules._compose import power_of_two
 from ._series import given, mask, unknown
 from ._terms import scale
@@ -189,7 +189,9 @@ def solution_series(
     With the length of a step for a unit the coefficients are of the size of `y`;
     `y^(k)` itself overflows soon.
     """
-    t0, unit = all_varying([jnp.asarray(t0), jnp.asarray(unit)])
+    t0, unit = jnp.asarray(t0), jnp.asarray(unit)
+    axes = joint_axes([jax.typeof(t0), jax.typeof(unit)])
+    t0, unit = vary(t0, axes), vary(unit, axes)
     control = term.contr(jnp.zeros_like(unit), unit)
     leaves, treedef = jtu.tree_flatten(y0)
 
@@ -200,11 +202,11 @@ def solution_series(
     try:
         jaxpr = trace(field, t0, *leaves)
         # Inside a `shard_map` the state differs between devices where the slope does.
-        while [*map(varying_axes, jaxpr.in_avals[1:])] != [
-            *map(varying_axes, jaxpr.out_avals)
-        ]:
-            axes = map(varying_axes, jaxpr.out_avals)
-            leaves = [*map(vary, leaves, axes)]
+        while any(
+            varying_axes(slope) - varying_axes(jax.typeof(leaf))
+            for slope, leaf in zip(jaxpr.out_avals, leaves)
+        ):
+            leaves = [*map(vary, leaves, map(varying_axes, jaxpr.out_avals))]
             jaxpr = trace(field, t0, *leaves)
     except UNTRACEABLE as e:
         raise untraceable(caller, "the vector field", e) from e
@@ -222,7 +224,9 @@ def solution_series(
         walk.advance(k)
         for y, slope in zip(state, slopes):
             term = scale(slope[k], 1 / (k + 1))
-            y.append(term if term is None else materialise(term))
+            if term is not None:
+                term = materialise(vary(term, varying_axes(y.aval)))
+            y.append(term)
     return SolutionSeries(
         treedef, [[y.dense(k) for k in range(order + 1)] for y in state]
     )

@@ -334,6 +334,8 @@ PUBLIC: dict[str, Callable[[Any, Any], Any]] = {
     "ode_jet of switch of scan": _solutions_series(
         lambda y, v: lax.switch(
             (v[0] > 0).astype(int), [_fori, _branch, lambda y, v: _scan(y, v)[0]], y, v)),
+    "ode_jet of a constant slope": lambda y, v: et.ode_jet(
+        lambda t, y, args: (jnp.ones(3), y[0] * jnp.sin(y[1])), 0.3, (y, v), order=3),
     "ode_jet of solve": _solutions_series(
         lambda y, v: jnp.linalg.solve(_matrix(v), y)),
     "a step of the solver": _solver_step,
