@@ -20,7 +20,7 @@ from ._check import (
 )
 from ._custom_types import Args, RealScalarLike, Y
 from ._interpreter import Walk
-from ._jax import joint_axes, materialise, trace, vary, varying_axes
+from ._jax import all_varying, materialise, trace, vary, varying_axes
 from ._rules._compose import power_of_two
 from ._series import given, mask, unknown
 from ._terms import scale
@@ -189,9 +189,8 @@ def solution_series(
     With the length of a step for a unit the coefficients are of the size of `y`;
     `y^(k)` itself overflows soon.
     """
-    t0, unit = jnp.asarray(t0), jnp.asarray(unit)
-    axes = joint_axes([jax.typeof(t0), jax.typeof(unit)])
-    t0, unit = vary(t0, axes), vary(unit, axes)
+    pair = all_varying([jnp.asarray(t0), jnp.asarray(unit)])
+    t0, unit = jnp.asarray(pair[0]), jnp.asarray(pair[1])
     control = term.contr(jnp.zeros_like(unit), unit)
     leaves, treedef = jtu.tree_flatten(y0)
 
