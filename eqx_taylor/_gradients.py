@@ -174,8 +174,8 @@ def _gradient_coefficients(
             {},
         )[1][-1]
 
-    # Where the direction differs between the devices of a `shard_map` and the point does
-    # not, the point is taken to as well: else JAX adds up its gradients over them.
+    # Where the direction differs between the devices of a `shard_map` and the point
+    # does not, the point is taken to as well: else JAX adds up its gradients over them.
     axes = frozenset().union(
         *[
             varying_axes(jax.typeof(part)) - varying_axes(jax.typeof(array))

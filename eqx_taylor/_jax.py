@@ -100,8 +100,8 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
         ```
     """
     if eqn.primitive.name == "pvary":
-        # Some primitives (of sparse matrices) say of a result that it is the same on all
-        # devices where its coefficients are not: what varies already may not be cast.
+        # Some primitives (of sparse matrices) say of a result that it is the same on
+        # all devices where it is not: what varies already may not be cast.
         return [as_type(eqn.outvars[0].aval, args[0])]
     if isinstance(eqn, WithoutConstants):
         args, eqn = [*eqn.constants(), *args], eqn.equation
@@ -367,14 +367,16 @@ def filled(aval: Aval, value: Any = 0) -> Any:
       taken to vary over them too.
     - The sharding, on a mesh whose axes are explicit.
     """
-    array = jax.lax.full(aval.shape, value, aval.dtype, sharding=explicit_sharding(aval))
+    array = jax.lax.full(
+        aval.shape, value, aval.dtype, sharding=explicit_sharding(aval)
+    )
     return vary(array, varying_axes(aval))
 
 
 def as_type(aval: Aval, x: Any) -> Any:
     """`x`, such that it can stand where an array of type `aval` is expected (or several
-    of them, where it has more axes, in front of the others): with the same sharding, and
-    taken to vary over the axes of a `jax.shard_map` over which arrays of this type do.
+    of them, where it has more axes, in front of the others): it has the same sharding,
+    and varies over the axes of a `jax.shard_map` over which arrays of this type do.
     """
     sharding = explicit_sharding(aval)
     if sharding is not None:

@@ -210,7 +210,8 @@ def solution_series(
     With the length of a step for a unit the coefficients are of the size of `y`;
     `y^(k)` itself overflows soon.
     """
-    t0, unit = all_varying([jnp.asarray(t0), jnp.asarray(unit)])
+    pair = all_varying([jnp.asarray(t0), jnp.asarray(unit)])
+    t0, unit = jnp.asarray(pair[0]), jnp.asarray(pair[1])
     control = term.contr(jnp.zeros_like(unit), unit)
     leaves, treedef = jtu.tree_flatten(y0)
 
@@ -221,11 +222,11 @@ def solution_series(
     try:
         jaxpr = trace(field, t0, *leaves)
         # Inside a `shard_map` the state differs between devices where the slope does.
-        while [*map(varying_axes, jaxpr.in_avals[1:])] != [
-            *map(varying_axes, jaxpr.out_avals)
-        ]:
-            axes = map(varying_axes, jaxpr.out_avals)
-            leaves = [*map(vary, leaves, axes)]
+        while any(
+            varying_axes(slope) - varying_axes(jax.typeof(leaf))
+            for slope, leaf in zip(jaxpr.out_avals, leaves)
+        ):
+            leaves = [*map(vary, leaves, map(varying_axes, jaxpr.out_avals))]
             jaxpr = trace(field, t0, *leaves)
     except UNTRACEABLE as e:
         raise untraceable(caller, "the vector field", e) from e
@@ -267,7 +268,9 @@ def _expand(
         walk.advance(k)
         for y, slope in zip(state, slopes):
             term = scale(slope[k], 1 / (k + 1))
-            y.append(term if term is None else materialise(term))
+            if term is not None:
+                term = materialise(vary(term, varying_axes(y.aval)))
+            y.append(term)
     return [[y.dense(k) for k in range(order + 1)] for y in state]
 
 

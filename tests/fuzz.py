@@ -3,8 +3,9 @@
     python tests/fuzz.py --programs 10000
 
 Numbers to order 20 against ball arithmetic (`fuzz_scalars`), arrays to order 4 against
-nested derivatives (`fuzz_programs`), and of some of these the jet under `jit` and `vmap`
-and as the vector field of an ODE. What a seed gives depends on nothing else: the n-th
+nested derivatives (`fuzz_programs`), and of some of these the jet under `jit`, `vmap`
+and `shard_map`, and as the vector field of an ODE. (Fields that are not smooth are in
+`fuzz_solves.py`.) What a seed gives depends on nothing else: the n-th
 program of a run is `--seed SEED --first n --programs 1`. Status 1 if any is wrong.
 """
 
@@ -23,6 +24,8 @@ from fuzz_programs import (
     check_eager,
     check_nested,
     check_ode_jet,
+    check_shard_map,
+    check_unused,
     check_vmap,
     Mismatch,
     random_program,
@@ -49,6 +52,8 @@ def one_array(program, rng: random.Random, counts) -> None:
         check_vmap(program, actual)
     elif which < 0.25:
         counts["as vector fields"] += check_ode_jet(program, nested=which < 0.13)
+    elif which < 0.35:
+        counts["inside of shard_map"] += check_shard_map(program, actual, rng)
 
 
 def _fails(check):
@@ -111,6 +116,10 @@ def main(argv=None) -> int:
                 primitives |= _primitives(program)
                 one_array(program, rng, counts)
                 counts["of arrays"] += 1
+                if rng.random() < 0.05:
+                    program = None  # What it is about is in the message.
+                    check_unused(rng)
+                    counts["with unused results"] += 1
         except Skipped as e:
             skipped[str(e)] += 1
             if "wrong" in str(e) or "ours is" in str(e):

@@ -633,9 +633,10 @@ def check_vmap(program, actual):
     check_same(program, actual, back, "vmap, the other way")
 
 
-def check_shard_map(program, actual, rng) -> None:
+def check_shard_map(program, actual, rng) -> bool:
     """Inside of a `jax.shard_map`, with its checks of what varies: they are the same on
-    one device. Some of the values are said to be the same on all."""
+    one device. Some of the values are said to be the same on all. Returns whether JAX
+    takes the program there."""
     mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
     same = [rng.random() < 0.3 for _ in range(2 * len(program.inputs))]
     point = {k: jnp.asarray(x) for k, x in program.inputs.items()}
@@ -669,10 +670,11 @@ def check_shard_map(program, actual, rng) -> None:
 
     try:
         jax.eval_shape(on_devices(primal), *stacked)
-    except Exception as e:
-        raise Skipped(f"JAX has no such shard_map: {type(e).__name__}") from e
+    except Exception:
+        return False
     inside = jax.device_get(on_devices(jet)(*stacked))
     check_same(program, actual, jtu.tree_map(lambda x: x[0], inside), "shard_map")
+    return True
 
 
 def _spec(same):
@@ -696,7 +698,13 @@ def check_unused(rng: random.Random) -> None:
         fun = eval(f"lambda x: {source}", dict(NAMES, second_derivative=second_by_jet, b0=jnp.array(True), n0=0, two_results=two_results))  # fmt: skip
         x = jnp.asarray([0.3, -0.4, 0.9])
         counts.append(
-            count_equations(lambda x, v, fun=fun: eqx_taylor.filter_jet(fun, (x,), ([v] + [None] * (order - 1),)), x, x)  # fmt: skip
+            count_equations(
+                lambda x, v, fun=fun: eqx_taylor.filter_jet(
+                    fun, (x,), ([v] + [None] * (order - 1),)
+                ),
+                x,
+                x,
+            )  # fmt: skip
         )
     # A value that is handed through is an equation or two.
     if counts[0] > counts[1] + 4:

@@ -111,9 +111,7 @@ def _power(ball: Ball, exponent: Any) -> Ball:
     error[0] = true[0] * (1 + abs(exponent) * ball.error[0] / x[0])
     x0 = float(abs(x0).mid())
     for k in range(1, order + 1):
-        terms = [
-            (abs(exponent * j - (k - j)) / (k * x0), j) for j in range(1, k + 1)
-        ]
+        terms = [(abs(exponent * j - (k - j)) / (k * x0), j) for j in range(1, k + 1)]
         sizes[k] = max(true[k], sum(w * x[j] * true[k - j] for w, j in terms))
         error[k] = sizes[k] * (1 + ball.error[0] / x0) + sum(
             w * (x[j] * error[k - j] + ball.error[j] * true[k - j]) for w, j in terms
@@ -286,7 +284,9 @@ class ScalarProgram(NamedTuple):
             "None" if t is None else f"jnp.asarray({t!r}, '{self.dtype}')"
             for t in self.terms
         ]
-        exponents = [f"jnp.asarray({e!r}, '{self.dtype}')" for e in self.exponents.values()]
+        exponents = [
+            f"jnp.asarray({e!r}, '{self.dtype}')" for e in self.exponents.values()
+        ]
         call = (
             f"jax.jit(lambda *p: eqx_taylor.filter_jet(lambda x: program(x, *p), ({x},), "
             f"([{', '.join(terms)}],), factorial_scaled=False))({', '.join(exponents)})"

@@ -166,9 +166,7 @@ def _kink(rng: random.Random) -> Equation:
         # The side into which it goes has one slope, and keeps it.
         side = right if c * end > 0 else left
         rate = b * side
-        shapes = [
-            c * (mpmath.expm1(rate * s) / rate if rate else s) for s in spans
-        ]
+        shapes = [c * (mpmath.expm1(rate * s) / rate if rate else s) for s in spans]
         exact = [y0 + float(x) for x in shapes]
 
         def field(t, y):

@@ -76,8 +76,8 @@ def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
         walk.output_supports(jaxpr, [series.support for series in inputs])
         return ()
 
-    # It may have to trace derivatives, and that takes the axes of the mesh. Whoever asks
-    # afterwards is told what was found.
+    # Supports are found by tracing derivatives, and that takes the axes of the mesh.
+    # Whoever asks for them afterwards is told what was found here.
     jax.eval_shape(mapped(find_supports, in_specs=(), out_specs=()))
     if walk.is_known(inputs):
         return up_to(walk.stop)
