@@ -250,6 +250,12 @@ def piecewise_linear_rule(
             args = list(point)
             for i, x in zip(which, points):
                 args[i] = x
+            shape = eqn.outvars[0].aval.shape
+            # JAX cannot differentiate `clamp` by bounds that are scalars.
+            if eqn.primitive.name == "clamp" and any(
+                jnp.shape(args[i]) != shape for i in which
+            ):
+                args = [jnp.broadcast_to(x, shape) for x in args]
             outs = bind(eqn, args)
             return [outs[i] for i in kept], outs
 
