@@ -1,6 +1,7 @@
 """`jax.experimental.sparse`: the numbers of a matrix move, its pattern does not."""
 
-from ._define import define_bilinear, define_linear, define_piecewise_linear
+from ._define import define_bilinear, define_linear
+from ._kinks import define_piecewise_linear
 
 
 define_linear(
