@@ -6,9 +6,9 @@ from ._rules._define import (
     define_bilinear as define_bilinear,
     define_derivative as define_derivative,
     define_linear as define_linear,
-    define_piecewise_linear as define_piecewise_linear,
     define_rewrite as define_rewrite,
 )
+from ._rules._kinks import define_piecewise_linear as define_piecewise_linear
 from ._series import (
     convolve as convolve,
     convolve_square as convolve_square,

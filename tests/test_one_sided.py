@@ -73,6 +73,12 @@ FIELDS = {
     "abs, downwards": (lambda t, y: -1 - abs(y), lambda t, y: y - 1, 0.0, 0.0),
     "clip": (lambda t, y: 2 - jnp.clip(y, 0, 1), lambda t, y: 1 + 0 * y, 0.0, 1.0),
     "clamp": (lambda t, y: 1 + lax.clamp(0 * t, y, t + 2), lambda t, y: 1 + y, 0.3, 0.0),
+    "clamp to scalars": (
+        lambda t, y: 1 + lax.clamp(0 * t, y, t + 2),
+        lambda t, y: 1 + y,
+        0.3,
+        [0.0, 0.0],
+    ),
     "leaky_relu": (lambda t, y: jax.nn.leaky_relu(y) - 1, lambda t, y: 0.01 * y - 1, 0.0, 0.0),
     "relu6": (lambda t, y: jax.nn.relu6(y) - 1, lambda t, y: 5 + 0 * y, 0.0, 6.0),
     "hard_tanh": (lambda t, y: jax.nn.hard_tanh(y), lambda t, y: 1 + 0 * y, 0.0, 1.0),

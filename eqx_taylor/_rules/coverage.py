@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from .._interpreter import constant_rule, OTHERWISE, RULES
-from ._define import piecewise_linear_rule
+from ._kinks import piecewise_linear_rule
 
 
 # JAX has a derivative, which is read as a recurrence (`derived.py`).

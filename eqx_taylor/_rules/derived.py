@@ -16,7 +16,8 @@ from .._jax import bind, is_differentiable, name_of, trace
 from .._memo import params_key
 from .._series import CONSTANT, mask, Series, unknown
 from . import coverage
-from ._define import integrals, joined_support, piecewise_linear_rule
+from ._define import integrals, joined_support
+from ._kinks import piecewise_linear_rule
 
 
 @register(OTHERWISE)

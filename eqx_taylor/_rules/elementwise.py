@@ -21,11 +21,10 @@ from .._terms import scale, sub
 from ._compose import power_of_two
 from ._define import (
     define_derivative,
-    define_piecewise_linear,
     define_rewrite,
-    piecewise_linear_rule,
     rewritten,
 )
+from ._kinks import define_piecewise_linear, piecewise_linear_rule
 
 
 # -- y' = g(x, y) x'
