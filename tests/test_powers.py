@@ -27,39 +27,48 @@ def coefficients(fun, terms):
 # -- along curves that stay away from zero
 
 
-@pytest.mark.parametrize("kind", ["argument", "array", "literal", "moving", "batched"])
-@pytest.mark.parametrize("p", [-1.5, 0.5, 1.5, 2.0, 7.5, 2j, 1 - 0.5j])
-def test_powers_of_the_exponential(kind, p):
+EXPONENTIALS = {
+    "array": [-1.5, 0.5, 1.5, 2.0, 7.5],
+    "complex array": [2j, 1 - 0.5j],
+    "argument": [-1.5],
+    "batched": [-1.5, 0.5],
+    "literal": [-1.5],
+    "complex literal": [2j],
+    "moving": [-1.5, 2.0],
+}
+
+
+@pytest.mark.parametrize("kind", EXPONENTIALS)
+def test_powers_of_the_exponential(kind):
     """Coefficients are `p^k exp(p t) / k!`: a base that is known to a rounding has a
     power whose coefficient k is known to (|p| + 2)^k roundings over k!."""
-    t = 0.3
+    t, exponents = 0.3, EXPONENTIALS[kind]
+    one = exponents[0]
 
     def along(p, s):
-        x = jnp.exp(s)
-        if isinstance(p, complex) or jnp.iscomplexobj(p):
-            x = x.astype(complex)
-        if kind == "moving":  # So that it is not known that it does not move.
-            return x ** (p + 0 * s)
-        return jnp.stack([x, x]) ** p if kind == "array" else x**p
+        x = jnp.broadcast_to(jnp.exp(s), jnp.shape(p)).astype(jnp.asarray(one).dtype)
+        # So that it is not known that it does not move.
+        return x ** (p + 0 * s) if kind == "moving" else x**p
 
-    if kind == "literal":
-        actual = jax.jit(lambda t: et.derivatives(ft.partial(along, p), ORDER)(t))(t)
+    def series(p):
+        return jnp.stack(et.derivatives(ft.partial(along, p), ORDER)(t))
+
+    if "literal" in kind:
+        actual = jax.jit(lambda: series(one))()[:, None]
+    elif kind == "argument":
+        actual = jax.jit(series)(one)[:, None]
     elif kind == "batched":
-        ps = jnp.array([p, p])
-        batched = jax.vmap(lambda p: et.derivatives(ft.partial(along, p), ORDER)(t))
-        actual = [y[1] for y in jax.jit(batched)(ps)]
+        actual = jax.jit(jax.vmap(series, 0, 1))(jnp.array(exponents))
     else:
-        many = jnp.array([p, p]) if kind == "array" else jnp.asarray(p)
-        fun = jax.jit(lambda p: et.derivatives(ft.partial(along, p), ORDER)(t))
-        actual = [y[0] if kind == "array" else y for y in fun(many)]
-    for k, y in enumerate(actual):
-        expected = acb(p) ** k * (acb(p) * acb(t)).exp()
-        expected = complex(expected)
-        scale = (abs(p) + 2) ** k * abs(np.exp(p * t))
-        assert abs(complex(y) - expected) <= 20 * 2.0**-52 * scale, k
-    if p == -1.5:
-        expected = (-1.5) ** 15 * math.exp(-0.45)
-        assert abs(actual[15] / expected - 1) < 2e-10
+        actual = jax.jit(series)(jnp.array(exponents))
+    for i, p in enumerate(exponents):
+        for k, y in enumerate(np.asarray(actual)[:, i]):
+            expected = complex(acb(p) ** k * (acb(p) * acb(t)).exp())
+            scale = (abs(p) + 2) ** k * abs(np.exp(p * t))
+            assert abs(complex(y) - expected) <= 20 * 2.0**-52 * scale, (p, k)
+        if p == -1.5:
+            expected = (-1.5) ** 15 * math.exp(-0.45)
+            assert abs(actual[15, i] / expected - 1) < 2e-10
 
 
 CURVES = [
@@ -140,13 +149,8 @@ def products(terms, n):
     return out
 
 
-def exact_powers():
-    return np.stack([[products(x, n) for n in INTEGERS] for x in ZEROS], -1).T
-
-
 @pytest.mark.parametrize("kind", ["int32", "float64", "complex128", "field", "scan", "moving"])  # fmt: skip
 def test_integer_exponents_at_zero(kind):
-    expected = np.moveaxis(exact_powers(), -1, 0)  # (order, curve, exponent)
     expected = np.stack([[[products(x, n)[k] for n in INTEGERS] for x in ZEROS] for k in range(7)])  # fmt: skip
     terms = [jnp.asarray(ZEROS[:, k, None]) for k in range(7)]
     p = jnp.asarray(INTEGERS, kind if kind[-1].isdigit() else float)
@@ -204,7 +208,7 @@ def test_a_variable_to_an_exponent_at_run_time():
 
 
 @pytest.mark.parametrize("power", [lax.pow, jnp.power, jnp.float_power])
-@pytest.mark.parametrize("p, order", [(2.0, 2), (2.5, 2), (3.0, 3), (4.0, 3)])
+@pytest.mark.parametrize("p, order", [(2.5, 2), (3.0, 3)])
 def test_base_and_exponent_vary_at_zero(power, p, order):
     def fun(z):
         return power(z[0], z[1])
@@ -372,10 +376,10 @@ def test_equations_are_few():
     def count(fun, order):
         return count_equations(lambda p: et.derivatives(lambda t: fun(t) ** p, order)(1.3), 2.5)  # fmt: skip
 
-    line = [count(lambda t: t, order) for order in (10, 20, 30)]
+    line = [count(lambda t: t, order) for order in (5, 10, 15)]
     assert line[2] - line[1] == line[1] - line[0]
-    assert line[1] < 400
-    assert count(jnp.sin, 20) < 1900
+    assert line[1] < 220
+    assert count(jnp.sin, 10) < 620
 
 
 def test_jets_of_jets():
