@@ -135,7 +135,7 @@ ZEROS = np.array(
         [0, 0, 3, 1, -1, 0, 2],
         [0, 0, 0, -2, 1, 0.5, 0],
         [0, 0, 0, 0, 0, 0, 0],
-        [1.5, 0, 2, 1, 0, 0, 1],
+        [0.5, 0, 2, 1, 0, 0, 1],
     ]
 )
 INTEGERS = [0, 1, 2, 3, 4, 6, 7, 25]
@@ -184,7 +184,7 @@ def test_integer_exponents_at_zero(kind):
 
         actual = jax.jit(lambda: coefficients(fun, terms))()
     wide = np.max(np.abs(expected))
-    assert_close(actual, expected.astype(actual.dtype), 20, scale=min(wide, 100))
+    assert_close(actual, expected.astype(actual.dtype), 30, scale=wide)
 
 
 def test_a_variable_to_an_exponent_at_run_time():
@@ -299,7 +299,7 @@ def test_a_body_at_rest():
         return jnp.linalg.norm(v0 * jnp.exp(t), axis=1)
 
     np.testing.assert_array_equal(np.stack(et.derivatives(norms, 3)(0.0))[:, 1], 0)
-    assert np.all(et.laplacian(lambda v: jnp.linalg.norm(0 * v))(v0[0]) == 0)
+    assert et.laplacian(lambda v: jnp.linalg.norm(0 * v), v0[0]) == 0
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 2.5])
@@ -338,7 +338,7 @@ def test_powers_begin_at_a_multiple_of_the_exponent():
         actual = np.stack(et.derivatives(lambda t, p=p: (t * t) ** p, 6)(0.0))
         np.testing.assert_array_equal(actual[:order], 0)
         assert not np.isfinite(actual[order])
-    assert et.laplacian(lambda x: jnp.sum(x * x) ** 1.5)(jnp.zeros(3)) == 0
+    assert et.laplacian(lambda x: jnp.sum(x * x) ** 1.5, jnp.zeros(3)) == 0
 
 
 def test_negative_powers_at_zero():
