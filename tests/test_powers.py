@@ -172,7 +172,7 @@ def test_integer_exponents_at_zero(kind):
 
         y0 = terms[0], jnp.zeros((len(ZEROS), len(INTEGERS)))
         _, out = jax.jit(lambda p: et.ode_jet(field, 0.0, y0, p, order=6))(p)
-        actual = out[1:] * jnp.arange(1, 7)[:, None, None]
+        actual = out[1:] * jnp.arange(1.0, 7.0)[:, None, None]
         expected = expected[:6]
     else:
 
