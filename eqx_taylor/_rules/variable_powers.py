@@ -218,7 +218,7 @@ class _OnCurve:
         g_i = self.g.factor(i) if i > 0 else None
         # A series that begins at order m has a power that begins at 2 m or above.
         z_j = None if g_i is None else self.z[i // 2].factor(j)
-        if z_j is None:
+        if z_j is None or g_i is None:
             return None
         return lax.mul(lax.mul(lax.sub(self.multiple[j], self.rest[i]), z_j), g_i)
 
