@@ -16,7 +16,7 @@ from .._series import Series
 from ._compose import composed, power_of_two
 from ._define import derivative_rule, rewritten
 from ._rows import at_least_single
-from .special import gaussian
+from .special import FROM_THE_RIGHT, gaussian
 
 
 def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:
@@ -176,14 +176,15 @@ def _logarithm(terms):
 
 # -- I_0 and I_1, which have a `custom_jvp`: those of `jax.scipy` on newer JAX only
 #
-# At zero |x| has the slope 1, in both factors: the product is the function.
+# At zero |x| has the same slope in both factors: what is left is the function.
 
 
 def _define_bessel(fun, scaled):
     @register_within(fun)
     def bessel(walk: Walk, eqn, inputs) -> list[Series]:
         def product(x, **_):
-            return lax.exp(lax.abs(x)) * scaled(x)
+            size = lax.abs(x) if FROM_THE_RIGHT else x * lax.sign(x)
+            return lax.exp(size) * scaled(x)
 
         return [rewritten(walk, eqn, inputs, product)]
 

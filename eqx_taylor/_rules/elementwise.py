@@ -3,6 +3,7 @@
 import functools as ft
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -25,6 +26,18 @@ from ._define import (
     rewritten,
 )
 from ._kinks import define_piecewise_linear, piecewise_linear_rule
+
+
+# Where a slope vanishes at infinity, for which it is a quotient or a product with an
+# infinity: the largest number in its place. No coefficient but the first is another.
+@jax.custom_jvp
+def bounded(x):
+    largest = float(jnp.finfo(x.dtype).max)
+    return jnp.clip(x, -largest, largest)
+
+
+bounded.defjvps(lambda dx, y, x: dx)
+define_piecewise_linear(bounded)
 
 
 # -- y' = g(x, y) x'
@@ -71,6 +84,11 @@ def _asinh_slope(y, x, dx):
     return s * dx / lax.sqrt(s * s + lax.square(s * x))
 
 
+def _acosh_slope(y, x, dx):
+    x = x if jnp.iscomplexobj(x) else bounded(x)
+    return dx / (lax.sqrt(x - 1) * lax.sqrt(x + 1))
+
+
 def _atanh_slope(y, x, dx):
     if jnp.iscomplexobj(x):
         s = _reciprocal(x, jnp.ones_like(x))
@@ -99,7 +117,7 @@ define_derivative("acos", lambda y, x, dx: -_asin_slope(y, x, dx))
 define_derivative("atan", _atan_slope)
 define_derivative("atan2", _atan2_slope)
 define_derivative("asinh", _asinh_slope)
-define_derivative("acosh", lambda y, x, dx: dx / (lax.sqrt(x - 1) * lax.sqrt(x + 1)))
+define_derivative("acosh", _acosh_slope)
 define_derivative("atanh", _atanh_slope)
 
 

@@ -4,16 +4,18 @@ import math
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.special as jss
 import numpy as np
 from jax import lax
 
 from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
-from .._jax import bind
+from .._jax import bind, trace
 from .._series import CONSTANT, convolve, orders, product_support, Series
 from .._terms import add, scale
 from ._compose import power_of_two
 from ._define import define_derivative
 from ._rows import at_least_single, stacked, sum_of_rows, widened
+from .elementwise import bounded
 
 
 # Functions that slopes are made of. They are computed by what is inside only for
@@ -35,8 +37,8 @@ def gaussian(x):
     return near + near * lax.expm1(-rest)
 
 
-# g' = -2 x x' g
-gaussian.defjvps(lambda dx, g, x: -2 * (x * (dx * gaussian(x))))
+# g' = -2 x x' g, and 0 at infinity
+gaussian.defjvps(lambda dx, g, x: -2 * (bounded(x) * (dx * gaussian(x))))
 
 
 # -- error functions
@@ -108,7 +110,10 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
         return jnp.concatenate([g[:1], jnp.where(is_entire()[None], g[1:], 0)])
 
     def compute_distance(k):
-        return first_operand() - 1 - x[0] if k == 0 else scale(x[k], -1)
+        if k > 0:
+            return scale(x[k], -1)
+        # The slope is zero at infinity, whatever it is multiplied by.
+        return jnp.where(jnp.isinf(x[0]), 0, first_operand() - 1 - x[0])
 
     def compute_velocity(k):
         term = convolve(lax.mul, x.derivative, distance, k)
@@ -394,8 +399,17 @@ def _scaled_zeta(s, x, u):
 # No term that is large cancels, as both do in i0e' = i1e - i0e. At 40, where both sums
 # have their largest error, it is below a rounding of the coefficients on the scale of
 # x: up to order 4 for 64 points, up to order 40 for 96.
-# i0e has |x| in it, and i1e x |x|: at 0 they have the derivatives from the right, as
-# `abs` has.
+# i0e has |x| in it, and i1e x |x|. At 0 they have the derivatives that JAX gives them,
+# which takes |x| to have no slope there: those of I_0 and I_1. But where JAX's I_0 is
+# `exp(abs(x)) * i0e(x)`, with the slope of `abs` from the right, so have these, as the
+# product would be wrong otherwise.
+
+FROM_THE_RIGHT = any(
+    eqn.primitive.name == "bessel_i0e"
+    for eqn in trace(
+        lambda x: [jss.i0(x)], jax.ShapeDtypeStruct((), jnp.float32)
+    ).jaxpr.eqns
+)
 
 
 @register("bessel_i0e", "bessel_i1e")
@@ -405,9 +419,9 @@ def _bessel(walk: Walk, eqn, inputs) -> list[Series]:
     def unit(x):
         return power_of_two(lax.max(lax.abs(x), jnp.ones_like(x)))
 
-    # One half of the points is a mirror image. The angle 0 does not move.
+    # One half of the points is a mirror image.
     points = 64 if walk.order <= 4 else 96
-    angles = 2 * np.pi * np.arange(1, points // 2 + 1) / points
+    angles = 2 * np.pi * np.arange(points // 2 + 1) / points
 
     def rows(x, u):
         return _bessel_rows(x, u, order, angles)
@@ -424,12 +438,15 @@ def _bessel_rows(x, u, order: int, angles: np.ndarray):
     turn = jnp.where(x < 0, -1, jnp.ones_like(x))
     sign = turn if order else 1
     size, far = lax.abs(x), lax.abs(x) >= 40
-    # 1 - cos θ, in digits that do not cancel. The last angle is its own mirror image.
+    # 1 - cos θ, in digits that do not cancel. The ends are their own mirror images.
     v = (2 * np.sin(angles / 2) ** 2).astype(x.dtype).reshape(column)
-    weights = np.cos(angles) ** order / len(angles)
-    weights[-1] /= 2
+    cosine = np.cos(angles).astype(x.dtype).reshape(column)
+    weights = np.cos(angles) ** order / (len(angles) - 1)
+    weights[[0, -1]] /= 2
     weights = weights.astype(x.dtype).reshape(column)
     rate = -v * (turn * u)
+    if not FROM_THE_RIGHT:
+        rate = jnp.where(x == 0, cosine * u, rate)
     near = sign * weights * rate * lax.exp(-v * jnp.where(far, 0, size))
     m = np.arange(1, _TERMS)
     terms = np.cumprod(((2 * m - 1) ** 2 - 4 * order) / (8 * m))

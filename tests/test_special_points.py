@@ -1,0 +1,61 @@
+"""Functions at the points that tables of accuracy leave out: zeros, ends of domains,
+infinities, and where a formula changes to another."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.special as jss
+import numpy as np
+import pytest
+from jax import lax
+
+import eqx_taylor
+
+
+def derivatives_at(fun, points, order=4):
+    points = jnp.asarray(points)
+    series = [jnp.ones_like(points), *[None] * (order - 1)]
+    value, terms = eqx_taylor.filter_jet(fun, (points,), (series,))
+    return np.stack([value, *terms])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bessel_functions_at_zero(dtype):
+    """`I_0 = Σ (x / 2)^(2k) / k!²`, also where a factor of it has a kink."""
+    zero = np.zeros(1, dtype)
+    tolerance = 100 * np.finfo(dtype).eps
+    for fun in (jss.i0, jnp.i0, lambda x: jss.i0(2 * x / 2)):
+        found = derivatives_at(fun, zero)[:, 0]
+        np.testing.assert_allclose(found, [1, 0, 0.5, 0, 0.375], atol=tolerance)
+    found = derivatives_at(jss.i1, zero)[:, 0]
+    np.testing.assert_allclose(found, [0, 0.5, 0, 0.375, 0], atol=tolerance)
+
+
+def test_slopes_at_infinity():
+    """They are zero, to every order, where JAX's first one is."""
+    ends = np.array([np.inf, -np.inf])
+    for fun in (lax.erf, lax.erfc, jss.ndtr, jnp.tanh, jnp.arctan, jax.nn.sigmoid):
+        np.testing.assert_array_equal(derivatives_at(fun, ends)[1:], 0)
+    for fun in (jnp.arccosh, jnp.log, lambda x: lax.igamma(jnp.full_like(x, 0.5), x)):
+        np.testing.assert_allclose(derivatives_at(fun, ends[:1])[1:], 0, atol=1e-300)
+
+
+def test_infinite_operands_under_debug_infs():
+    """Nothing infinite is formed that the function itself does not form."""
+    with jax.debug_infs(True):
+        for fun in (jnp.logaddexp, jnp.logaddexp2):
+            for one in (lambda x: fun(x, -jnp.inf), lambda x: fun(-jnp.inf, x)):
+                found = eqx_taylor.derivatives(one, 3)(1.3)
+                np.testing.assert_array_equal(found, [1.3, 1, 0, 0])
+
+
+def test_mixed_partials_of_high_order():
+    """Within a few digits of rounding, where fewer directions lose many."""
+    x = jnp.array([0.3, 0.2])
+    for i in ((8, 7), (5, 5), (6, 6)):
+        found = eqx_taylor.partial_derivative(
+            lambda x: jnp.exp(0.9 * x[0] + 1.1 * x[1]), x, i
+        )
+        exact = 0.9 ** i[0] * 1.1 ** i[1] * math.exp(0.27 + 0.22)
+        np.testing.assert_allclose(found, exact, rtol=1e-12)
