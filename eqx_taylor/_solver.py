@@ -105,7 +105,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
 
     The dense output is the Taylor polynomial ([`eqx_taylor.TaylorInterpolation`][]).
     An event with a root finder is located on it, to the precision of the root finder.
-    (`optimistix.Bisection` always finds it; Newton's method may leave a long step.)
+    (`optimistix.Bisection` always finds it where there is a single condition. Of a list
+    of conditions Diffrax makes a system of equations, which bisection refuses: use
+    `optimistix.Newton` there, and bound the steps by `dtmax`.)
     Diffrax looks for events at the ends of steps, and these are long: bound them by the
     `dtmax` of the controller if a condition may change its sign twice within one.
 
