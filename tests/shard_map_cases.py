@@ -37,6 +37,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P  # noqa: E4
 
 import eqx_taylor as et  # noqa: E402
 from eqx_taylor import TaylorController, TaylorSolver  # noqa: E402
+from eqx_taylor._jax import vary  # noqa: E402
 
 
 DEVICES = 8
@@ -68,11 +69,7 @@ def on_devices(fun, replicated, **kwargs):
 
 
 def _varying(x):
-    return lax.pcast(x, "d", to="varying") if not _varies(x) else x
-
-
-def _varies(x) -> bool:
-    return "{V:d}" in str(jax.typeof(x))
+    return vary(x, frozenset({"d"}))
 
 
 def stacked(x):
