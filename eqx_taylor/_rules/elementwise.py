@@ -70,6 +70,7 @@ def _asin_slope(y, x, dx):
 
 
 def _atan_slope(y, x, dx):
+    x = x if jnp.iscomplexobj(x) else bounded(x)
     s = _reciprocal(x, jnp.ones_like(x))
     if jnp.iscomplexobj(x):
         slope = s * (s * dx) / ((s - 1j * (s * x)) * (s + 1j * (s * x)))

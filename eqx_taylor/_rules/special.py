@@ -275,7 +275,9 @@ define_derivative("lgamma", lambda y, x, dx: dx * lax.digamma(x))
 
 @register("digamma")
 def _digamma(walk: Walk, eqn, inputs) -> list[Series]:
-    return [_zeta_series(walk, eqn, inputs, jnp.ones_like, lambda s, u: -1 / u)]
+    return [
+        _zeta_series(walk, eqn, inputs, jnp.ones_like, lambda s, u: -jnp.ones_like(u))
+    ]
 
 
 @register("polygamma")
@@ -288,7 +290,7 @@ def _polygamma(walk: Walk, eqn, inputs) -> list[Series]:
         return 1 + jnp.broadcast_to(m[0], x.shape).astype(x.dtype)
 
     def factor(s, u):
-        return _sign(s) * lax.exp(lax.lgamma(s)) * (1 / u) * (1 / u) ** (s - 1)
+        return _sign(s) * lax.exp(lax.lgamma(s)) * (1 / u) ** (s - 1)
 
     return [_zeta_series(walk, eqn, inputs, exponent, factor)]
 
@@ -303,16 +305,17 @@ def _zeta(walk: Walk, eqn, inputs) -> list[Series]:
         return jnp.broadcast_to(s[0], x.shape).astype(x.dtype)
 
     def factor(s, u):
-        return (1 / u) * (1 / u) ** (s - 1)
+        return (1 / u) ** (s - 1)
 
     return [_zeta_series(walk, eqn, inputs, exponent, factor)]
 
 
 def _zeta_series(walk: Walk, eqn, inputs, exponent, factor) -> Series:
-    """The output of `eqn`, `factor(s, u) u^s ζ(s, x)` for s = `exponent(x)`."""
+    """The output of `eqn`, `factor(s, u) u^(s-1) ζ(s, x)` for s = `exponent(x)`."""
 
     def rows(x, u):
-        return _scaled_zeta(exponent(x), x, u)
+        slope, linear, offset = _scaled_zeta(exponent(x), x, u)
+        return slope / u, linear, offset
 
     def whole_factor(x, u):
         return factor(exponent(x), u)
@@ -389,16 +392,16 @@ def _scaled_zeta(s, x, u):
 
 # -- Bessel functions
 
-# For 0 <= x < 40 the integral over a period (DLMF 10.32.1, 10.32.3, with v = 1 - cos θ)
+# For 0 <= x < 60 the integral over a period (DLMF 10.32.1, 10.32.3, with v = 1 - cos θ)
 # is its trapezoidal sum, which for N points has 2 I_N(x) too much, and is one of
 # exponentials; beyond, the asymptotic series (DLMF 10.40.1), one of powers:
 #
 #   i0e(x) = (1/π) ∫ e^(-x v) dθ,          i1e(x) = (1/π) ∫ cos θ e^(-x v) dθ
 #   iνe(x) = Σ_n a_n(ν) x^(-n-1/2) / √2π,  a_n = Π_{m=1..n} ((2m-1)² - 4ν²) / (8m)
 #
-# No term that is large cancels, as both do in i0e' = i1e - i0e. At 40, where both sums
+# No term that is large cancels, as both do in i0e' = i1e - i0e. At 60, where both sums
 # have their largest error, it is below a rounding of the coefficients on the scale of
-# x: up to order 4 for 64 points, up to order 40 for 96.
+# x: up to order 4 for 96 points, up to order 20 for 128.
 # i0e has |x| in it, and i1e x |x|. At 0 they have the derivatives that JAX gives them,
 # which takes |x| to have no slope there: those of I_0 and I_1. But where JAX's I_0 is
 # `exp(abs(x)) * i0e(x)`, with the slope of `abs` from the right, so have these, as the
@@ -420,7 +423,7 @@ def _bessel(walk: Walk, eqn, inputs) -> list[Series]:
         return power_of_two(lax.max(lax.abs(x), jnp.ones_like(x)))
 
     # One half of the points is a mirror image.
-    points = 64 if walk.order <= 4 else 96
+    points = 96 if walk.order <= 4 else 128
     angles = 2 * np.pi * np.arange(points // 2 + 1) / points
 
     def rows(x, u):
@@ -430,14 +433,16 @@ def _bessel(walk: Walk, eqn, inputs) -> list[Series]:
     return [sum_of_rows(walk, eqn, inputs, x, len(angles) + _TERMS, unit, rows)]
 
 
-_TERMS = 26
+_TERMS = 45
+# From where on the error of the series is below a rounding of coefficient 20.
+_FAR = 60
 
 
 def _bessel_rows(x, u, order: int, angles: np.ndarray):
     column = (-1, *[1] * (x.ndim - 1))
     turn = jnp.where(x < 0, -1, jnp.ones_like(x))
     sign = turn if order else 1
-    size, far = lax.abs(x), lax.abs(x) >= 40
+    size, far = lax.abs(x), lax.abs(x) >= _FAR
     # 1 - cos θ, in digits that do not cancel. The ends are their own mirror images.
     v = (2 * np.sin(angles / 2) ** 2).astype(x.dtype).reshape(column)
     cosine = np.cos(angles).astype(x.dtype).reshape(column)
@@ -452,7 +457,7 @@ def _bessel_rows(x, u, order: int, angles: np.ndarray):
     terms = np.cumprod(((2 * m - 1) ** 2 - 4 * order) / (8 * m))
     terms = np.concatenate([[1], terms]).astype(x.dtype).reshape(column)
     n = np.arange(_TERMS).astype(x.dtype).reshape(column)
-    base = jnp.where(far, size, 40)
+    base = jnp.where(far, size, _FAR)
     q = turn * u / base
     beyond = sign * terms * (-(n + 0.5) * q) * (1 / base) ** n
     beyond = beyond * lax.rsqrt(2 * math.pi * base)
