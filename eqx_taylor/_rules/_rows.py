@@ -28,7 +28,7 @@ def sum_of_rows(
     x: Series,
     number: int,
     unit: Callable[[Any], Any],
-    rows: Callable[[Any, Any], tuple[Any, Any, Any]],
+    rows: Callable[[Any, Any], tuple[Any, ...]],
     factor: Callable[[Any, Any], Any] | None = None,
 ) -> Series:
     """The output of `eqn`, which is `factor(x_0, u)` times a sum of rows.

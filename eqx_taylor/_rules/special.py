@@ -454,12 +454,12 @@ def _bessel_rows(x, u, order: int, angles: np.ndarray):
         rate = jnp.where(x == 0, cosine * u, rate)
     near = sign * weights * rate * lax.exp(-v * jnp.where(far, 0, size))
     m = np.arange(1, _TERMS)
-    terms = np.cumprod(((2 * m - 1) ** 2 - 4 * order) / (8 * m))
+    terms = np.cumprod(((2 * m - 1) ** 2 - 4 * order) / (8 * m * _FAR))
     terms = np.concatenate([[1], terms]).astype(x.dtype).reshape(column)
     n = np.arange(_TERMS).astype(x.dtype).reshape(column)
     base = jnp.where(far, size, _FAR)
     q = turn * u / base
-    beyond = sign * terms * (-(n + 0.5) * q) * (1 / base) ** n
+    beyond = sign * terms * (-(n + 0.5) * q) * (_FAR / base) ** n
     beyond = beyond * lax.rsqrt(2 * math.pi * base)
     slope = [jnp.where(far, 0, near), jnp.where(far, beyond, 0)]
     offset = [jnp.zeros_like(rate), jnp.broadcast_to(q, beyond.shape)]
