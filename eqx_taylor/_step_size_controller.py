@@ -278,8 +278,11 @@ class TaylorController(
         hopeless = hopeless | (~keep_step & (kind == WITHOUT_SLOPE))
         failed = (stuck & was_stuck) | hopeless
         failed = failed | (result != diffrax.RESULTS.successful)
+        # An accepted step may be on its way to what was not finite.
+        ahead = jnp.where(state.trouble > t1, state.error, 0)
+        reason = jnp.where(keep_step, ahead, error.astype(ahead.dtype))
         why = diffrax.RESULTS.where(
-            keep_step | jnp.isfinite(error),
+            jnp.isfinite(reason),
             diffrax.RESULTS.dt_min_reached,
             NOT_FINITE,
         )
