@@ -118,5 +118,5 @@ def widened(walk: Walk, eqn, x: Series) -> Series:
     shape = eqn.outvars[0].aval.shape
     if x.aval.shape == shape and x.aval.dtype in (jnp.float32, jnp.float64):
         return x
-    [x] = read(walk, lambda x: jnp.broadcast_to(*at_least_single(x), shape), [x])
+    [x] = read(walk, lambda x: jnp.broadcast_to(at_least_single(x)[0], shape), [x])
     return x

@@ -464,4 +464,5 @@ def _bessel_rows(x, u, order: int, angles: np.ndarray):
     slope = [jnp.where(far, 0, near), jnp.where(far, beyond, 0)]
     offset = [jnp.zeros_like(rate), jnp.broadcast_to(q, beyond.shape)]
     linear = [rate, (0.5 - n) * q]
-    return tuple(map(jnp.concatenate, (slope, linear, offset)))
+    slope, linear, offset = map(jnp.concatenate, (slope, linear, offset))
+    return slope, linear, offset
