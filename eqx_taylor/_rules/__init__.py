@@ -1,6 +1,7 @@
 """The rules, one file for each kind of primitive. Importing this registers them."""
 
 from . import (
+    bessel as bessel,
     calls as calls,
     control_flow as control_flow,
     custom_jvps as custom_jvps,

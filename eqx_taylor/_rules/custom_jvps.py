@@ -16,7 +16,8 @@ from .._series import Series
 from ._compose import composed, power_of_two
 from ._define import derivative_rule, rewritten
 from ._rows import at_least_single
-from .special import FROM_THE_RIGHT, gaussian
+from .bessel import FROM_THE_RIGHT
+from .special import gaussian
 
 
 def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:

@@ -1,15 +1,14 @@
-"""Error functions, gamma functions and Bessel functions."""
+"""Error functions, gamma functions and beta functions."""
 
 import math
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.special as jss
 import numpy as np
 from jax import lax
 
 from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
-from .._jax import bind, trace
+from .._jax import bind
 from .._series import CONSTANT, convolve, orders, product_support, Series
 from .._terms import add, scale
 from ._compose import power_of_two
@@ -388,81 +387,3 @@ def _scaled_zeta(s, x, u):
         jnp.concatenate([jnp.reshape(rows, (-1, *x.shape[1:])), row])
         for rows, row in zip((slope, linear, offset), pole)
     )
-
-
-# -- Bessel functions
-
-# For 0 <= x < 60 the integral over a period (DLMF 10.32.1, 10.32.3, with v = 1 - cos θ)
-# is its trapezoidal sum, which for N points has 2 I_N(x) too much, and is one of
-# exponentials; beyond, the asymptotic series (DLMF 10.40.1), one of powers:
-#
-#   i0e(x) = (1/π) ∫ e^(-x v) dθ,          i1e(x) = (1/π) ∫ cos θ e^(-x v) dθ
-#   iνe(x) = Σ_n a_n(ν) x^(-n-1/2) / √2π,  a_n = Π_{m=1..n} ((2m-1)² - 4ν²) / (8m)
-#
-# No term that is large cancels, as both do in i0e' = i1e - i0e. At 60, where both sums
-# have their largest error, it is below a rounding of the coefficients on the scale of
-# x: up to order 4 for 96 points, up to order 20 for 128.
-# i0e has |x| in it, and i1e x |x|. At 0 they have the derivatives that JAX gives them,
-# which takes |x| to have no slope there: those of I_0 and I_1. But where JAX's I_0 is
-# `exp(abs(x)) * i0e(x)`, with the slope of `abs` from the right, so have these, as the
-# product would be wrong otherwise.
-
-FROM_THE_RIGHT = any(
-    eqn.primitive.name == "bessel_i0e"
-    for eqn in trace(
-        lambda x: [jss.i0(x)], jax.ShapeDtypeStruct((), jnp.float32)
-    ).jaxpr.eqns
-)
-
-
-@register("bessel_i0e", "bessel_i1e")
-def _bessel(walk: Walk, eqn, inputs) -> list[Series]:
-    order = int(eqn.primitive.name == "bessel_i1e")
-
-    def unit(x):
-        return power_of_two(lax.max(lax.abs(x), jnp.ones_like(x)))
-
-    # One half of the points is a mirror image.
-    points = 96 if walk.order <= 4 else 128
-    angles = 2 * np.pi * np.arange(points // 2 + 1) / points
-
-    def rows(x, u):
-        return _bessel_rows(x, u, order, angles)
-
-    x = widened(walk, eqn, inputs[0])
-    return [sum_of_rows(walk, eqn, inputs, x, len(angles) + _TERMS, unit, rows)]
-
-
-_TERMS = 45
-# From where on the error of the series is below a rounding of coefficient 20.
-_FAR = 60
-
-
-def _bessel_rows(x, u, order: int, angles: np.ndarray):
-    column = (-1, *[1] * (x.ndim - 1))
-    turn = jnp.where(x < 0, -1, jnp.ones_like(x))
-    sign = turn if order else 1
-    size, far = lax.abs(x), lax.abs(x) >= _FAR
-    # 1 - cos θ, in digits that do not cancel. The ends are their own mirror images.
-    v = (2 * np.sin(angles / 2) ** 2).astype(x.dtype).reshape(column)
-    cosine = np.cos(angles).astype(x.dtype).reshape(column)
-    weights = np.cos(angles) ** order / (len(angles) - 1)
-    weights[[0, -1]] /= 2
-    weights = weights.astype(x.dtype).reshape(column)
-    rate = -v * (turn * u)
-    if not FROM_THE_RIGHT:
-        rate = jnp.where(x == 0, cosine * u, rate)
-    near = sign * weights * rate * lax.exp(-v * jnp.where(far, 0, size))
-    m = np.arange(1, _TERMS)
-    terms = np.cumprod(((2 * m - 1) ** 2 - 4 * order) / (8 * m * _FAR))
-    terms = np.concatenate([[1], terms]).astype(x.dtype).reshape(column)
-    n = np.arange(_TERMS).astype(x.dtype).reshape(column)
-    base = jnp.where(far, size, _FAR)
-    q = turn * u / base
-    beyond = sign * terms * (-(n + 0.5) * q) * (_FAR / base) ** n
-    beyond = beyond * lax.rsqrt(2 * math.pi * base)
-    slope = [jnp.where(far, 0, near), jnp.where(far, beyond, 0)]
-    offset = [jnp.zeros_like(rate), jnp.broadcast_to(q, beyond.shape)]
-    linear = [rate, (0.5 - n) * q]
-    slope, linear, offset = map(jnp.concatenate, (slope, linear, offset))
-    return slope, linear, offset
