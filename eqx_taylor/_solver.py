@@ -2,7 +2,6 @@
 
 import functools as ft
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import diffrax
@@ -246,9 +245,16 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         no_unit = jnp.zeros_like(unit_near(t1 - t0))
         return TaylorState(nothing, t0, no_unit, steps, rest)
 
-    def _current(self, terms, t0, t1, y0, args, state, made_jump) -> TaylorState:
-        """The state with the series of the solution through `y0`: the one that it has,
-        unless that is of another state, of before a jump, or there is none yet."""
+    def _polynomial(
+        self, terms, t0, t1, y0, args, state, made_jump
+    ) -> tuple[TaylorState, PyTree[Array], Array]:
+        """The polynomial of the step, as the state at its start; the error that is
+        noticed inside of it; and the kind of the step.
+
+        It is the series that the state has, unless that is of another state, of before
+        a jump, or there is none yet. If the series is found not to be that of
+        the solution, it is the polynomial of a Runge--Kutta method.
+        """
         leaves = jtu.tree_leaves(y0)
         series = jtu.tree_leaves(state.coefficients)
         check_carried(self.taylor_order, [c.shape for c in series])
@@ -259,20 +265,48 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         # The type of both branches. What there is at first is the same on all devices.
         inputs = eqx.filter((t0, t1, y0, args, state, other), eqx.is_array)
         axes = joint_axes(map(jax.typeof, jtu.tree_leaves(inputs)))
-        old = jtu.tree_map(
-            lambda x: vary(jnp.asarray(x), axes), (state.coefficients, state.unit)
-        )
+        vary_all = ft.partial(jtu.tree_map, lambda x: vary(jnp.asarray(x), axes))
+        old = vary_all((state.coefficients, state.unit))
+        foreign, errors = self._inside(terms, t0, t1, args, state)
+        is_old = vary_all((*old, errors, jnp.asarray(OF_SERIES, state.unit.dtype)))
 
-        def start():
+        def made_anew():
             unit = unit_near(t1 - t0)
             series = solution_series(terms, t0, unit, y0, args, self.taylor_order)
-            new = usable(series.stacked()), unit
-            return jtu.tree_map(lambda a, b: jnp.where(other, a, b), new, old)
+            new = series.stacked(), unit
+            series, unit = jtu.tree_map(lambda a, b: jnp.where(other, a, b), new, old)
+            series = usable(series)
+            new = TaylorState(series, t0, unit, state.steps, state.rest)
+            foreign, errors = self._inside(terms, t0, t1, args, new)
+            series, errors, kind = _replaced(terms, t0, t1, args, new, foreign, errors)
+            return vary_all((series, unit, errors, kind))
 
-        # One predicate for all lanes of a `vmap`, or every lane would start anew, and
-        # throw the result away, at every step.
-        coefficients, unit = jax.lax.cond(eqxi.unvmap_any(other), start, lambda: old)
-        return TaylorState(coefficients, t0, unit, state.steps, state.rest)
+        # Most steps have nothing to do here. One predicate for all lanes of a `vmap`,
+        # or every lane would make all of this, and throw it away, at every step.
+        coefficients, unit, errors, kind = jax.lax.cond(
+            eqxi.unvmap_any(other | foreign), made_anew, lambda: is_old
+        )
+        state = TaylorState(coefficients, t0, unit, state.steps, state.rest)
+        return state, errors, kind
+
+    def _inside(
+        self, terms, t0, t1, args, state: TaylorState
+    ) -> tuple[Array, PyTree[Array]]:
+        """Whether the series is foreign to the solution at any of the points inside of
+        the step; and the error of the step by what is found there."""
+        h = jnp.asarray(t1 - t0)
+        s = h / jnp.where(state.unit == 0, 1, state.unit)
+        control = terms.contr(t0, t1)
+        leaves, treedef = jtu.tree_flatten(state.coefficients)
+        foreign = jnp.array(False)
+        errors = [jnp.zeros_like(jnp.abs(c[0])) for c in leaves]
+        for part in probe_points(self.probes):
+            y, _ = self._evaluate(state, part * s)
+            by_field = increment(terms, t0 + part * h, y, args, control)
+            found = defect(by_field, y, state.coefficients, s, part)
+            foreign = foreign | found.is_foreign()
+            errors = map(jnp.maximum, errors, found.errors(self.taylor_order))
+        return foreign, jtu.tree_unflatten(treedef, list(errors))
 
     def step(
         self,
@@ -285,25 +319,16 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         made_jump,
     ) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
         K = self.taylor_order
-        state = self._current(terms, t0, t1, y0, args, solver_state, made_jump)
+        state, errors, kind = self._polynomial(
+            terms, t0, t1, y0, args, solver_state, made_jump
+        )
         h = jnp.asarray(t1 - t0)
         s = h / state.unit
+        y1, rest = self._evaluate(state, s)
         steps = state.steps
         if steps is not None:
             steps = steps + 1
             warn_if_stiff(jtu.tree_leaves(state.coefficients), s, steps, K)
-
-        # The solution inside the step: where, and what the field makes of it there.
-        control = terms.contr(t0, t1)
-        inside = []
-        for part in probe_points(self.probes):
-            y, _ = self._evaluate(state, part * s)
-            by_field = increment(terms, t0 + part * h, y, args, control)
-            inside.append(defect(by_field, y, state.coefficients, s, part))
-        foreign = [one.is_foreign() for one in inside]
-        coefficients, errors, kind = _replaced(terms, t0, t1, args, state, foreign)
-        state = eqx.tree_at(lambda state: state.coefficients, state, coefficients)
-        y1, rest = self._evaluate(state, s)
 
         # The series of the next step tells the error of this one, too.
         unit = unit_near(h)
@@ -312,11 +337,12 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         by_field = jtu.tree_map(
             lambda slope: slope * jnp.asarray(h / unit, slope.dtype), series.slope
         )
-        at_end = defect(by_field, y1, coefficients, s, 1.0)
-        next_coefficients = _usable(series.stacked())
-        y_error = _estimate(at_end, inside, errors, kind, next_coefficients, unit, K)
-        dense_info = dict(coefficients=coefficients, unit=state.unit)
-        next_state = TaylorState(next_coefficients, t1, unit, steps, rest)
+        at_end = defect(by_field, y1, state.coefficients, s, 1.0)
+        coefficients = series.stacked()
+        behind = 1 - max([0.0, *probe_points(self.probes)])
+        y_error = _estimate(at_end, behind, errors, kind, coefficients, unit, K)
+        dense_info = dict(coefficients=state.coefficients, unit=state.unit)
+        next_state = TaylorState(coefficients, t1, unit, steps, rest)
         return y1, y_error, dense_info, next_state, _result(y1)
 
     def _evaluate(self, state: TaylorState, s: RealScalarLike):
@@ -342,17 +368,13 @@ def _replaced(
     t1: RealScalarLike,
     args: Args,
     state: TaylorState,
-    foreign: Sequence[Array],
+    foreign: Array,
+    errors: PyTree[Array],
 ) -> tuple[PyTree[Array], PyTree[Array], Array]:
-    """The polynomial of the step: the series; or, if that is `foreign` to the solution
-    anywhere, the one of a Runge--Kutta method, with the estimate of its error. Third,
-    the kind of the step."""
-    series = state.coefficients
-    no_errors = jtu.tree_map(lambda c: jnp.zeros_like(jnp.abs(c[0])), series)
+    """The polynomial of the step: the series, with the errors that are known of it; or,
+    if it is `foreign` to the solution, the one of a Runge--Kutta method, with its
+    estimate of the error. Third, the kind of the step."""
     of_series = jnp.asarray(OF_SERIES, state.unit.dtype)
-    if not foreign:
-        return series, no_errors, of_series
-    replaced = jnp.any(jnp.stack(foreign))
 
     # Reverse mode keeps its arguments, and none of its stages.
     @jax.checkpoint
@@ -361,51 +383,43 @@ def _replaced(
         has_slope = _finite(jtu.tree_map(lambda c: c[1], series))
         kind = jnp.where(has_slope, BY_RUNGE_KUTTA, WITHOUT_SLOPE)
         return jtu.tree_map(
-            lambda new, old: jnp.where(replaced, new, old),
+            lambda new, old: jnp.where(foreign, new, old),
             (*new, kind.astype(of_series.dtype)),
-            (series, no_errors, of_series),
+            (series, errors, of_series),
         )
 
-    # One predicate for all lanes of a `vmap`, or each would make both.
     return jax.lax.cond(
-        eqxi.unvmap_any(replaced),
+        eqxi.unvmap_any(foreign),
         by_runge_kutta,
-        lambda series: (series, no_errors, of_series),
-        series,
+        lambda series: (series, errors, of_series),
+        state.coefficients,
     )
-
-
-def _usable(series: PyTree[Array]) -> PyTree[Array]:
-    """`usable`, where it may be needed: what is not finite makes the last coefficients
-    so, nearly always."""
-    fine = _finite(jtu.tree_map(lambda c: c[-2:], series))
-    return jax.lax.cond(eqxi.unvmap_any(~fine), usable, lambda series: series, series)
 
 
 def _estimate(
     at_end: Defect,
-    inside: Sequence[Defect],
+    behind: float,
     errors: PyTree[Array],
     kind: Array,
     coefficients: PyTree[Array],
     unit: Array,
     order: int,
 ) -> PyTree[ErrorEstimate]:
-    """The error of a step, where `errors` is that of a step by a Runge--Kutta method;
-    with the coefficients of the series at its end."""
+    """The error of a step, where `errors` is that of a Runge--Kutta step, or what was
+    noticed inside of it; with the coefficients of the series at its end. `behind` the
+    last point inside is this part of the step."""
     leaves, treedef = jtu.tree_flatten(coefficients)
     # Behind the last point inside it is another field than that of the series. What
     # that leaves is at most the defect over this part of the step, as after a jump.
     replaced = kind != OF_SERIES
     broken = at_end.is_foreign() & ~replaced
-    behind = 1 - max([0.0, *probe_points(len(inside))])
     kind = jnp.where(broken, jnp.asarray(BROKEN_AT_END, kind.dtype), kind)
 
-    def of_leaf(c, of_runge_kutta, at_end, size, *inside):
-        error = ft.reduce(jnp.maximum, [at_end, *inside])
-        error = jnp.where(broken, jnp.maximum(error, behind * size), error)
-        error = jnp.where(replaced, of_runge_kutta, error)
-        return ErrorEstimate(error, c[-2:], unit, kind)
+    def of_leaf(c, error, at_end, size):
+        by_defect = jnp.maximum(error, at_end)
+        by_defect = jnp.where(broken, jnp.maximum(by_defect, behind * size), by_defect)
+        last = jnp.where(jnp.isfinite(c[-2:]), c[-2:], 0)
+        return ErrorEstimate(jnp.where(replaced, error, by_defect), last, unit, kind)
 
     estimates = map(
         of_leaf,
@@ -413,7 +427,6 @@ def _estimate(
         treedef.flatten_up_to(errors),
         at_end.errors(order),
         at_end.sizes,
-        *[one.errors(order) for one in inside],
     )
     return jtu.tree_unflatten(treedef, estimates)
 
