@@ -264,7 +264,7 @@ def test_kinks_of_the_state():
             "off zero": ends(lambda t, y, a: abs(t - 0.3), 0.0, dt0=0.1),
             "wave": ends(lambda t, y, a: abs(t % 0.2 - 0.1), 0.0, dt0=0.1),
             "complex": ends(
-                lambda t, y, a: 1j * (1 + jax.nn.relu(y.imag)) + 0 * y, 0j, dt0=0.1
+                lambda t, y, a: lax.complex(0 * y.real, 1 + jax.nn.relu(y.imag)), 0j, dt0=0.1
             ),
             "tree": ends(
                 lambda t, y, a: {"a": 1 + jax.nn.relu(y["a"]), "b": y["b"]},
