@@ -23,6 +23,8 @@ from .jet_mlp import by_filter_jet
 # Bits of the mantissa behind the point.
 EMULATED = {"float32": 23, "TensorFloat32": 10, "bfloat16": 7}
 ORDER = 8
+# Primitives that do what is in them once.
+CALLS = {"pjit", "jit", "closed_call", "custom_jvp_call"}
 # What `--page` replaces.
 BEGIN, END = "<!-- begin: precision -->", "<!-- end: precision -->"
 
@@ -46,7 +48,7 @@ def emulated(fun: Callable, bits: int) -> Callable:
             inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
             if eqn.primitive.name == "dot_general":
                 values = [rounded(x) for x in values]
-            elif hasattr(inner, "consts") and "num_carry" not in eqn.params:
+            elif eqn.primitive.name in CALLS:
                 outputs = evaluate(inner.jaxpr, inner.consts, values)
                 known |= zip(eqn.outvars, outputs)
                 continue

@@ -264,7 +264,7 @@ def test_names_of_sections_are_the_same_everywhere():
 @pytest.fixture
 def work(monkeypatch):
     """The worker, in this process."""
-    monkeypatch.setattr(_supervise, "end_with_parent", lambda: None)
+    monkeypatch.setattr(_supervise, "end_with_parent", lambda parent: None)
 
     def run(*arguments):
         return command.work(command.parse([*arguments, "--worker", "0"]))
@@ -533,11 +533,11 @@ def test_interrupted_run_says_where_its_results_are(tmp_path):
         text=True,
     )
     path = tmp_path / "tiny.jsonl"
-    deadline = time.time() + 100
-    while not path.exists() and time.time() < deadline:
+    deadline = time.time() + 300
+    while not Record(path).of("run") and time.time() < deadline:
         time.sleep(0.2)
     process.terminate()
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Interrupted. What was measured is in" in said and "goes on" in said
     assert Record(path).of("run")

@@ -80,6 +80,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     # The time at which the worker has to be done.
     parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)
+    # The process that waits for the worker.
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if not 0 < args.minutes < float("inf"):
         parser.error(f"--minutes has to be a positive number, and is {args.minutes}")
@@ -109,7 +111,7 @@ def work(args: argparse.Namespace) -> int:
     from ._supervise import end_with_parent
     from ._where import devices, setting
 
-    end_with_parent()
+    end_with_parent(args.parent)
     jax.config.update("jax_enable_x64", True)
     device, cpu = devices()
     if device.platform == "cpu" and not (args.cpu or args.tiny):

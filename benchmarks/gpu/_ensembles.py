@@ -73,8 +73,8 @@ def lanes(fun: Callable) -> Callable:
     return jax.vmap(fun, in_axes=(-1, -1, None), out_axes=(-1, 0))
 
 
-# The order is chosen for the tolerance that an error takes. The error is about a
-# thousand times that, of Lorenz to t = 1 as of the Solar System over 100 years.
+# The order is chosen for the tolerance that an error takes. The error is 1000 times the
+# tolerance or so, of Lorenz to t = 1 as of the Solar System over 100 years.
 GROWTH = 1e3
 
 

@@ -27,10 +27,6 @@ class Interrupted(Exception):
     pass
 
 
-def _interrupt(number, frame):
-    raise Interrupted
-
-
 def stop(process: subprocess.Popen) -> None:
     process.terminate()
     try:
@@ -48,27 +44,22 @@ def supervise(
     environment: dict[str, str] | None = None,
 ) -> int:
     """The exit code of the last worker; of one that was stopped at the end, 0."""
+    asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
-    process = None
-    try:
-        while True:
-            # In a session of its own: a key pressed here must not end it unasked.
-            process = subprocess.Popen(command, start_new_session=True, env=environment)
-            code = _watch(process, record, finish, say)
-            if code is not None:
-                return code
-            if time.time() > finish:
-                return 0
-    except Interrupted:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        if process is not None:
-            stop(process)
-        raise
+        # Only noted: an exception might come while a worker is being started, which
+        # would then be left alone.
+        signal.signal(number, lambda number, frame: asked.append(number))
+    while True:
+        # In a session of its own: a key pressed here must not end it unasked.
+        process = subprocess.Popen(command, start_new_session=True, env=environment)
+        code = _watch(process, record, finish, say, asked)
+        if code is not None:
+            return code
+        if time.time() > finish:
+            return 0
 
 
-def _watch(process, record, finish, say) -> int | None:
+def _watch(process, record, finish, say, asked) -> int | None:
     """The exit code; `None` where another worker is to go on."""
     begun = time.time()
     already, runs = len(record.of("begin")), len(record.of("run"))
@@ -77,6 +68,9 @@ def _watch(process, record, finish, say) -> int | None:
             code = process.wait(0.2)
         except subprocess.TimeoutExpired:
             code = None
+        if asked:
+            stop(process)
+            raise Interrupted
         record.refresh()
         step = record.open_step if len(record.of("begin")) > already else None
         if code == 0:
@@ -112,9 +106,9 @@ def _end(record: Record, kind: str, step: dict, why: str) -> None:
     record.append(kind, section=step["section"], step=step["step"], why=why, took=took)
 
 
-def end_with_parent() -> None:
-    """Of the worker: it must not hold the device when nobody waits for it."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Of the worker: it must not hold the device when nobody waits for it. `parent` is
+    the process that does, which may have ended while this one was starting."""
 
     def watch():
         while os.getppid() == parent:
@@ -126,4 +120,5 @@ def end_with_parent() -> None:
 
 def worker_command(arguments: Sequence[str], finish: float) -> list[str]:
     module = ["-m", "benchmarks.gpu", "--worker", repr(finish)]
+    module += ["--parent", str(os.getpid())]
     return [sys.executable, *module, *arguments]
