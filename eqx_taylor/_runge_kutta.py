@@ -44,7 +44,7 @@ def runge_kutta_step(
 
     def stage(slopes, xs):
         i, row, node = xs
-        t = jnp.where(node == 1, t1, t0 + node.astype(h.dtype) * h)
+        t = jnp.where(node == 1, t1, t0 + node * h)
         y = [c[0] + combined(row, k) for c, k in zip(leaves, slopes)]
         new = increment(terms, t, jtu.tree_unflatten(treedef, y), args, control)
         new = treedef.flatten_up_to(new)
@@ -55,9 +55,11 @@ def runge_kutta_step(
         jnp.zeros((len(nodes) + 1, *x.shape), x.dtype).at[0].set(x) for x in first
     ]
     numbers = jnp.arange(1, len(nodes) + 1)
-    slopes, _ = jax.lax.scan(
-        stage, slopes, (numbers, jnp.asarray(weights), jnp.asarray(nodes))
-    )
+    # Float64 where that is switched off would be a warning.
+    dtypes = [jnp.finfo(x.dtype).dtype for x in (h, *leaves)]
+    widest = max(dtypes, key=lambda dtype: jnp.finfo(dtype).nmant)
+    stages = numbers, jnp.asarray(weights, widest), jnp.asarray(nodes, h.dtype)
+    slopes, _ = jax.lax.scan(stage, slopes, stages)
     # Of `h**m`, in the unit of the series. A step of no length has no other term.
     scale = jnp.where(h == 0, 0, unit / jnp.where(h == 0, 1, h))
     powers = scale ** jnp.arange(1, order + 1, dtype=h.dtype)
