@@ -92,12 +92,17 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
 
     # Elsewhere they are not used, and should not overflow either.
     def outer(x, u, n):
-        binomial = jnp.cumprod((p[0] + 1 - n) / n, axis=0)
-        # Integers, for which JAX has the derivative of x^0.
-        left = jnp.where(is_product[0], real_part(p[0]) - real_part(n), 0)
-        left = jnp.clip(left, 0, 2**30).astype(jnp.int32)
-        x = jnp.broadcast_to(jnp.where(is_product[0], x, 1), left.shape)
-        return jnp.where(is_product[0] & (binomial != 0), binomial * x**left * u**n, 0)
+        r, is_used = p[0][None], is_product[0][None]
+        binomial = jnp.cumprod((r + 1 - n) / n, axis=0)
+        left = jnp.where(is_used, real_part(r) - real_part(n), 0)
+        # A product, of which JAX has all derivatives. Who differentiates a zero more
+        # than seven times gets those of the seventh power, for higher ones.
+        left = jnp.clip(left, 0, 7).astype(jnp.int32)
+        factor, power = jnp.where(is_used, x, 1), jnp.ones_like(n * x)
+        for bit in range(3):
+            power = jnp.where((left >> bit) & 1 == 1, power * factor, power)
+            factor = factor * factor
+        return jnp.where(is_used & (binomial != 0), binomial * power * u**n, 0)
 
     y = Series(aval, support, compute)
     is_singular = first(
