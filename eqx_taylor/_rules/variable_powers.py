@@ -17,7 +17,7 @@ from .._series import CONSTANT, convolve, mask, orders, Series
 from .._terms import add, scale, Term
 from ._compose import composed, power_of_two
 from ._define import read
-from ._first import choice, first, largest, real_part
+from ._first import choice, factor_where, first, largest, real_part
 
 
 def power_at_run_time(walk: Walk, eqn, inputs) -> Series:
@@ -220,8 +220,8 @@ class _Singular:
         self.r = array(lambda: real_part(p[0]))
         self.is_root = array(lambda: where[0] & (self.r[0] < 1), bool)
         self.is_other = array(lambda: where[0] & (self.r[0] >= 1), bool)
-        self.of_root = array(lambda: choice(self.is_root[0], most, 1, p[0]))
-        self.above = array(lambda: choice(self.is_other[0], most, 1, p[0]))
+        self.of_root = array(lambda: factor_where(self.is_root[0], most, p[0]))
+        self.above = array(lambda: factor_where(self.is_other[0], most, p[0]))
         self.below = array(lambda: choice(self.is_other[0], 0, 1, p[0]))
 
     def __call__(self, k: int, term: Any, lower: Term) -> Any:
