@@ -20,7 +20,8 @@ ORDER = 20
 
 def coefficients(fun, terms):
     """Along the curve with these coefficients, whose arrays have any shape."""
-    value, rest = et.filter_jet(fun, (terms[0],), (terms[1:],), factorial_scaled=False)
+    rest = list(terms[1:])
+    value, rest = et.filter_jet(fun, (terms[0],), (rest,), factorial_scaled=False)
     return jnp.stack([value, *rest])
 
 
@@ -263,7 +264,8 @@ def test_powers_of_what_stays_zero(dtype):
         return jnp.stack([f(u) for f in powers for u in cut])
 
     terms = [jnp.asarray(v, dtype) for v in (-1.3, 0.7, 2.0, -0.2)]
-    actual = jax.jit(lambda: coefficients(fun, terms))()
+    # Not as constants: XLA of JAX 0.10 folds the factors of zero of which it is made.
+    actual = jax.jit(lambda *terms: coefficients(fun, terms))(*terms)
     np.testing.assert_array_equal(actual, 0)
 
 
