@@ -37,5 +37,11 @@ def largest(aval: Any) -> float:
     return float(jnp.finfo(aval.dtype).max)
 
 
+def factor_where(condition: Any, x: float, like: Any) -> Any:
+    """`x` where the condition holds, else 1. XLA does not see what it is: it would form
+    the product of two of these first, which is infinite, and zero times that is NaN."""
+    return lax.optimization_barrier(choice(condition, x, 1, like))
+
+
 def real_part(x: Any) -> Any:
     return lax.real(x) if jnp.iscomplexobj(x) else x

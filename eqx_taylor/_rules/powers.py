@@ -23,9 +23,9 @@ from .._series import (
     products,
     Series,
 )
-from .._terms import add, sub
+from .._terms import add, scale, sub
 from ._define import rewritten
-from ._first import choice, first, largest
+from ._first import choice, factor_where, first, largest
 from .products import repeated_product
 from .variable_powers import power_at_run_time
 
@@ -49,7 +49,7 @@ def _sqrt(walk: Walk, eqn, inputs) -> list[Series]:
     least = float(jnp.finfo(aval.dtype).tiny)
     at_zero = first(walk, inputs, aval, lambda: x[0] == 0, bool)
     # Where x is zero they make it infinite, if there is anything.
-    factor = first(walk, inputs, aval, lambda: choice(at_zero[0], most, 1, x[0]))
+    factor = first(walk, inputs, aval, lambda: factor_where(at_zero[0], most, x[0]))
     divisor = first(
         walk, inputs, aval, lambda: choice(at_zero[0], least, 2 * y[0], x[0])
     )
@@ -162,10 +162,10 @@ def _positive_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
         if len(known) == 0:
             return lax.full_like(x[0], 0)
         sign = math.prod(1 if exponent > j else -1 for j in range(k))
-        term = lax.mul(size[known[-1]], lax.full_like(x[0], sign * most))
+        term = scale(lax.mul(size[known[-1]], infinite[0]), sign)
         if k % 2 and x[1] is not None and not jnp.iscomplexobj(x[1]):
             term = lax.select(x[1] < 0, lax.neg(term), term)
-        return lax.mul(term, lax.full_like(x[0], most))
+        return lax.mul(term, infinite[0])
 
     def compute_size(j):
         lower = [i for i in moving if i < j]
@@ -183,9 +183,8 @@ def _positive_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
     at_zero = first(walk, [x], aval, lambda: x[0] == 0, bool)
     divisor = first(walk, [x], aval, lambda: choice(at_zero[0], 1, x[0], x[0]))
     quotient = walk.auxiliary(Series(aval, support, compute_quotient), [x])
-    if exponent < 1:
-        infinite = first(walk, [x], aval, lambda: choice(at_zero[0], most, 1, x[0]))
-    else:
+    infinite = first(walk, [x], aval, lambda: factor_where(at_zero[0], most, x[0]))
+    if exponent > 1:
         size = Series(aval, x.support & ~CONSTANT, compute_size)
         size = walk.auxiliary(size, [x])
     return y
