@@ -125,7 +125,7 @@ def _of_number(caller, fun, order, t, args, kwargs) -> list[PyTree[Array]]:
         one = jnp.ones_like(argument.arrays[0])
         return argument.along([one], order, factorial_scaled=True)
     raise ValueError(
-        f"{caller}: {first} must be a scalar; got "
+        f"{caller}: the first argument of `fun` must be a scalar; got "
         f"{describe(t)}. For derivatives with respect to several numbers see "
         "`directional_derivatives` and `partial_derivative`; for the derivatives at "
         "several points use `jax.vmap`."

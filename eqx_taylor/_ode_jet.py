@@ -324,7 +324,8 @@ def _point_ahead(
     at_rest = [jnp.any(slope == 0) for slope in slopes]
 
     def look_further():
-        terms = _expand(Walk(2, effects=False), jaxpr, point, dt, [time, *first])
+        # To order 3: a norm at rest has a slope of zero, and an infinite one next.
+        terms = _expand(Walk(3, effects=False), jaxpr, point, dt, [time, *first])
         finite = [jnp.all(jnp.isfinite(x)) for y in terms for x in y[1:]]
         second = [
             jnp.where(slope == 0, _moved(y, part**2 * y_terms[2]), y_ahead)
