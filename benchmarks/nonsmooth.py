@@ -236,6 +236,7 @@ def _ends(case, solver, controller, tolerances):
             max_steps=20_000,
             throw=False,
         )
+        assert solution.ys is not None
         return solution.ys[0], solution.stats, solution.result
 
     return [solve(jnp.asarray(tol)) for tol in tolerances]
