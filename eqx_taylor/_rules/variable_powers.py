@@ -42,8 +42,10 @@ def power_at_run_time(walk: Walk, eqn, inputs) -> Series:
 #
 # Where x_0 is zero, this is done for (1 + x)^p. If p is 0, 1, 2, ..., the coefficients
 # of the power function, binomial(p, n) x_0^(p-n), are composed with the series of x
-# instead, so that derivatives with respect to x_0 are right, too. If p is no integer,
-# y_k is zero below order p, and where (1 + x)^p has a coefficient of zero, as it has if
+# instead, so that derivatives with respect to x_0 are right, too. So are the values for
+# p up to 7 elsewhere, as the recurrence loses ((p + 2) / p)^k roundings along a curve;
+# but their derivatives, which may be with respect to p, are its own. If p is no
+# integer, y_k is zero below order p, and where (1 + x)^p has a coefficient of zero, as it has if
 # x stays zero; or else infinite.
 def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
     aval = eqn.outvars[0].aval
@@ -84,7 +86,16 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
             return bind(eqn, primal_values(inputs))[0]
         if g[k] is None:
             return None
-        return lax.select(is_product[0], product.dense(k), singular(k, g[k], lower[k]))
+        by_recurrence = singular(k, g[k], lower[k])
+        exact = product.dense(k)
+        rest = lax.stop_gradient(exact - by_recurrence)
+        rest = choice(is_polynomial[0] & jnp.isfinite(rest), rest, 0, rest)
+        return lax.select(is_product[0], exact, lax.add(by_recurrence, rest))
+
+    def compute_is_polynomial():
+        r = real_part(p[0])
+        found = (r == lax.floor(r)) & (r >= 0) & (r <= 7) & ~at_zero[0]
+        return found & (lax.imag(p[0]) == 0) if jnp.iscomplexobj(p[0]) else found
 
     def unit(x):
         size = lax.abs(x)
@@ -92,7 +103,7 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
 
     # Elsewhere they are not used, and should not overflow either.
     def outer(x, u, n):
-        r, is_used = p[0][None], is_product[0][None]
+        r, is_used = p[0][None], (is_product[0] | is_polynomial[0])[None]
         binomial = jnp.cumprod((r + 1 - n) / n, axis=0)
         left = jnp.where(is_used, real_part(r) - real_part(n), 0)
         # A product, of which JAX has all derivatives. Who differentiates a zero more
@@ -109,6 +120,7 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
         walk, both, aval, lambda: at_zero[0] & ~is_product[0], dtype=bool
     )
     singular = _Singular(walk, aval, p, is_singular)
+    is_polynomial = first(walk, both, aval, compute_is_polynomial, dtype=bool)
     base = first(walk, both, aval, compute_base)
     h = walk.auxiliary(Series(aval, x.support & ~CONSTANT, compute_h), both)
     multiple = Series(aval, x.support & ~CONSTANT, compute_multiple)
