@@ -45,8 +45,8 @@ def power_at_run_time(walk: Walk, eqn, inputs) -> Series:
 # instead, so that derivatives with respect to x_0 are right, too. So are the values for
 # p up to 7 elsewhere, as the recurrence loses ((p + 2) / p)^k roundings along a curve;
 # but their derivatives, which may be with respect to p, are its own. If p is no
-# integer, y_k is zero below order p, and where (1 + x)^p has a coefficient of zero, as it has if
-# x stays zero; or else infinite.
+# integer, y_k is zero below order p, and where (1 + x)^p has a coefficient of zero, as
+# it has if x stays zero; or else infinite.
 def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
     aval = eqn.outvars[0].aval
     moving = orders(x.support & mask(walk.order) & ~CONSTANT)
@@ -89,7 +89,7 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
         by_recurrence = singular(k, g[k], lower[k])
         exact = product.dense(k)
         rest = lax.stop_gradient(exact - by_recurrence)
-        rest = choice(is_polynomial[0] & jnp.isfinite(rest), rest, 0, rest)
+        rest = lax.select(is_polynomial[0], rest, nothing[0])
         return lax.select(is_product[0], exact, lax.add(by_recurrence, rest))
 
     def compute_is_polynomial():
@@ -121,6 +121,7 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
     )
     singular = _Singular(walk, aval, p, is_singular)
     is_polynomial = first(walk, both, aval, compute_is_polynomial, dtype=bool)
+    nothing = first(walk, both, aval, lambda: lax.full_like(p[0], 0))
     base = first(walk, both, aval, compute_base)
     h = walk.auxiliary(Series(aval, x.support & ~CONSTANT, compute_h), both)
     multiple = Series(aval, x.support & ~CONSTANT, compute_multiple)
