@@ -256,7 +256,11 @@ def test_arguments_have_one_order():
         if name.startswith("rules.") or not inspect.isroutine(value):
             continue
         parameters = inspect.signature(value).parameters.values()
-        required = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        kinds = (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+        required = [p.name for p in parameters if p.kind in kinds]
         if name == "regularized_rms_seminorm":  # A norm, for others to call.
             continue
         assert required[0] in ("fun", "vector_field"), name
@@ -373,8 +377,11 @@ def without_types():
 @pytest.mark.parametrize("fun, arguments", list(_calls_with_bad_arguments()))
 def test_errors_have_one_style(fun, arguments):
     """`caller: what is wrong`, and the name of the argument."""
+    parameters = inspect.signature(fun).parameters.values()
+    in_place = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    keywords = {k: value for k, value in arguments.items() if k not in in_place}
     with pytest.raises((TypeError, ValueError)) as error:
-        result = fun(**arguments)
+        result = fun(*[arguments[k] for k in in_place if k in arguments], **keywords)
         if callable(result) and not isinstance(result, eqx.Module):
             result(1.0)
     assert str(error.value).startswith(f"{fun.__name__}: "), error.value
