@@ -262,13 +262,15 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         moved = [state.unit == 0, t0 != state.t0, jnp.asarray(made_jump)]
         other = jnp.any(jnp.stack([*moved, *other]))
 
-        # The type of both branches. What there is at first is the same on all devices.
-        inputs = eqx.filter((t0, t1, y0, args, state, other), eqx.is_array)
+        foreign, errors = self._inside(terms, t0, t1, args, state)
+        # The type of all branches. What there is at first is the same on all devices;
+        # what the field closes over is in the errors.
+        inputs = eqx.filter((t0, t1, y0, args, state, other, errors), eqx.is_array)
         axes = joint_axes(map(jax.typeof, jtu.tree_leaves(inputs)))
         vary_all = ft.partial(jtu.tree_map, lambda x: vary(jnp.asarray(x), axes))
         old = vary_all((state.coefficients, state.unit))
-        foreign, errors = self._inside(terms, t0, t1, args, state)
-        is_old = vary_all((*old, errors, jnp.asarray(OF_SERIES, state.unit.dtype)))
+        of_series = jnp.asarray(OF_SERIES, state.unit.dtype)
+        is_old = vary_all((*old, errors, of_series))
 
         def made_anew():
             unit = unit_near(t1 - t0)
@@ -278,7 +280,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
             series = usable(series)
             new = TaylorState(series, t0, unit, state.steps, state.rest)
             foreign, errors = self._inside(terms, t0, t1, args, new)
-            series, errors, kind = _replaced(terms, t0, t1, args, new, foreign, errors)
+            made = vary_all((series, errors, of_series))
+            series, errors, kind = _replaced(terms, t0, t1, unit, args, foreign, made)
             return vary_all((series, unit, errors, kind))
 
         # Most steps have nothing to do here. One predicate for all lanes of a `vmap`,
@@ -366,33 +369,30 @@ def _replaced(
     terms: diffrax.AbstractTerm,
     t0: RealScalarLike,
     t1: RealScalarLike,
+    unit: Array,
     args: Args,
-    state: TaylorState,
     foreign: Array,
-    errors: PyTree[Array],
+    made: tuple[PyTree[Array], PyTree[Array], Array],
 ) -> tuple[PyTree[Array], PyTree[Array], Array]:
-    """The polynomial of the step: the series, with the errors that are known of it; or,
-    if it is `foreign` to the solution, the one of a Runge--Kutta method, with its
-    estimate of the error. Third, the kind of the step."""
-    of_series = jnp.asarray(OF_SERIES, state.unit.dtype)
+    """`made`, the series of a step in this unit of time, with the errors that are known
+    of it, and its kind; or, if it is `foreign` to the solution, the polynomial of a
+    Runge--Kutta method, with its estimate of the error."""
 
     # Reverse mode keeps its arguments, and none of its stages.
     @jax.checkpoint
-    def by_runge_kutta(series):
-        new = runge_kutta_step(terms, t0, t1, state.unit, series, args)
+    def by_runge_kutta(made):
+        series, _, of_series = made
+        new = runge_kutta_step(terms, t0, t1, unit, series, args)
         has_slope = _finite(jtu.tree_map(lambda c: c[1], series))
         kind = jnp.where(has_slope, BY_RUNGE_KUTTA, WITHOUT_SLOPE)
         return jtu.tree_map(
             lambda new, old: jnp.where(foreign, new, old),
             (*new, kind.astype(of_series.dtype)),
-            (series, errors, of_series),
+            made,
         )
 
     return jax.lax.cond(
-        eqxi.unvmap_any(foreign),
-        by_runge_kutta,
-        lambda series: (series, errors, of_series),
-        state.coefficients,
+        eqxi.unvmap_any(foreign), by_runge_kutta, lambda made: made, made
     )
 
 

@@ -65,8 +65,9 @@ class ControllerState(eqx.Module):
     - `dt`: the length that was chosen for the step. (It may have been clipped since, to
         `t1` for instance.)
     - `start`: the time at which the solve began.
-    - `trouble`: the time at which the last step that was rejected ended. Something is
-        between here and there; before the first time there is nothing.
+    - `trouble`: the time at which the last step that was rejected ended, the first step
+        of the solve aside. Something is between here and there; before the first time
+        there is nothing.
     - `error`, `length`: of that step, in tolerances and in units of time.
     """
 
@@ -288,12 +289,15 @@ class TaylorController(
         )
         result = diffrax.RESULTS.where(failed, why, diffrax.RESULTS.successful)
         next_t1 = jnp.where(stuck, jnp.nextafter(next_t0, jnp.inf), next_t1)
+        # The length of the first step is a guess: if it is too long, there need be no
+        # trouble.
+        same = keep_step | (t0 <= state.start)
         new = ControllerState(
             jnp.asarray(next_dt),
             state.start,
-            jnp.where(keep_step, state.trouble, t1),
-            jnp.where(keep_step, state.error, error.astype(dt.dtype)),
-            jnp.where(keep_step, state.length, dt),
+            jnp.where(same, state.trouble, t1),
+            jnp.where(same, state.error, error.astype(dt.dtype)),
+            jnp.where(same, state.length, dt),
         )
         return keep_step, next_t0, next_t1, False, new, result
 

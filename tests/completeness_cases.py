@@ -180,13 +180,18 @@ def _optimised(x):
     return jnp.sin(x) * x
 
 
-_optimised.defvjp(lambda x: (jnp.sin(x) * x, x), lambda x, g: (g,), optimize_remat=True)
+_optimised.defvjp(
+    lambda x: (jnp.sin(x) * x, jnp.cos(x) * x + jnp.sin(x)),
+    lambda slope, g: (g * slope,),
+    optimize_remat=True,
+)
 
 
-@case_for("remat_opt", oracle=lambda x: jnp.sin(x) * x)
+@case_for("remat_opt", oracle=lambda x: jnp.sin(x) * (x + 1) + jnp.cos(x) * x)
 def _remat_opt(x):
-    # Where reverse mode is a part of the program.
-    return jax.vjp(_optimised, x)[0]
+    # Where reverse mode is a part of the program, which needs what is kept for it.
+    y, pullback = jax.vjp(_optimised, x)
+    return y + pullback(jnp.ones_like(y))[0]
 
 
 @jax.custom_batching.custom_vmap
