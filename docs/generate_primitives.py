@@ -3,7 +3,7 @@
 python docs/generate_primitives.py > docs/primitives.md
 """
 
-from eqx_taylor._interpreter import OTHERWISE, RULES
+from eqx_taylor._core.interpreter import OTHERWISE, RULES
 from eqx_taylor._rules import coverage
 
 

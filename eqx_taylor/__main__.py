@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from ._ode.solver import TaylorSolver
+from ._ode.step_size_controller import TaylorController
 from ._outer_solar_system import (
     BODIES,
     DAYS_PER_YEAR,
@@ -23,8 +25,6 @@ from ._outer_solar_system import (
     State,
     vector_field,
 )
-from ._solver import TaylorSolver
-from ._step_size_controller import TaylorController
 
 
 # The reference: an order and steps (in days) for which what is truncated in each step

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from fuzz_programs import random_program, second_by_nesting
 
-from eqx_taylor._counts import count_equations, count_jaxpr
-from eqx_taylor._jax import evaluate
-from eqx_taylor._simplify._cse import cse_jaxpr
-from eqx_taylor._simplify._exact import exact_jaxpr
-from eqx_taylor._simplify._reform import simplified_jaxpr
+from eqx_taylor._core.jax import evaluate
+from eqx_taylor._programs.counts import count_equations, count_jaxpr
+from eqx_taylor._programs.simplify.cse import cse_jaxpr
+from eqx_taylor._programs.simplify.exact import exact_jaxpr
+from eqx_taylor._programs.simplify.reform import simplified_jaxpr
 
 
 STAGES = {"cse": cse_jaxpr, "exact": exact_jaxpr, "simplify": simplified_jaxpr}

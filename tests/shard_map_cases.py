@@ -37,7 +37,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P  # noqa: E4
 
 import eqx_taylor as et  # noqa: E402
 from eqx_taylor import TaylorController, TaylorSolver  # noqa: E402
-from eqx_taylor._jax import vary  # noqa: E402
+from eqx_taylor._core.jax import vary  # noqa: E402
 
 
 DEVICES = 8

@@ -29,7 +29,7 @@ from eqx_taylor import (
     value_jacobian_hessian,
     weighted_laplacian,
 )
-from eqx_taylor._argument import Argument
+from eqx_taylor._derivatives.argument import Argument
 
 
 def _mlp(size, width=8, depth=2, seed=0, **kwargs):

@@ -14,7 +14,7 @@ from eqx_taylor import (
     plot_primitive_counts,
     simplify,
 )
-from eqx_taylor._inspect import counts_by_order, nested
+from eqx_taylor._programs.inspect import counts_by_order, nested
 
 
 def _fun(x):

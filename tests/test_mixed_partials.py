@@ -20,7 +20,7 @@ from eqx_taylor import (
     partial_derivative,
     value_jacobian_hessian,
 )
-from eqx_taylor._interpolation_weights import (
+from eqx_taylor._derivatives.interpolation_weights import (
     interpolated,
     of_operator,
     polarised,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given as drawn, settings, strategies as st
 from jax import lax
 
-from eqx_taylor._polynomial import evaluate
-from eqx_taylor._series import (
+from eqx_taylor._core.polynomial import evaluate
+from eqx_taylor._core.series import (
     analytic_support,
     constant,
     convolve,
@@ -20,7 +20,7 @@ from eqx_taylor._series import (
     Series,
     unknown,
 )
-from eqx_taylor._terms import add, scale, sub
+from eqx_taylor._core.terms import add, scale, sub
 
 
 AVAL = jax.ShapeDtypeStruct((2,), jnp.dtype("float64"))

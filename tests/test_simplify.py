@@ -15,12 +15,12 @@ from jax import lax
 
 import eqx_taylor
 from eqx_taylor import count_primitives, cse, filter_jet, simplify
-from eqx_taylor._counts import count_equations
-from eqx_taylor._jax import evaluate
-from eqx_taylor._simplify._constants import by_numpy
-from eqx_taylor._simplify._graph import TooLarge
-from eqx_taylor._simplify._reform import simplified_jaxpr
-from eqx_taylor._simplify._ring import Polynomial, Ring
+from eqx_taylor._core.jax import evaluate
+from eqx_taylor._programs.counts import count_equations
+from eqx_taylor._programs.simplify.constants import by_numpy
+from eqx_taylor._programs.simplify.graph import TooLarge
+from eqx_taylor._programs.simplify.reform import simplified_jaxpr
+from eqx_taylor._programs.simplify.ring import Polynomial, Ring
 
 
 X = jnp.linspace(0.2, 1.3, 5)

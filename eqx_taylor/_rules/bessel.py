@@ -8,11 +8,11 @@ import jax.scipy.special as jss
 import numpy as np
 from jax import lax
 
-from .._interpreter import register, Walk
-from .._jax import trace
-from .._series import CONSTANT, orders, Series
-from ._compose import composed, power_of_two
-from ._rows import at_least_single, sum_of_rows, widened
+from .._core.interpreter import register, Walk
+from .._core.jax import trace
+from .._core.series import CONSTANT, orders, Series
+from .compose import composed, power_of_two
+from .rows import at_least_single, sum_of_rows, widened
 
 
 # i0e has |x| in it, and i1e x |x|. At 0 they have the derivatives that JAX gives them,

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 
-from .._interpreter import INLINED, joint, register, Walk
-from .._jax import bind, close, trace
-from .._series import mask, orders, Series
-from ._pack import looking_ahead, pack, unpack
+from .._core.interpreter import INLINED, joint, register, Walk
+from .._core.jax import bind, close, trace
+from .._core.series import mask, orders, Series
+from .pack import looking_ahead, pack, unpack
 
 
 # Under which parameter each keeps the function itself. A `custom_vjp` has no forward

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax import lax
 
-from .._interpreter import (
+from .._core.interpreter import (
     History,
     joint,
     order_of_entry,
@@ -27,9 +27,9 @@ from .._interpreter import (
     register,
     Walk,
 )
-from .._jax import close, evaluate, filled, scan_params
-from .._series import CONSTANT, given, Series, Support
-from ._pack import copies, look_ahead, looking_ahead, pack, unpack
+from .._core.jax import close, evaluate, filled, scan_params
+from .._core.series import CONSTANT, given, Series, Support
+from .pack import copies, look_ahead, looking_ahead, pack, unpack
 
 
 def _supports(inputs: Sequence[Series]) -> list[Support]:

@@ -9,8 +9,8 @@ the one that is installed. A test finds every primitive that is, and each must b
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from .._interpreter import constant_rule, OTHERWISE, RULES
-from ._kinks import piecewise_linear_rule
+from .._core.interpreter import constant_rule, OTHERWISE, RULES
+from .kinks import piecewise_linear_rule
 
 
 # JAX has a derivative, which is read as a recurrence (`derived.py`).
@@ -243,7 +243,7 @@ ELEMENTWISE = frozenset(
 
 # -- the rules themselves
 
-# Of those that are not made by one of the functions in `_define.py`, by file.
+# Of those that are not made by one of the functions in `define.py`, by file.
 _KINDS = {
     "calls": "call",
     "control_flow": "control flow",

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import jax.scipy.special as jss
 from jax import lax
 
-from .._interpreter import INLINED, primal_values, Rule, RULES, Walk
-from .._jax import custom_jvp_rule, trace
-from .._series import Series
-from ._compose import composed, power_of_two
-from ._define import derivative_rule, rewritten
-from ._rows import at_least_single
+from .._core.interpreter import INLINED, primal_values, Rule, RULES, Walk
+from .._core.jax import custom_jvp_rule, trace
+from .._core.series import Series
 from .bessel import FROM_THE_RIGHT
+from .compose import composed, power_of_two
+from .define import derivative_rule, rewritten
+from .rows import at_least_single
 from .special import gaussian
 
 

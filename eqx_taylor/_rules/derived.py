@@ -10,14 +10,14 @@ import contextlib
 
 import jax
 
-from .._check import escaped
-from .._interpreter import OTHERWISE, register, Walk
-from .._jax import bind, is_differentiable, name_of, trace
-from .._memo import params_key
-from .._series import CONSTANT, mask, Series, unknown
+from .._core.check import escaped
+from .._core.interpreter import OTHERWISE, register, Walk
+from .._core.jax import bind, is_differentiable, name_of, trace
+from .._core.memo import params_key
+from .._core.series import CONSTANT, mask, Series, unknown
 from . import coverage
-from ._define import integrals, joined_support
-from ._kinks import piecewise_linear_rule
+from .define import integrals, joined_support
+from .kinks import piecewise_linear_rule
 
 
 @register(OTHERWISE)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._interpreter import register, RULES, Walk
-from .._jax import custom_jvp_rule, is_jaxpr, trace
-from .._series import Series
-from ._define import derivative_rule, rewritten
+from .._core.interpreter import register, RULES, Walk
+from .._core.jax import custom_jvp_rule, is_jaxpr, trace
+from .._core.series import Series
+from .define import derivative_rule, rewritten
 from .linear_algebra import adjoint, diagonal, matmul
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import (
+from .._core.interpreter import (
     constant_rule,
     OTHERWISE,
     primal_values,
@@ -16,16 +16,12 @@ from .._interpreter import (
     SLOW,
     Walk,
 )
-from .._jax import bind
-from .._series import convolve, convolve_square, Series
-from .._terms import scale, sub
-from ._compose import power_of_two
-from ._define import (
-    define_derivative,
-    define_rewrite,
-    rewritten,
-)
-from ._kinks import define_piecewise_linear, piecewise_linear_rule
+from .._core.jax import bind
+from .._core.series import convolve, convolve_square, Series
+from .._core.terms import scale, sub
+from .compose import power_of_two
+from .define import define_derivative, define_rewrite, rewritten
+from .kinks import define_piecewise_linear, piecewise_linear_rule
 
 
 # Where a slope vanishes at infinity, for which it is a quotient or a product with an

@@ -15,7 +15,7 @@ import equinox.internal as eqxi
 import jax
 import jax.tree_util as jtu
 
-from .._interpreter import (
+from .._core.interpreter import (
     declare,
     joint,
     OTHERWISE,
@@ -24,10 +24,10 @@ from .._interpreter import (
     RULES,
     Walk,
 )
-from .._jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
-from .._series import CONSTANT, Series, Tentative
-from .._terms import sub, Term
-from ._define import joined_support
+from .._core.jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
+from .._core.series import CONSTANT, Series, Tentative
+from .._core.terms import sub, Term
+from .define import joined_support
 
 
 def _solved(

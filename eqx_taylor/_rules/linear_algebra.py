@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import declare, joint, primal_values, register, Walk
-from .._jax import as_type, bind
-from .._series import CONSTANT, convolve, Series
-from .._terms import add, scale, sub, Term
-from ._define import joined_support, read
+from .._core.interpreter import declare, joint, primal_values, register, Walk
+from .._core.jax import as_type, bind
+from .._core.series import CONSTANT, convolve, Series
+from .._core.terms import add, scale, sub, Term
+from .define import joined_support, read
 
 
 # -- matrices, with any number of axes for batches in front

@@ -12,9 +12,9 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
-from .._jax import bind, is_literal
-from .._series import (
+from .._core.interpreter import OTHERWISE, primal_values, register, RULES, Walk
+from .._core.jax import bind, is_literal
+from .._core.series import (
     CONSTANT,
     convolve_square,
     disjoined,
@@ -23,9 +23,9 @@ from .._series import (
     products,
     Series,
 )
-from .._terms import add, scale, sub
-from ._define import rewritten
-from ._first import choice, factor_where, first, largest
+from .._core.terms import add, scale, sub
+from .define import rewritten
+from .first import choice, factor_where, first, largest
 from .products import repeated_product
 from .variable_powers import power_at_run_time
 

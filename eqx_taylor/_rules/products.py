@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import declare, primal_values, register, Walk
-from .._jax import bind
-from .._series import convolve, Series
-from .._terms import sub
-from ._define import define_bilinear, define_rewrite
+from .._core.interpreter import declare, primal_values, register, Walk
+from .._core.jax import bind
+from .._core.series import convolve, Series
+from .._core.terms import sub
+from .define import define_bilinear, define_rewrite
 
 
 define_bilinear("mul", symmetric=True)

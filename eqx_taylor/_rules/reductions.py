@@ -1,7 +1,7 @@
 """Reductions, cumulations and orderings that pick values: linear around a point."""
 
-from .._decisions import KINKS
-from ._kinks import define_piecewise_linear
+from .._core.decisions import KINKS
+from .kinks import define_piecewise_linear
 
 
 define_piecewise_linear(

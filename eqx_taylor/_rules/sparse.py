@@ -2,10 +2,10 @@
 
 import jax.numpy as jnp
 
-from .._interpreter import register, Walk
-from .._series import Series
-from ._define import define_bilinear, define_linear
-from ._kinks import define_piecewise_linear, piecewise_linear_rule
+from .._core.interpreter import register, Walk
+from .._core.series import Series
+from .define import define_bilinear, define_linear
+from .kinks import define_piecewise_linear, piecewise_linear_rule
 
 
 define_linear(

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._interpreter import OTHERWISE, primal_values, register, RULES, Walk
-from .._jax import bind
-from .._series import CONSTANT, convolve, orders, product_support, Series
-from .._terms import add, scale
-from ._compose import power_of_two
-from ._define import define_derivative
-from ._rows import at_least_single, stacked, sum_of_rows, widened
+from .._core.interpreter import OTHERWISE, primal_values, register, RULES, Walk
+from .._core.jax import bind
+from .._core.series import CONSTANT, convolve, orders, product_support, Series
+from .._core.terms import add, scale
+from .compose import power_of_two
+from .define import define_derivative
 from .elementwise import bounded
+from .rows import at_least_single, stacked, sum_of_rows, widened
 
 
 # Functions that slopes are made of. They are computed by what is inside only for

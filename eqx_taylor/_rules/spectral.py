@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
-from .._jax import bind
-from .._series import CONSTANT, convolve, Series
-from .._terms import add, scale, sub, Term
+from .._core.interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
+from .._core.jax import bind
+from .._core.series import CONSTANT, convolve, Series
+from .._core.terms import add, scale, sub, Term
 from .linear_algebra import (
     add_adjoint,
     adjoint,

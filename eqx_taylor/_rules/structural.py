@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import (
+from .._core.interpreter import (
     declare,
     FUSED,
     joint,
@@ -12,10 +12,10 @@ from .._interpreter import (
     VIEWS,
     Walk,
 )
-from .._jax import bind
-from .._series import CONSTANT, Series
-from .._terms import add, sub
-from ._define import define_affine, define_linear, joined_support
+from .._core.jax import bind
+from .._core.series import CONSTANT, Series
+from .._core.terms import add, sub
+from .define import define_affine, define_linear, joined_support
 
 
 define_linear(

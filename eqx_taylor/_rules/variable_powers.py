@@ -11,13 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .._interpreter import primal_values, Walk
-from .._jax import bind
-from .._series import CONSTANT, convolve, mask, orders, Series
-from .._terms import add, scale, Term
-from ._compose import composed, power_of_two
-from ._define import read
-from ._first import choice, factor_where, first, largest, real_part
+from .._core.interpreter import primal_values, Walk
+from .._core.jax import bind
+from .._core.series import CONSTANT, convolve, mask, orders, Series
+from .._core.terms import add, scale, Term
+from .compose import composed, power_of_two
+from .define import read
+from .first import choice, factor_where, first, largest, real_part
 
 
 def power_at_run_time(walk: Walk, eqn, inputs) -> Series:

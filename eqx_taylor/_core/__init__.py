@@ -1,0 +1,1 @@
+"""The engine: programs read as recurrences of Taylor coefficients."""

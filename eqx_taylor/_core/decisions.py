@@ -1,0 +1,162 @@
+"""Where a program decides between two sides: at kinks and at jumps.
+
+The coefficients of the solution of an ODE are to be those of the side into which it
+goes. So every decision in its field is made a little ahead of the point of expansion,
+while all values are those at the point itself. This file says what decides.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .jax import (
+    close,
+    custom_jvp_rule,
+    is_differentiable,
+    is_jaxpr,
+    is_literal,
+    live_equations,
+    without_pruning,
+)
+
+
+JaxprEqn = Any
+Jaxpr = Any
+
+# Of floating-point values, constant between jumps.
+STEPS: set[str] = {"ceil", "floor", "round", "sign"}
+# Linear on either side of a kink; a rule declares it.
+KINKS: set[Hashable] = {"scatter-max", "scatter-min"}
+# What returns integers or booleans, and yet is about the value itself: whether it is a
+# number, and its bits, which may become a value again.
+_OF_THE_VALUE = {"bitcast_convert_type", "is_finite"}
+# Where jaxprs are read as they would be by JAX: see `docs/mathematics.md`.
+_UNREAD = {"linear_solve", "pallas_call", "shard_map", "vprim", "while"}
+
+
+def is_step(eqn: JaxprEqn) -> bool:
+    """Whether an equation of floating-point values returns what is constant between
+    jumps: integers, booleans, whole numbers."""
+    name = eqn.primitive.name
+    if eqn.effects or name in _OF_THE_VALUE:
+        return False
+    if name == "ne" and eqn.invars[0] is eqn.invars[1]:
+        return False  # `isnan`
+    if name in STEPS:
+        return _is_real(eqn)
+    return not any(is_differentiable(var.aval) for var in eqn.outvars)
+
+
+def is_kink(eqn: JaxprEqn) -> bool:
+    """Whether an equation has another slope, or picks other values, beyond a point."""
+    key: Hashable = eqn.primitive.name
+    if key == "custom_jvp_call":
+        key = custom_jvp_rule(without_pruning(eqn)[0])[0]
+    moves = any(is_differentiable(var.aval) for var in eqn.outvars)
+    return key in KINKS and moves and (key != "abs" or _is_real(eqn))
+
+
+def _is_real(eqn: JaxprEqn) -> bool:
+    return not jnp.issubdtype(eqn.invars[0].aval.dtype, jnp.complexfloating)
+
+
+def is_alarm(eqn: JaxprEqn) -> bool:
+    """Whether an equation is for the values of its operands, even if these are
+    booleans: a print, a callback, an error that is raised."""
+    return bool(eqn.effects) or _has_callback(eqn)
+
+
+def _has_callback(eqn: JaxprEqn) -> bool:
+    if eqn.primitive.name.endswith("callback"):
+        return True
+    return any(
+        _has_callback(inner) for body in _bodies(eqn) for inner in body.jaxpr.eqns
+    )
+
+
+class Found:
+    """What a program has: `steps`, `kinks`; false for neither."""
+
+    def __init__(self):
+        self.steps = False
+        self.kinks = False
+
+    def __bool__(self):
+        return self.steps or self.kinks
+
+
+def decisions(
+    jaxpr: Jaxpr,
+    has_rule: Callable[[JaxprEqn], bool],
+    moving: Sequence[bool] | None = None,
+) -> Found:
+    """The decisions by values that move, in a closed jaxpr; all of its inputs move, but
+    for what is said otherwise. `has_rule` says which functions with a `custom_jvp` have
+    a rule that is not made of what is written in them."""
+    found = Found()
+    if moving is None:
+        moving = _all_that_can_move(jaxpr)
+    _look(close(jaxpr), has_rule, moving, False, found)
+    return found
+
+
+def _look(jaxpr, has_rule, moving, values_only: bool, found: Found) -> list[bool]:
+    """Goes through a jaxpr, and returns which of its outputs move."""
+    env = dict(zip(jaxpr.jaxpr.invars, moving))
+
+    def moves(atom) -> bool:
+        return not is_literal(atom) and env.get(atom, False)
+
+    equations = live_equations(jaxpr)
+    of_value = _values_only(jaxpr, equations)
+    for number, eqn in enumerate(equations):
+        inputs = [moves(atom) for atom in eqn.invars]
+        moves_out = any(inputs) and not is_step(eqn)
+        for var in eqn.outvars:
+            env[var] = moves_out and is_differentiable(var.aval)
+        if not any(inputs):
+            continue
+        is_value = values_only or number in of_value
+        bodies = _bodies(eqn)
+        found.steps |= is_step(eqn)
+        found.kinks |= is_kink(eqn) and not is_value
+        if eqn.primitive.name in _UNREAD:
+            continue
+        if eqn.primitive.name == "custom_jvp_call" and has_rule(eqn):
+            continue
+        for body in bodies:
+            inner = inputs[len(inputs) - len(body.jaxpr.invars) :]
+            if len(inner) != len(body.jaxpr.invars) or eqn.primitive.name == "scan":
+                inner = _all_that_can_move(body)
+            _look(body, has_rule, inner, is_value, found)
+    return [moves(atom) for atom in jaxpr.jaxpr.outvars]
+
+
+def _all_that_can_move(jaxpr: Jaxpr) -> list[bool]:
+    return [is_differentiable(var.aval) for var in jaxpr.jaxpr.invars]
+
+
+def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
+    if eqn.primitive.name == "custom_linear_solve":
+        return [close(eqn.params["jaxprs"].matvec)]
+    leaves = jtu.tree_leaves(eqn.params, is_leaf=is_jaxpr)
+    return [close(leaf) for leaf in leaves if is_jaxpr(leaf)]
+
+
+def _values_only(jaxpr: Jaxpr, equations: Sequence[JaxprEqn]) -> set[int]:
+    """The numbers of equations of which nothing but the value matters: the maximum that
+    a softmax subtracts, and the absolute value in a logarithm, which has no series at
+    the kink in any case."""
+    wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
+    absolute = {e.outvars[0] for e in equations if e.primitive.name == "abs"}
+    of_value = set()
+    for number, eqn in reversed(list(enumerate(equations))):
+        if not eqn.effects and not any(var in wanted for var in eqn.outvars):
+            of_value.add(number)
+        elif eqn.primitive.name != "stop_gradient":
+            spared = absolute if eqn.primitive.name == "log" else set()
+            operands = {var for var in eqn.invars if not is_literal(var)}
+            wanted |= operands - spared
+    return of_value

@@ -1,0 +1,99 @@
+"""Keys under which two equations, or two jaxprs, are the same computation."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.tree_util as jtu
+import numpy as np
+from jax.core import ShapedArray, Tracer
+
+from .jax import custom_jvp_rule, is_jaxpr, is_literal
+
+
+def equation_key(eqn: Any, inputs: Sequence[Any]) -> Hashable:
+    """Of an equation on these very input objects. It is made of the ids of some that
+    the equation and the inputs hold: keep these as long as the key."""
+    return (eqn.primitive, params_key(eqn), tuple(map(id, inputs)))
+
+
+def params_key(eqn: Any) -> Hashable:
+    """What an equation does, whatever its inputs."""
+    if eqn.primitive.name == "custom_jvp_call":
+        # Traced anew at every call, so that only its content can be compared.
+        rule = tuple(map(_value_key, custom_jvp_rule(eqn)))
+        return (rule, jaxpr_key(eqn.params["call_jaxpr"]))
+    items = dict(sorted(eqn.params.items()))
+    if _is_flatten(items.get("flatten")):
+        # Of Equinox's: the arguments that are no arrays. Jaxprs among them are open,
+        # and what they close over are operands. Where JAX has one class for open and
+        # closed ones they hold it as well, as tracers that are new with every trace.
+        items["static"] = tuple(
+            jaxpr_key(x, tracers=False) if is_jaxpr(x) else _value_key(x)
+            for x in items["static"]
+        )
+    return tuple((name, _value_key(value)) for name, value in items.items())
+
+
+def _value_key(value: Any) -> Hashable:
+    if is_jaxpr(value):
+        return jaxpr_key(value)
+    if _is_flatten(value):
+        # Equinox's primitives carry one, made anew for every call, to restore PyTrees
+        # with; what is in it follows from the other parameters.
+        return "Flatten"
+    leaves, treedef = jtu.tree_flatten(value)
+    if not jtu.treedef_is_leaf(treedef):
+        # A closure that was converted to a PyTree, say, with jaxprs as leaves.
+        value = (treedef, *map(_value_key, leaves))
+    try:
+        hash(value)
+    except TypeError:
+        return ("id", id(value))
+    # 2 == 2.0 == True: equal values of different types are different parameters.
+    return (type(value), value)
+
+
+def _is_flatten(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__ == "Flatten" and kind.__module__.startswith("equinox.")
+
+
+def constant_key(aval: Any, value: Any) -> Hashable:
+    """By content for numbers and small arrays, which functions that are traced anew
+    make anew; by identity for others."""
+    # No PRNG keys and no mutable references.
+    is_number = isinstance(aval, ShapedArray) and isinstance(aval.dtype, np.dtype)
+    if isinstance(value, Tracer) or not is_number or aval.size > 16:
+        return ("id", id(value))
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return ("id", id(value))
+    # By bytes: -0.0 and 0.0 differ, and a NaN is itself.
+    return ("constant", str(aval), np.asarray(value).tobytes())
+
+
+def jaxpr_key(jaxpr: Any, tracers: bool = True) -> Hashable:
+    """Equal for jaxprs that differ in nothing but the names of their variables; and,
+    unless they matter, in `tracers` among the constants."""
+    numbers: dict[Any, int] = {}
+
+    def number(atom) -> Hashable:
+        if is_literal(atom):
+            return constant_key(atom.aval, atom.val)
+        return numbers.setdefault(atom, len(numbers))
+
+    inner = getattr(jaxpr, "jaxpr", jaxpr)  # It may be open.
+    consts = getattr(jaxpr, "consts", ())
+    head = [(number(var), str(var.aval)) for var in [*inner.constvars, *inner.invars]]
+    body = []
+    for eqn in inner.eqns:
+        ins = tuple(number(atom) for atom in eqn.invars)
+        outs = tuple((number(var), str(var.aval)) for var in eqn.outvars)
+        body.append((eqn.primitive, params_key(eqn), ins, outs))
+    tail = tuple(number(atom) for atom in inner.outvars)
+    held = tuple(
+        constant_key(v.aval, c)
+        for v, c in zip(inner.constvars, consts)
+        if tracers or not isinstance(c, Tracer)
+    )
+    return (tuple(head), held, tuple(body), tail)

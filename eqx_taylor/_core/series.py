@@ -1,0 +1,541 @@
+"""Truncated power series of arrays, and the few operations that every rule is made of.
+
+Along a curve every array of a program is a series `x(t) = Σ_k x_k t^k`. Coefficients
+are normalised, `x_k = x^(k)(0) / k!`; factorials appear only at the public border.
+"""
+
+import contextlib
+import functools as ft
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .jax import explicit_sharding, filled, join_axes, materialise
+from .terms import add, scale, Term
+
+
+Aval = Any
+# The orders that may be nonzero: bit k stands for coefficient k. An integer, so that
+# sets of orders are compared, joined and hashed for nothing.
+Support = int
+
+CONSTANT: Support = 1
+
+# Arrays of fewer numbers are as well computed again as stored.
+_SMALL = 8
+# Sums of products are made of as many, side by side: a power of two.
+_SIDE_BY_SIDE = 4
+
+
+def mask(order: int) -> Support:
+    """The support of a series of which nothing is known: orders 0 to `order`."""
+    return (1 << (order + 1)) - 1
+
+
+def orders(support: Support) -> list[int]:
+    return [k for k in range(support.bit_length()) if support >> k & 1]
+
+
+def product_support(a: Support, b: Support, order: int) -> Support:
+    out = 0
+    for k in orders(a):
+        out |= b << k
+    return out & mask(order)
+
+
+def analytic_support(support: Support, order: int) -> Support:
+    """The support of an analytic function of series: closed under products.
+
+    `sin(x_0 + x_2 t²)` has even orders only.
+    """
+    support = support & mask(order) | CONSTANT
+    while (grown := product_support(support, support, order)) != support:
+        support = grown
+    return support
+
+
+class Series:
+    """A power series whose coefficients are computed when they are first asked for.
+
+    Coefficients are normalised: coefficient `k` is the derivative of order `k` over
+    `k!`. One that is known to be zero is `None`.
+
+    A rule constructs one for each output of its equation, and others for whatever it
+    computes on the way: these are kept, and taken back, as its outputs are.
+
+    **Arguments:**
+
+    - `aval`: the type of every coefficient; anything with a `shape` and a `dtype`. For
+        an output of an equation it is `eqn.outvars[i].aval`.
+    - `support`: the orders that may be nonzero, as the bits of an integer. `compute` is
+        not asked for others.
+    - `compute`: a function from the order `k` to the coefficient, an array or `None`.
+        It may ask for coefficients up to `k` of the inputs and up to `k - 1` of the
+        series itself: this is what a recurrence is.
+    - `closed`, `terms`, `filed`: for the interpreter.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> aval = jax.ShapeDtypeStruct((), jnp.float32)
+        >>> # exp(t^2): coefficients 1, 0, 1, 0, 1/2, ... by 2 y_k = k y_{k+2}.
+        >>> def compute(k):
+        ...     return jnp.array(1.0) if k == 0 else 2 * y[k - 2] / k
+        >>> y = rules.Series(aval, 0b10101, compute)
+        >>> print(*[y[k] for k in range(5)])
+        1.0 None 1.0 None 0.5
+        >>> print(y.dense(1), y.is_constant)
+        0.0 False
+        >>> print(*[y.derivative[k] for k in range(4)])
+        None 2.0 None 2.0
+        ```
+    """
+
+    # `closed` says that every coefficient can be had now; it is false for the solution
+    # of an ODE under construction, and for all that depends on it.
+
+    __slots__ = (
+        "aval",
+        "support",
+        "closed",
+        "filed",
+        "key",
+        "tentative",
+        "is_tracked",
+        "sources",
+        "uses",
+        "is_view",
+        "is_slow",
+        "_compute",
+        "_terms",
+        "_pending",
+        "_stored",
+        "_factors",
+        "_derivative",
+        "_ahead",
+        "_here",
+    )
+
+    def __init__(
+        self,
+        aval: Aval,
+        support: Support,
+        compute: Callable[[int], Term],
+        *,
+        closed: bool = True,
+        terms: Sequence[Term] = (),
+        filed: bool = False,
+    ):
+        self.aval = aval
+        self.support = support
+        self.closed = closed
+        # The name under which a walk keeps the coefficients, once it has filed them.
+        # What comes from outside the walk is not filed.
+        self.filed = filed
+        self.key = ""
+        # The series under construction that it depends on, and how many orders ahead.
+        self.tentative: dict[Tentative, int] = {}
+        # Whether these are found as its coefficients are computed. (Those of an
+        # equation's outputs are known from its inputs.)
+        self.is_tracked = not filed
+        # Where coefficient `k` takes coefficient `k` of a few others and next to no
+        # work, those; `None` where it takes products with all lower orders, or more.
+        self.sources: Sequence[Series] | None = None
+        # How many equations are computed from it. What is not next to no work is two.
+        self.uses = 0
+        # Whether it is but another look at its source.
+        self.is_view = False
+        # Whether its first coefficient takes longer to compute than to load.
+        self.is_slow = False
+        self._compute = compute
+        self._terms: list[Term] = list(terms)
+        # Coefficients that are work, and that XLA would do again for each use; and
+        # those that it has to store. Bits, as in a support.
+        self._pending = 0
+        self._stored = 0
+        # The forms in which coefficients were multiplied, and what was given a form.
+        self._factors: dict[Any, tuple[Any, Any]] = {}
+        self._derivative: Series | None = None
+        # In the series of a solution: the value a little ahead; and, of what was
+        # decided there, the value at the point itself.
+        self._ahead: Callable[[], Any] | None = None
+        self._here: Callable[[], Any] | None = None
+        if not filed:
+            _made_by(self)
+
+    def __getitem__(self, k: int) -> Term:
+        """Coefficient `k`: an array, or `None` where it is known to be zero."""
+        terms = self._terms
+        if len(terms) <= k:
+            caller, _now.by = _now.by, self
+            try:
+                while len(terms) <= k:
+                    n = len(terms)
+                    terms.append(self._compute(n) if self.support >> n & 1 else None)
+            finally:
+                _now.by = caller
+        if self.tentative:
+            reader = _now.by
+            if isinstance(reader, Series) and reader.is_tracked:
+                reader.depend_on([self], ahead=k - len(reader._terms))
+        return terms[k]
+
+    def wrap(self, wrapper: Callable[[Callable[[int], Term]], Callable]) -> None:
+        """Replaces how coefficients are computed, before any is."""
+        self._compute = wrapper(self._compute)
+
+    def append(self, term: Term) -> None:
+        """Makes the next coefficient known."""
+        self._terms.append(term)
+
+    def retract(self, k: int) -> None:
+        """Forgets coefficient `k` and those above it."""
+        del self._terms[k:]
+        self._pending &= (1 << k) - 1
+        self._stored &= (1 << k) - 1
+
+    def settle(self, k: int, term: Term) -> None:
+        """Makes coefficient `k` known, unless it is."""
+        if k > 0:
+            self[k - 1]
+        if len(self._terms) == k:
+            self._terms.append(term)
+
+    def stored_once(self, k: int, term: Term) -> Term:
+        """Coefficient `k`, just computed, such that XLA does not compute it again and
+        again: within all that is computed from it this takes up to twice the time of
+        the outer Solar System on a CPU. What is used once is faster as a part of that.
+        """
+        sources = self.sources
+        if self.closed and k > 0:
+            return term
+        if term is None or not (
+            sources is None or any(s._pending >> k & 1 for s in sources)
+        ):
+            return term
+        # Coefficient 0 is asked for before it is known who else will.
+        if k > 0 and self.uses == 1:
+            self._pending |= 1 << k
+            return term
+        self._stored |= 1 << k
+        return materialise(term)
+
+    def factor(self, k: int, shape: tuple[int, ...] | None = None) -> Term:
+        """Coefficient `k` for products with many other orders: stored, unless it is a
+        look at what is. With a `shape` it is broadcast to that, and axes are joined."""
+        term = self[k]
+        if term is None or shape is None and self.closed:
+            return term
+        if shape is None or shape == self.aval.shape:
+            term = self._terms[k] = self._store(k, term)
+        if shape is None:
+            return term
+        known, factor = self._factors.get((k, shape), (None, None))
+        if known is not term:
+            factor = term
+            if shape != self.aval.shape:
+                factor = materialise(jnp.broadcast_to(term, shape))
+            # Stored once more in this form: or XLA would undo it.
+            if (joined := join_axes(factor)) is not factor:
+                factor = materialise(joined)
+            self._factors[k, shape] = term, factor
+        return factor
+
+    def _store(self, k: int, term: Term) -> Term:
+        bit = 1 << k
+        pending, stored = self._pending & bit, self._stored & bit
+        is_cheap = self.is_view or self.is_constant or self.aval.size < _SMALL
+        if stored or is_cheap and not pending:
+            return term
+        self._stored |= bit
+        self._pending &= ~bit
+        return materialise(term)
+
+    def depend_on(self, inputs: "Sequence[Series]", ahead: int = 0) -> None:
+        """Has it be taken back together with those it is computed from: coefficient
+        `k` of it with coefficient `k + ahead` of them."""
+        for series in inputs:
+            for tentative, n in series.tentative.items():
+                known = self.tentative.get(tentative)
+                if known is None:
+                    tentative.dependents.append(self)
+                if known is None or known < n + ahead:
+                    self.tentative[tentative] = n + ahead
+
+    def dense(self, k: int) -> Any:
+        """Coefficient `k` as an array, also where it is zero."""
+        term = self[k]
+        return filled(self.aval) if term is None else term
+
+    def look_ahead(self, ahead: Callable[[], Any]) -> None:
+        """Says what the value is a little ahead on the solution of an ODE."""
+        self._ahead = ft.cache(ahead)
+
+    def look_here(self, here: Callable[[], Any]) -> None:
+        """Says what the value is at the point, of what was decided ahead."""
+        self._here = ft.cache(here)
+
+    @property
+    def moves_ahead(self) -> bool:
+        """Whether decisions that depend on it are made ahead of the point."""
+        return self._ahead is not None
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether its value is one of ahead of the point."""
+        return self._here is not None
+
+    @property
+    def ahead(self) -> Any:
+        """The value by which decisions are made."""
+        return self.dense(0) if self._ahead is None else self._ahead()
+
+    @property
+    def here(self) -> Any:
+        """The value at the point, whatever was decided."""
+        return self.dense(0) if self._here is None else self._here()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all coefficients but the first are known to be zero."""
+        return self.support <= CONSTANT
+
+    @property
+    def derivative(self) -> "Series":
+        """The series of `x'(t)`, whose coefficient `k` is `(k + 1) x_{k+1}`."""
+        # Kept: many rules ask.
+        if self._derivative is None:
+
+            def compute(k):
+                return scale(self[k + 1], k + 1)
+
+            self._derivative = Series(
+                self.aval, self.support >> 1, compute, closed=self.closed, filed=True
+            )
+            self._derivative.is_view = True
+            self._derivative.is_tracked = True  # What `self` depends on may come later.
+            self._derivative.depend_on([self], ahead=1)
+        return self._derivative
+
+
+class Reading:
+    """One call of a rule, and the series that the rule has constructed itself: those of
+    its outputs, and others that it computes them with."""
+
+    def __init__(self, closed: bool):
+        self.closed = closed
+        self.made: list[Series] = []
+
+
+class _Now(threading.local):
+    # The rule that is called, or the series of which a coefficient is computed.
+    by: Reading | Series | None = None
+
+
+_now = _Now()
+
+
+@contextlib.contextmanager
+def reading(closed: bool) -> Iterator[list[Series]]:
+    """Collects the series that are constructed within, except by other rules, and by
+    functions that compute a coefficient: when these are called is not the same in each
+    reading of a program, so that such a series can have no name in a history."""
+    caller, _now.by = _now.by, Reading(closed)
+    try:
+        yield _now.by.made
+    finally:
+        _now.by = caller
+
+
+def _made_by(series: Series) -> None:
+    """Tells a new series whether all that it may be computed from is known."""
+    by = _now.by
+    if by is not None:
+        series.closed = series.closed and by.closed
+        if isinstance(by, Reading):
+            by.made.append(series)
+
+
+class Tentative:
+    """Series under construction, and all that depends on them. Their next coefficient
+    can be supposed, to see what follows from it, and be taken back."""
+
+    def __init__(self, series: Sequence[Series]):
+        self.dependents = list(series)
+        for one in series:
+            one.tentative[self] = 0
+
+    def lowest(self, series: Series, k: int) -> int:
+        """The first coefficient of a dependent that coefficient `k` enters."""
+        return max(k - series.tentative[self], 0)
+
+
+def constant(aval: Aval, value: Any) -> Series:
+    return _from_outside(aval, CONSTANT, [value])
+
+
+def given(aval: Aval, terms: Sequence[Term], support: Support | None = None) -> Series:
+    """A series with these coefficients. Those above them are zero; or, where `support`
+    is given and says otherwise, not needed now."""
+    if support is None:
+        support = sum(1 << k for k, term in enumerate(terms) if term is not None)
+    return _from_outside(aval, support, terms)
+
+
+def unknown(aval: Aval, support: Support, terms: Sequence[Term] = ()) -> Series:
+    """A series of which only the type, the support and these first terms are known."""
+    return _from_outside(aval, support, terms, closed=False)
+
+
+def _from_outside(aval: Aval, support: Support, terms, closed: bool = True) -> Series:
+    series = Series(
+        aval, support, _nothing_more, closed=closed, terms=terms, filed=True
+    )
+    series.is_view = True
+    return series
+
+
+def _nothing_more(k):
+    raise AssertionError(f"coefficient {k} is not known yet")
+
+
+# -- operations on series
+
+
+def convolve(
+    product: Callable[[Any, Any], Any], a: Series, b: Series, k: int, first: int = 0
+) -> Term:
+    """Coefficient `k` of a product: `Σ_{j=first}^{k} product(a_j, b_{k-j})`.
+
+    Coefficients are normalised by the factorial, so that there are no binomials.
+    Products with what is known to be zero are left out.
+
+    **Arguments:**
+
+    - `product`: a function of two arrays, linear in each. `jax.lax.mul` stands for
+        products element by element, which are formed in the fastest way.
+    - `a`, `b`: [`eqx_taylor.rules.Series`][].
+    - `k`: the order.
+    - `first`: the first coefficient of `a` that is used. 1 leaves out what has `b_k`.
+
+    **Returns:**
+
+    An array of the shape of the product, or `None` for zero.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> aval = jax.ShapeDtypeStruct((), jnp.float32)
+        >>> a = rules.Series(aval, 0b11, [jnp.array(1.0), jnp.array(2.0)].__getitem__)
+        >>> b = rules.Series(aval, 0b11, [jnp.array(3.0), jnp.array(5.0)].__getitem__)
+        >>> # (1 + 2 t) (3 + 5 t) = 3 + 11 t + 10 t^2
+        >>> print(*[rules.convolve(jax.lax.mul, a, b, k) for k in range(4)])
+        3.0 11.0 10.0 None
+        ```
+    """
+    if product is lax.mul:
+        total = products(a, b, ((j, k - j, 1) for j in range(first, k + 1)))
+        return disjoined(total, a, b)
+    total = None
+    for j in range(first, k + 1):
+        if _meet(a, j, b, k - j):
+            a_j, b_kj = a.factor(j), b.factor(k - j)
+            if a_j is not None and b_kj is not None:
+                total = add(total, product(a_j, b_kj))
+    return total
+
+
+def convolve_square(a: Series, k: int, first: int = 0) -> Term:
+    """Coefficient `k` of a square, element by element: `Σ_{j=first}^{k-first} a_j
+    a_{k-j}`, each product formed once.
+
+    Coefficients are normalised by the factorial, so that there are no binomials.
+
+    **Arguments:**
+
+    - `a`: a [`eqx_taylor.rules.Series`][].
+    - `k`: the order.
+    - `first`: the lowest order that is used. 1 leaves out what has `a_k`.
+
+    **Returns:**
+
+    An array of the shape of the coefficients, or `None` for zero.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> aval = jax.ShapeDtypeStruct((), jnp.float32)
+        >>> a = rules.Series(aval, 0b11, [jnp.array(1.0), jnp.array(2.0)].__getitem__)
+        >>> # (1 + 2 t)^2 = 1 + 4 t + 4 t^2
+        >>> print(*[rules.convolve_square(a, k) for k in range(4)])
+        1.0 4.0 4.0 None
+        ```
+    """
+    total = products(a, a, ((j, k - j, 1) for j in range(first, (k + 1) // 2)))
+    total = scale(total, 2)
+    if k % 2 == 0 and first <= k // 2:
+        total = add(total, products(a, a, [(k // 2, k // 2, 1)]))
+    return disjoined(total, a, a)
+
+
+def products(
+    a: Series, b: Series, pairs: Iterable[tuple[int, int, float | int]]
+) -> Term:
+    """`Σ w a_i b_j` for all `(i, j, w)`, element by element; with axes joined.
+
+    Two things make it fast on a CPU. A few sums are formed side by side: in a single
+    one, each addition would wait for the one before, and of a few numbers that is all
+    the time there is. And loops are long: the last axes of an array of shape (6, 6, 3)
+    are joined, or the innermost loop would be over three numbers.
+    """
+    shape = _joint_shape(a, b)
+    sums: list[Term] = [None] * _SIDE_BY_SIDE
+    n = 0
+    for i, j, weight in pairs:
+        if not _meet(a, i, b, j):
+            continue
+        a_i, b_j = a.factor(i, shape), b.factor(j, shape)
+        if a_i is not None and b_j is not None:
+            product = lax.mul(scale(a_i, weight), b_j)
+            sums[n % _SIDE_BY_SIDE] = add(sums[n % _SIDE_BY_SIDE], product)
+            n += 1
+    while len(sums) > 1:
+        sums = [add(*pair) for pair in zip(sums[::2], sums[1::2])]
+    return sums[0]
+
+
+def disjoined(total: Term, a: Series, b: Series) -> Term:
+    """What was computed of `products(a, b, ...)`, with all its axes."""
+    shape = _joint_shape(a, b)
+    if total is None or shape is None or total.shape == shape:
+        return total
+    return lax.reshape(materialise(total), shape)
+
+
+def _joint_shape(a: Series, b: Series) -> tuple[int, ...] | None:
+    """Of products with many orders; `None` where there is one product at each, and in a
+    jet, which is faster, and takes less memory, as XLA itself would have it."""
+    if a.is_constant or b.is_constant or a.closed and b.closed:
+        return None
+    if explicit_sharding(a.aval) or explicit_sharding(b.aval):
+        return None  # Axes along which an array is divided stay as they are.
+    return np.broadcast_shapes(a.aval.shape, b.aval.shape)
+
+
+def _meet(a: Series, i: int, b: Series, j: int) -> bool:
+    """Whether neither is known to be zero. Asked before the coefficients are: one that
+    is multiplied by zero need not exist yet."""
+    return bool(a.support >> i & b.support >> j & 1)

@@ -1,0 +1,1 @@
+"""Derivatives of functions: jets, derivatives, differential operators."""

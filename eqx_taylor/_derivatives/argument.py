@@ -1,0 +1,271 @@
+"""The argument of a function, as the numbers in it that can move.
+
+What the functions for derivatives have in common: which leaves of a PyTree are
+differentiated, straight lines through it, and what is wrong with it.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .._core.check import as_term, describe, is_none
+from .._core.jax import as_type
+from .._sums import calls as calls
+from .._sums.collapse import sums_over_directions
+from .filter_jet import jet_of_trees
+
+
+# In the place of a direction, of which any PyTree may be one.
+_NO_MODEL: Any = object()
+
+
+class Argument:
+    """Of `fun`, at the point `x`, which messages call `name`. Floating-point leaves
+    move; leaves that are no arrays do not. Integers are an error.
+
+    With `v` the point may be a model, whose floating-point arrays are its parameters:
+    integers are left alone, and so are Python's numbers, unless `v` has something in
+    their place.
+    """
+
+    def __init__(
+        self,
+        caller: str,
+        fun: Callable,
+        x: PyTree,
+        *,
+        real: bool = False,
+        v: PyTree = _NO_MODEL,
+        name: str = "x",
+    ):
+        check_function(caller, fun, x)
+        self.caller, self.fun = caller, fun
+        paths, self.treedef = jtu.tree_flatten_with_path(x, is_leaf=is_none)
+        self.leaves = [leaf for _, leaf in paths]
+        self.where: list[int] = []
+        self.names: list[str] = []
+        self.arrays: list[Array] = []
+        for i, (path, leaf) in enumerate(paths):
+            if not eqx.is_array_like(leaf) or isinstance(leaf, bool):
+                continue
+            if v is not _NO_MODEL and not self._is_parameter(i, v):
+                continue
+            leaf_name = f"{name}{jtu.keystr(path)}"
+            array = jnp.asarray(leaf)
+            check_floating(caller, leaf_name, array)
+            if real and jnp.iscomplexobj(array):
+                raise TypeError(
+                    f"{caller}: {leaf_name} has dtype {array.dtype}, but must be real. "
+                    "Pass the real and the imaginary part as arguments of their own."
+                )
+            self.where.append(i)
+            self.names.append(leaf_name)
+            self.arrays.append(array)
+        if self.size == 0:
+            raise TypeError(
+                f"{caller}: {f'`{name}`' if name == 'x' else name} has no "
+                f"floating-point array that could move; got {eqx.tree_pformat(x)}."
+            )
+
+    def _is_parameter(self, i: int, v: PyTree) -> bool:
+        if eqx.is_inexact_array(self.leaves[i]):
+            return True
+        try:
+            direction = self.treedef.flatten_up_to(v)[i]
+        except ValueError:
+            return False  # It does not fit, which `matching` tells.
+        is_floating = jnp.issubdtype(jnp.result_type(self.leaves[i]), jnp.inexact)
+        return is_floating and direction is not None
+
+    # -- its numbers
+
+    @property
+    def size(self) -> int:
+        return sum(array.size for array in self.arrays)
+
+    @property
+    def dtype(self) -> Any:
+        """The widest of the types of its numbers."""
+        return max((x.dtype for x in self.arrays), key=lambda d: jnp.finfo(d).bits)
+
+    def replaced(self, arrays: Sequence[Any], otherwise: Any = ...) -> PyTree:
+        """The argument with these arrays in the place of those that move, and with
+        `otherwise` in the place of the other leaves."""
+        leaves = (
+            list(self.leaves) if otherwise is ... else [otherwise] * len(self.leaves)
+        )
+        for i, array in zip(self.where, arrays):
+            leaves[i] = array
+        return jtu.tree_unflatten(self.treedef, leaves)
+
+    def split(self, rows: Any) -> list[Any]:
+        """Vectors of all numbers, as rows of a matrix, in the shapes of the arrays."""
+        parts, start = [], 0
+        for array in self.arrays:
+            part = rows[:, start : start + array.size]
+            start += array.size
+            part = part.reshape(rows.shape[0], *array.shape)
+            # Where nothing moves in any direction nothing need be computed.
+            none = isinstance(part, np.ndarray) and not np.any(part)
+            part = None if none else jnp.asarray(part, array.dtype)
+            parts.append(part if part is None else as_type(jax.typeof(array), part))
+        return parts
+
+    def matching(self, name: str, tree: PyTree) -> list[Any]:
+        """The leaves of another PyTree of this structure, in the places of those that
+        move; those of the others must be `None`."""
+        try:
+            leaves = self.treedef.flatten_up_to(tree)
+        except ValueError as e:
+            raise ValueError(
+                f"{self.caller}: `{name}` must have the structure of `x`.\n"
+                f"x: {eqx.tree_pformat(self.replaced(self.arrays))}\n"
+                f"{name}: {eqx.tree_pformat(tree)}"
+            ) from e
+        for i, leaf in enumerate(leaves):
+            if i not in self.where and leaf is not None:
+                raise ValueError(
+                    f"{self.caller}: `{name}` must be None where `x` is no array; got "
+                    f"{describe(leaf)}."
+                )
+        return [leaves[i] for i in self.where]
+
+    def direction(self, v: PyTree) -> list[Any]:
+        """The leaves of a direction; `None` where they are zero."""
+        terms = [
+            as_term(self.caller, f"{name}, `v`,", 1, array, term)
+            for name, array, term in zip(self.names, self.arrays, self.matching("v", v))
+        ]
+        return terms
+
+    def tensor(self, flat: Any, order: int) -> PyTree:
+        """Of an array with `order` axes over all numbers, and others after them: its
+        parts as a PyTree of PyTrees of ... (`order` times), the other axes first."""
+        if order == 0:
+            return flat
+
+        def parts(flat, depth, shapes):
+            if depth == order:
+                split = len(shapes)
+                flat = jnp.moveaxis(
+                    flat, range(split), range(flat.ndim - split, flat.ndim)
+                )
+                rest = flat.shape[: flat.ndim - split]
+                return flat.reshape(*rest, *[n for shape in shapes for n in shape])
+            found, start = [], 0
+            for array in self.arrays:
+                window = [slice(None)] * depth + [slice(start, start + array.size)]
+                start += array.size
+                found.append(
+                    parts(flat[tuple(window)], depth + 1, [*shapes, array.shape])
+                )
+            return self.replaced(found, otherwise=None)
+
+        return parts(flat, 0, [])
+
+    # -- derivatives along straight lines
+
+    def along(
+        self,
+        v: Sequence[Any],
+        order: int,
+        *,
+        at: Sequence[Any] | None = None,
+        factorial_scaled: bool = False,
+    ) -> list[PyTree]:
+        """The Taylor coefficients (or derivatives) of orders 0 to `order` of the
+        function in the direction `v`, with `None` for leaves that have none. `at` are
+        other numbers than those of `x`."""
+        arrays = self.arrays if at is None else at
+        terms = [self.replaced(v, otherwise=None), *[None] * (order - 1)]
+        value, series = jet_of_trees(
+            self.caller,
+            _as_arrays(self.fun),
+            (self.replaced(arrays),),
+            (terms,),
+            factorial_scaled,
+            {},
+        )
+        if not jtu.tree_leaves(series[0]):
+            raise TypeError(
+                f"{self.caller}: `fun` returned nothing that can be differentiated: "
+                f"{eqx.tree_pformat(value)}."
+            )
+        value = jtu.tree_map(
+            lambda slope, y: None if slope is None else y,
+            series[0],
+            value,
+            is_leaf=is_none,
+        )
+        return [value, *series][: order + 1]
+
+    def weighted_sums(
+        self, directions: Sequence[Any], weights: Mapping[int, Any]
+    ) -> dict[int, PyTree]:
+        """For each order k in `weights`, the sum over directions of `weights[k]` times
+        the Taylor coefficient of order k. The directions are stacked along the first
+        axis, `None` for arrays that do not move in any."""
+        moving = [i for i, v in enumerate(directions) if v is not None]
+        trees: list[Any] = []
+
+        def coefficients(arrays, vs):
+            v = [None] * len(self.arrays)
+            for i, leaf in zip(moving, vs):
+                v[i] = leaf
+            terms = self.along(v, max(weights), at=arrays)
+            leaves, tree = zip(*[jtu.tree_flatten(terms[k]) for k in weights])
+            trees.append(tree)
+            return leaves
+
+        sums = sums_over_directions(
+            coefficients,
+            self.arrays,
+            [directions[i] for i in moving],
+            list(weights.values()),
+        )
+        return {
+            k: jtu.tree_unflatten(tree, leaves)
+            for k, tree, leaves in zip(weights, trees[-1], sums)
+        }
+
+
+def _as_arrays(fun: Callable) -> Callable:
+    """The same function; numbers that it returns are arrays."""
+
+    def as_array(y):
+        return jnp.asarray(y) if isinstance(y, float | complex | np.ndarray) else y
+
+    return lambda *args: jtu.tree_map(as_array, fun(*args))
+
+
+# -- what users may pass
+
+
+def check_function(caller: str, fun: Any, /, *args: Any, **kwargs: Any) -> None:
+    if not callable(fun):
+        raise TypeError(f"{caller}: `fun` must be callable; got {describe(fun)}.")
+    try:
+        inspect.signature(fun).bind(*args, **kwargs)
+    except TypeError as e:
+        raise TypeError(
+            f"{caller}: `fun` cannot be called with these arguments: {e}. Close over "
+            "those that are not differentiated."
+        ) from e
+    except ValueError:
+        pass  # Some built-in functions have no signature.
+
+
+def check_floating(caller: str, name: str, array: Array) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        raise TypeError(
+            f"{caller}: {name} has dtype {array.dtype}, which cannot be "
+            "differentiated. Convert it to floating point, or close over it if it is "
+            "not to be differentiated."
+        )

@@ -1,0 +1,458 @@
+"""Linear differential operators, by collapsed Taylor mode."""
+
+import functools as ft
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+from .._core.check import describe
+from .argument import Argument
+from .interpolation_weights import (
+    as_array,
+    as_rows,
+    of_operator,
+    order_of,
+    Sparse,
+    sparse,
+)
+
+
+def laplacian(
+    fun: Callable[[PyTree], PyTree], x: PyTree, *, mask: PyTree | None = None
+) -> PyTree[Array]:
+    r"""The Laplacian $\sum_d \partial^2 f / \partial x_d^2$.
+
+    The sum over $d$ is propagated as one vector (Dangel et al. 2025), because second
+    derivatives enter linearly wherever they go: of $D$ inputs $2 + D$ vectors go
+    through every layer of a network, and not $1 + 2 D$. The result is an ordinary JAX
+    computation, which can be differentiated with respect to whatever `fun` closes over.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `x`: the point, a PyTree of real arrays of any shapes.
+    - `mask`: with respect to which numbers; `None` (the default) stands for all. A
+        PyTree of the structure of `x`, with a boolean, or booleans in the shape of the
+        array, for each array; NumPy's, as they must be known while tracing. The cost
+        is that of the inputs that are selected.
+
+    **Returns:**
+
+    The PyTree that `fun` returns, with its Laplacian, of the same shape, in the place
+    of every array, and `None` in the place of leaves that are not differentiable.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for integer or complex inputs, and for a mask that does
+    not fit the point.
+
+    !!! example
+
+        ```pycon
+        >>> import equinox as eqx
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import laplacian
+        >>> fun, x = lambda x: jnp.sum(x**2), jnp.ones(3)
+        >>> print(laplacian(fun, x))
+        6.0
+        >>> # Without the first of the inputs, which may be the time.
+        >>> print(laplacian(fun, x, mask=[False, True, True]))
+        4.0
+        >>> # Of a network, at ten points.
+        >>> mlp = eqx.nn.MLP(3, "scalar", 32, 2, jnp.tanh, key=jax.random.key(0))
+        >>> jax.vmap(lambda x: laplacian(mlp, x))(jnp.ones((10, 3))).shape
+        (10,)
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{dangel2025collapsing,
+            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
+                    Andrea},
+            title={Collapsing {T}aylor Mode Automatic Differentiation},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2025},
+        }
+        ```
+    """
+    return _sum_of_squares(Argument("laplacian", fun, x, real=True), mask)
+
+
+def biharmonic(
+    fun: Callable[[PyTree], PyTree], x: PyTree, *, mask: PyTree | None = None
+) -> PyTree[Array]:
+    r"""The biharmonic operator $\Delta^2 f = \sum_{d, e} \partial^4 f / \partial x_d^2
+    \partial x_e^2$.
+
+    It is the Laplacian of the Laplacian, both by collapsed Taylor mode: $(2 + D)^2$
+    vectors go through every layer of a network. The $D^2$ directions from which fourth
+    derivatives can be interpolated would take $2 + 3 D^2$.
+
+    **Arguments:**
+
+    - `fun`, `x`, `mask`: as for [`eqx_taylor.laplacian`][].
+
+    **Returns:**
+
+    The PyTree that `fun` returns, with $\Delta^2$ of it in the place of every array,
+    and `None` in the place of leaves that are not differentiable.
+
+    **Raises:**
+
+    As [`eqx_taylor.laplacian`][].
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import biharmonic
+        >>> # Of |x|^4 in D dimensions it is 8 D (D + 2).
+        >>> print(biharmonic(lambda x: jnp.sum(x**2) ** 2, jnp.ones(3)))
+        120.0
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{dangel2025collapsing,
+            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
+                    Andrea},
+            title={Collapsing {T}aylor Mode Automatic Differentiation},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2025},
+        }
+        ```
+    """
+    Argument("biharmonic", fun, x, real=True)
+
+    def inner(x):
+        return _sum_of_squares(Argument("biharmonic", fun, x, real=True), mask)
+
+    return _sum_of_squares(Argument("biharmonic", inner, x, real=True), mask)
+
+
+def weighted_laplacian(
+    fun: Callable[[PyTree], PyTree], x: PyTree, sigma: PyTree
+) -> PyTree[Array]:
+    r"""The weighted Laplacian $\operatorname{tr}(\sigma \sigma^\top \nabla^2 f) =
+    \sum_r \sigma_r^\top (\nabla^2 f) \sigma_r$: twice the generator of a diffusion $dX
+    = \sigma\, dW$, for one.
+
+    It takes $2 + R$ vectors for $R$ columns, by collapsed Taylor mode as
+    [`eqx_taylor.laplacian`][].
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `x`: the point, a PyTree of real arrays of any shapes.
+    - `sigma`: the matrix $\sigma$, which may depend on the point: for a vector `x` of
+        shape `(D,)` an array of shape `(D, R)`. For other `x` a PyTree of the same
+        structure, whose arrays have the columns along an additional last axis; `None`
+        for arrays that do not move.
+
+    **Returns:**
+
+    The PyTree that `fun` returns, with its weighted Laplacian in the place of every
+    array, and `None` in the place of leaves that are not differentiable.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for integer or complex inputs, and for a `sigma` that
+    does not fit the point.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import weighted_laplacian
+        >>> x = jnp.array([2.0, 3.0])
+        >>> sigma = jnp.array([[1.0, 0.0], [0.5, 2.0]])
+        >>> # sigma sigma' is [[1, 0.5], [0.5, 4.25]], the Hessian [[0, 6], [6, 4]].
+        >>> print(weighted_laplacian(lambda x: x[0] * x[1] ** 2, x, sigma))
+        23.0
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{dangel2025collapsing,
+            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
+                    Andrea},
+            title={Collapsing {T}aylor Mode Automatic Differentiation},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2025},
+        }
+        ```
+    """
+    argument = Argument("weighted_laplacian", fun, x, real=True)
+    directions, counts = [], set()
+    for name, array, columns in zip(
+        argument.names, argument.arrays, argument.matching("sigma", sigma)
+    ):
+        if columns is None:
+            directions.append(None)
+            continue
+        if np.shape(columns)[:-1] != array.shape or np.ndim(columns) == 0:
+            raise ValueError(
+                f"weighted_laplacian: `sigma` must have the shape of {name}, which is "
+                f"{array.shape}, and an additional last axis for its columns; got "
+                f"{describe(columns)}."
+            )
+        columns = jnp.asarray(columns)
+        if jnp.issubdtype(columns.dtype, jnp.complexfloating):
+            raise TypeError(
+                f"weighted_laplacian: `sigma` must be real; got {describe(columns)}."
+            )
+        counts.add(columns.shape[-1])
+        directions.append(jnp.moveaxis(columns.astype(array.dtype), -1, 0))
+    if len(counts) != 1:
+        raise ValueError(
+            "weighted_laplacian: the arrays of `sigma`, at least one, must have the "
+            f"same number of columns; got {sorted(counts)}."
+        )
+    [count] = counts
+    return argument.weighted_sums(directions, {2: np.full(count, 2.0)})[2]
+
+
+def linear_operator(
+    fun: Callable[[PyTree], PyTree],
+    x: PyTree,
+    terms: Sequence[Any],
+) -> PyTree[Array]:
+    r"""A linear differential operator $\sum_i c_i\, \partial^{|i|} f / \partial
+    x_1^{i_1} \partial x_2^{i_2} \cdots$, given by its terms: derivatives, with no
+    factorials.
+
+    Terms of the same order are made of derivatives along the same directions (see
+    [`eqx_taylor.derivative_tensor`][]); the highest derivatives of all directions are
+    propagated as one sum (see [`eqx_taylor.laplacian`][]).
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
+    - `terms`: a list of pairs of a coefficient, which is a real number or a scalar
+        array, and a multi-index, which says how often to differentiate with respect to
+        each number in `x` (see [`eqx_taylor.partial_derivative`][]; zeros alone are the
+        value of `fun`). Coefficients that depend on the point may be computed from it
+        before.
+
+    **Returns:**
+
+    The PyTree that `fun` returns, with the result of the operator in the place of every
+    array, and `None` in the place of leaves that are not differentiable.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for terms that are no such pairs, for a multi-index that
+    does not fit the point, and for integer inputs.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import linear_operator
+        >>> # The heat equation u_t - 0.1 (u_xx + u_yy), for x = (t, x, y).
+        >>> terms = [(1.0, (1, 0, 0)), (-0.1, (0, 2, 0)), (-0.1, (0, 0, 2))]
+        >>> x = jnp.array([0.0, 0.3, 0.4])
+        >>> u = lambda x: jnp.exp(-x[0]) * (x[1] ** 2 + x[2])
+        >>> print(linear_operator(u, x, terms))  # -(0.09 + 0.4) - 0.1 * 2
+        -0.69
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{dangel2025collapsing,
+            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
+                    Andrea},
+            title={Collapsing {T}aylor Mode Automatic Differentiation},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2025},
+        }
+        ```
+    """
+    argument = Argument("linear_operator", fun, x)
+    if not isinstance(terms, list | tuple) or len(terms) == 0:
+        raise TypeError(
+            "linear_operator: `terms` must be a list of pairs of a coefficient and a "
+            f"multi-index, at least one; got {describe(terms)}."
+        )
+    checked = []
+    for n, term in enumerate(terms):
+        if not isinstance(term, list | tuple) or len(term) != 2:
+            raise TypeError(
+                f"linear_operator: terms[{n}] must be a pair of a coefficient and a "
+                f"multi-index; got {describe(term)}."
+            )
+        coefficient, index = term
+        if _is_infinite(coefficient):
+            raise ValueError(
+                f"linear_operator: the coefficient of terms[{n}] must be finite; got "
+                f"{coefficient}."
+            )
+        if isinstance(coefficient, numbers.Rational):
+            coefficient = Fraction(coefficient)
+        elif isinstance(coefficient, float):
+            coefficient = Fraction(coefficient)
+        elif (
+            eqx.is_array_like(coefficient)
+            and jnp.shape(coefficient) == ()
+            and not jnp.iscomplexobj(coefficient)
+        ):
+            real = jnp.finfo(argument.dtype).dtype
+            coefficient = jnp.asarray(coefficient).astype(real)
+        else:
+            raise TypeError(
+                f"linear_operator: the coefficient of terms[{n}] must be a real number "
+                f"or a scalar array; got {describe(coefficient)}."
+            )
+        checked.append((coefficient, as_multi_index(argument, f"terms[{n}][1]", index)))
+    return apply_operator(argument, checked)
+
+
+# -- what these are made of
+
+
+def as_multi_index(argument: Argument, name: str, multi_index: PyTree) -> Sparse:
+    """The multi-index of all numbers of the argument, in their order."""
+    caller = argument.caller
+    # For a single array, anything that NumPy makes an array of.
+    is_array = jtu.treedef_is_leaf(argument.treedef)
+    leaves = [multi_index] if is_array else argument.matching(name, multi_index)
+    flat = []
+    for leaf_name, array, leaf in zip(argument.names, argument.arrays, leaves):
+        entries = _known_while_tracing(leaf)
+        if not np.issubdtype(entries.dtype, np.integer):
+            raise TypeError(
+                f"{caller}: `{name}` must have integers that are known while tracing, "
+                f"one for each number in `x`; got {describe(leaf)} for {leaf_name}, "
+                f"which has shape {array.shape}."
+            )
+        if entries.shape != array.shape:
+            raise ValueError(
+                f"{caller}: `{name}` must have one entry for each number in `x`; got "
+                f"shape {entries.shape} for {leaf_name}, which has shape {array.shape}."
+            )
+        flat.append(entries.reshape(-1))
+    entries = np.concatenate(flat)
+    if np.any(entries < 0):
+        raise ValueError(
+            f"{caller}: the entries of `{name}` must not be negative: they are orders "
+            f"of derivatives; got {multi_index}."
+        )
+    return sparse(entries)
+
+
+def _is_infinite(coefficient: Any) -> bool:
+    """Or not a number. What is traced is taken as it is."""
+    if isinstance(coefficient, Tracer | numbers.Rational):
+        return False
+    if not eqx.is_array_like(coefficient) or jnp.shape(coefficient) != ():
+        return False
+    # Not by JAX, which would not compute it now under `jit`.
+    return not jnp.iscomplexobj(coefficient) and not math.isfinite(coefficient)
+
+
+def _known_while_tracing(leaf: Any) -> np.ndarray:
+    """As an array; of objects if it cannot be one."""
+    try:
+        return np.asarray(leaf)
+    except (ValueError, jax.errors.TracerArrayConversionError):
+        return np.asarray(None)
+
+
+def apply_operator(
+    argument: Argument, terms: Sequence[tuple[Any, Sparse]]
+) -> PyTree[Array]:
+    """The sum of terms, each a coefficient (an exact number or an array) and a
+    multi-index."""
+    by_order: dict[int, dict[Sparse, Any]] = {}
+    for coefficient, index in terms:
+        if isinstance(coefficient, int):
+            coefficient = Fraction(coefficient)
+        group = by_order.setdefault(order_of(index), {})
+        if index in group:
+            pair = [group[index], coefficient]
+            if not all(isinstance(c, Fraction) for c in pair):
+                pair = [float(c) if isinstance(c, Fraction) else c for c in pair]
+            coefficient = pair[0] + pair[1]
+        group[index] = coefficient
+    results = []
+    if 0 in by_order:
+        [coefficient] = by_order.pop(0).values()
+        [value] = argument.along([None] * len(argument.arrays), 0)
+        results.append(jtu.tree_map(lambda y: _times(coefficient, y), value))
+    # Where the directions of a lower order are among those of a higher one, its terms
+    # are by-products.
+    families: list[tuple[dict[Sparse, Any], dict[int, dict[Sparse, Any]]]] = []
+    for order in sorted(by_order, reverse=True):
+        weights = of_operator(by_order[order])
+        for directions, orders in families:
+            if weights.keys() <= directions.keys():
+                orders[order] = weights
+                break
+        else:
+            families.append((weights, {order: weights}))
+    for directions, orders in families:
+        if len(directions) == 0:
+            continue
+        rows = argument.split(as_rows(directions, argument.size))
+        sums = argument.weighted_sums(
+            rows,
+            {
+                k: as_array(weights.get(v, Fraction(0)) for v in directions)
+                for k, weights in orders.items()
+            },
+        )
+        results.extend(sums.values())
+    if not results:  # All coefficients are zero.
+        [value] = argument.along([None] * len(argument.arrays), 0)
+        return jtu.tree_map(jnp.zeros_like, value)
+    return ft.reduce(lambda a, b: jtu.tree_map(jnp.add, a, b), results)
+
+
+def _times(coefficient: Any, y: Any) -> Any:
+    if isinstance(coefficient, Fraction):
+        coefficient = float(coefficient)
+    return jnp.asarray(coefficient, y.dtype) * y
+
+
+def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree[Array]:
+    """The sum of the second derivatives with respect to what the mask selects."""
+    selected = np.ones(argument.size, bool)
+    if mask is not None:
+        flat = []
+        for name, array, leaf in zip(
+            argument.names, argument.arrays, argument.matching("mask", mask)
+        ):
+            entries = _known_while_tracing(leaf)
+            if entries.dtype != bool or entries.shape not in ((), array.shape):
+                raise ValueError(
+                    f"{argument.caller}: `mask` must have a boolean, or booleans of "
+                    f"shape {array.shape}, for {name}, known while tracing; got "
+                    f"{describe(leaf)}."
+                )
+            flat.append(np.broadcast_to(entries, array.shape).reshape(-1))
+        selected = np.concatenate(flat)
+        if not np.any(selected):
+            raise ValueError(
+                f"{argument.caller}: `mask` selects nothing; got {mask!r}."
+            )
+    [places] = np.nonzero(selected)
+    rows = np.zeros((len(places), argument.size), bool)
+    rows[np.arange(len(places)), places] = True
+    weights = np.full(len(places), 2.0)
+    return argument.weighted_sums(argument.split(rows), {2: weights})[2]

@@ -1,0 +1,313 @@
+"""Reverse mode over Taylor mode: derivatives of gradients in a direction."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from .._core.check import check_integer, describe, UNTRACEABLE, untraceable
+from .._core.jax import as_type, filled, joint_axes, vary, varying_axes
+from .argument import Argument
+from .filter_jet import jet_of_trees
+from .mixed_partials import tensors
+
+
+def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
+    r"""The Hessian of a scalar function of many numbers, times a vector: reverse mode
+    over a jet of order 1, at the cost of a few gradients.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a real scalar.
+    - `x`: the point. Its floating-point arrays move, and Python's floating-point
+        numbers for which `v` has one; no other leaves.
+    - `v`: the vector, a PyTree of the structure and shapes of `x`, with `None` for
+        leaves that are zero.
+
+    **Returns:**
+
+    $\nabla^2 f(x)\, v$, a PyTree of the structure and shapes of `x`, with `None` in the
+    place of all other leaves.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for a function that does not return a real scalar, for
+    complex inputs, if nothing moves, and for a `v` that does not fit the point.
+
+    !!! example
+
+        ```pycon
+        >>> import equinox as eqx
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import hvp
+        >>> # The Hessian of x^2 y is [[2 y, 2 x], [2 x, 0]].
+        >>> x, v = jnp.array([2.0, 3.0]), jnp.array([1.0, 0.0])
+        >>> print(hvp(lambda x: x[0] ** 2 * x[1], x, v))
+        [6. 4.]
+        >>> # With respect to the parameters; the activation function is no array.
+        >>> mlp = eqx.nn.MLP(3, "scalar", 32, 2, jnp.tanh, key=jax.random.key(0))
+        >>> loss = lambda mlp: mlp(jnp.ones(3)) ** 2
+        >>> product = hvp(loss, mlp, eqx.filter_grad(loss)(mlp))
+        >>> product.layers[0].weight.shape
+        (32, 3)
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{pearlmutter1994fast,
+            author={Pearlmutter, Barak A.},
+            title={Fast Exact Multiplication by the {H}essian},
+            journal={Neural Computation},
+            volume={6},
+            number={1},
+            pages={147--160},
+            year={1994},
+        }
+        ```
+    """
+    argument = Argument("hvp", fun, x, real=True, v=v)
+    terms = _gradient_coefficients(argument, argument.direction(v), 1)
+    return argument.replaced([leaf[1] for leaf in terms], otherwise=None)
+
+
+def directional_gradients(
+    fun: Callable[[PyTree], Array], x: PyTree, v: PyTree, order: int
+) -> PyTree[Array]:
+    r"""The gradient of a scalar function of many numbers, and its derivatives in a
+    direction: those of $\nabla f(x + t v)$ with respect to $t$ at $t = 0$.
+
+    All of them come from one pass of reverse mode over one jet. If $f_K$ is the
+    highest Taylor coefficient of $f(x_0 + x_1 t + \cdots + x_K t^K)$, then
+    $\partial f_K / \partial x_j$ is coefficient $K - j$ of the gradient, for every $j$.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a real scalar.
+    - `x`: the point. Its floating-point arrays move, and Python's floating-point
+        numbers for which `v` has one; no other leaves.
+    - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
+        leaves that do not move.
+    - `order`: the highest order $K \geq 0$: 0 for the gradient, 1 for the product of
+        the Hessian with `v` as well, and so on.
+
+    **Returns:**
+
+    A PyTree of the structure of `x`, with the derivatives of order $0, \ldots, K$ of
+    the gradient, stacked along a new first axis, in the place of every array; and
+    `None` in the place of all other leaves. They are derivatives, and not divided by
+    $k!$.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for a function that does not return a real scalar, for
+    complex inputs, if nothing moves, for an order that is not a non-negative integer,
+    and for a direction that does not fit the point.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import directional_gradients
+        >>> x, v = jnp.array([2.0, 3.0]), jnp.array([1.0, 0.0])
+        >>> # The gradient of x^2 y is (2 x y, x^2); along x it is (6 x, x^2).
+        >>> g, hv, d2g = directional_gradients(lambda x: x[0] ** 2 * x[1], x, v, 2)
+        >>> print(g, hv, d2g)
+        [12.  4.] [6. 4.] [0. 2.]
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{christianson1992reverse,
+            author={Christianson, Bruce},
+            title={Reverse Accumulation and Accurate Rounding Error Estimates for
+                   {T}aylor Series Coefficients},
+            journal={Optimization Methods and Software},
+            volume={1},
+            number={1},
+            pages={81--94},
+            year={1992},
+        }
+        ```
+    """
+    order = check_integer("directional_gradients", "order", order, 0)
+    argument = Argument("directional_gradients", fun, x, real=True, v=v)
+    terms = _gradient_coefficients(argument, argument.direction(v), order)
+    return argument.replaced(
+        [
+            jnp.stack([c * float(math.factorial(k)) for k, c in enumerate(leaf)])
+            for leaf in terms
+        ],
+        otherwise=None,
+    )
+
+
+def _gradient_coefficients(
+    argument: Argument, v: list[Any], order: int
+) -> list[list[Array]]:
+    """For each array that moves the Taylor coefficients of the gradient along `v`."""
+    if order == 0:
+        try:
+            gradient = jax.grad(lambda arrays: _scalar(argument, arrays))(
+                argument.arrays
+            )
+        except UNTRACEABLE as e:
+            raise untraceable(argument.caller, "`fun`", e) from e
+        return [[leaf] for leaf in gradient]
+
+    def top(*terms):
+        """The highest coefficient of `f(Σ_j terms[j] t^j)`."""
+        point, *series = terms
+        trees = [argument.replaced(term, otherwise=None) for term in series]
+        return jet_of_trees(
+            argument.caller,
+            lambda x: _scalar(argument, x, is_tree=True),
+            (argument.replaced(point),),
+            (trees,),
+            False,
+            {},
+        )[1][-1]
+
+    # Where the direction differs between the devices of a `shard_map` and the point
+    # does not, the point is taken to as well: else JAX adds up its gradients over them.
+    axes = frozenset().union(
+        *[
+            varying_axes(jax.typeof(part)) - varying_axes(jax.typeof(array))
+            for array, part in zip(argument.arrays, v)
+            if part is not None
+        ]
+    )
+    point = [vary(array, axes) for array in argument.arrays]
+    zero = [filled(jax.typeof(array)) for array in point]
+    first = [z if part is None else vary(part, axes) for part, z in zip(v, zero)]
+    points = [point, first, *[zero] * (order - 1)]
+    slopes = jax.grad(top, argnums=tuple(range(order + 1)))(*points)
+    return [list(leaf) for leaf in zip(*slopes[::-1])]
+
+
+def _scalar(argument: Argument, x: Any, is_tree: bool = False) -> Array:
+    """The value of the function, which must be one real number."""
+    y = argument.fun(x if is_tree else argument.replaced(x))
+    is_number = isinstance(y, float | jax.Array) and jnp.shape(y) == ()
+    if not is_number or not jnp.issubdtype(jnp.result_type(y), jnp.floating):
+        raise TypeError(
+            f"{argument.caller}: `fun` must return a real scalar, whose gradient is "
+            f"taken; got {describe(y)}. For functions that return more than one number "
+            "see `value_jacobian_hessian` and `directional_derivatives`."
+        )
+    return jnp.asarray(y)
+
+
+def value_jacobian_hessian(
+    fun: Callable[[PyTree], PyTree], x: PyTree
+) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+    r"""The value of a function, its Jacobian and its Hessian, in one call.
+
+    By reverse mode over jets of order 1 if the function returns fewer numbers than half
+    of those it takes; else by jets of order 2 alone (see
+    [`eqx_taylor.derivative_tensor`][]). The Hessian is symmetric to the last bit.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
+
+    **Returns:**
+
+    `(value, jacobian, hessian)`: what `fun`, `jax.jacobian(fun)` and
+    `jax.hessian(fun)` return. For an array `x`, each array of the value has the axes of
+    `x` after its own in the Jacobian, and twice in the Hessian; for a PyTree `x` there
+    is a PyTree of its structure in the place of each array of the value, and another
+    one within it. `None` is in the place of leaves that are not differentiable.
+
+    **Raises:**
+
+    `TypeError` for integer inputs, and for a function that returns nothing that can be
+    differentiated.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import value_jacobian_hessian
+        >>> x = jnp.array([2.0, 3.0])
+        >>> y, gradient, hessian = value_jacobian_hessian(lambda x: x[0] ** 2 * x[1], x)
+        >>> print(y, gradient)
+        12.0 [12.  4.]
+        >>> print(hessian)
+        [[6. 4.]
+         [4. 0.]]
+        ```
+    """
+    argument = Argument("value_jacobian_hessian", fun, x)
+    zeros = [None] * len(argument.arrays)
+    out = jax.eval_shape(lambda: argument.along(zeros, 0)[0])
+    count = sum(leaf.size for leaf in jtu.tree_leaves(out))
+    is_complex = any(
+        jnp.iscomplexobj(y) for y in [*argument.arrays, *jtu.tree_leaves(out)]
+    )
+    if is_complex or 2 * count > argument.size:
+        jacobian, hessian = tensors(argument, 2, [1, 2])
+    else:
+        jacobian, hessian = _by_reverse_mode(argument, jtu.tree_leaves(out))
+    return argument.along(zeros, 0)[0], jacobian, hessian
+
+
+def _by_reverse_mode(
+    argument: Argument, out: Sequence[Any]
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """Rows of the Jacobian and the Hessian, for each number that is returned: the
+    gradients of the slope in all directions. `out` are the types of what is returned.
+    """
+    size, dtype = argument.size, argument.dtype
+    # Each device of a `shard_map` has derivatives of what it returns itself, as with
+    # jets alone: JAX adds up gradients with respect to what is the same on all.
+    axes = joint_axes(out)
+    point = [vary(array, axes) for array in argument.arrays]
+    units = [vary(part, axes) for part in argument.split(jnp.eye(size))]
+
+    def flat(arrays):
+        return jnp.concatenate([x.reshape(-1).astype(dtype) for x in arrays])
+
+    def one_direction(v):
+        def slope(arrays, v):
+            return argument.along(v, 1, at=arrays)[1]
+
+        y, pull_back = jax.vjp(slope, point, v)
+        leaves, treedef = jtu.tree_flatten(y)
+
+        def rows(i):
+            """Of each number in leaf `i`, with respect to the point and to `v`."""
+
+            def row(unit):
+                cotangents = [jnp.zeros_like(leaf) for leaf in leaves]
+                cotangents[i] = unit.reshape(leaves[i].shape)
+                slopes = pull_back(jtu.tree_unflatten(treedef, cotangents))
+                return [flat(arrays) for arrays in slopes]
+
+            units = jnp.eye(leaves[i].size, dtype=leaves[i].dtype)
+            return jax.vmap(row)(as_type(jax.typeof(leaves[i]), units))
+
+        found = [rows(i) for i in range(len(leaves))]
+        by_point = jtu.tree_unflatten(treedef, [pair[0] for pair in found])
+        by_direction = jtu.tree_unflatten(treedef, [pair[1] for pair in found])
+        return by_point, by_direction, y
+
+    second, first, y = jax.vmap(one_direction)(units)
+
+    def jacobian(rows, y):
+        rows = rows[0]  # It does not depend on the direction.
+        return argument.tensor(rows.T.reshape(size, *y.shape[1:]), 1)
+
+    def hessian(rows, y):
+        rows = jnp.moveaxis(rows, 1, 2)  # direction, entry, output
+        rows = (rows + jnp.swapaxes(rows, 0, 1)) / 2
+        return argument.tensor(rows.reshape(size, size, *y.shape[1:]), 2)
+
+    return jtu.tree_map(jacobian, first, y), jtu.tree_map(hessian, second, y)

@@ -1,0 +1,211 @@
+"""Mixed partial derivatives, from jets along straight lines."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .._core.check import check_integer
+from .argument import Argument
+from .differential_operators import apply_operator, as_multi_index
+from .interpolation_weights import as_rows, interpolated, Sparse
+
+
+def partial_derivative(
+    fun: Callable[[PyTree], PyTree], x: PyTree, multi_index: PyTree
+) -> PyTree[Array]:
+    r"""A mixed partial derivative, $\partial^{|i|} f / \partial x_1^{i_1} \partial
+    x_2^{i_2} \cdots$.
+
+    It is a sum of derivatives along straight lines, whose directions and weights are
+    computed exactly (see [`eqx_taylor.derivative_tensor`][]), and whose highest
+    coefficients are propagated as one sum (see [`eqx_taylor.laplacian`][]).
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
+    - `multi_index`: how often to differentiate with respect to each number in `x`. A
+        PyTree of the structure of `x`, with integers in the shape of each array: for a
+        vector of three numbers, `(2, 0, 1)`; for a tuple of three scalars, too.
+
+    **Returns:**
+
+    The PyTree that `fun` returns, with the derivative, of the same shape, in the place
+    of every array, and `None` in the place of leaves that are not differentiable. It is
+    a derivative, and not divided by factorials.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for a multi-index that does not fit the point, or has
+    entries that are not non-negative integers; and for integer inputs.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import partial_derivative
+        >>> x = jnp.array([2.0, 3.0, 5.0])
+        >>> fun = lambda x: x[0] ** 2 * x[1] ** 2 * x[2]
+        >>> # Twice with respect to the first, once to the third: 2 y^2.
+        >>> print(partial_derivative(fun, x, (2, 0, 1)))
+        18.0
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{griewank2000evaluating,
+            author={Griewank, Andreas and Utke, Jean and Walther, Andrea},
+            title={Evaluating Higher Derivative Tensors by Forward Propagation of
+                   Univariate {T}aylor Series},
+            journal={Mathematics of Computation},
+            volume={69},
+            number={231},
+            pages={1117--1130},
+            year={2000},
+        }
+        ```
+    """
+    argument = Argument("partial_derivative", fun, x)
+    index = as_multi_index(argument, "multi_index", multi_index)
+    return apply_operator(argument, [(1, index)])
+
+
+def derivative_tensor(
+    fun: Callable[[PyTree], PyTree], x: PyTree, order: int
+) -> PyTree[Array]:
+    r"""All partial derivatives of some order: for order 1 the Jacobian, for order 2 the
+    Hessian, and so on.
+
+    Of $D$ numbers there are $\binom{D + K - 1}{K}$ different ones. They are
+    interpolated from the jets of order $K$ along as many directions, by Griewank, Utke
+    and Walther's formula, whose weights are rational numbers; all partial derivatives
+    share the jets, which are computed together by `jax.vmap`. Entries that are equal by
+    symmetry are the same number, to the last bit.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
+    - `order`: the order $K \geq 0$.
+
+    **Returns:**
+
+    What $K$ nested `jax.jacfwd` return: for an array `x` the PyTree that `fun`
+    returns, where each array has $K$ more axes, after its own, for each axis of `x`;
+    for a PyTree `x`, PyTrees of its structure, one within the other. `None` stands in
+    the place of leaves that are not differentiable. The entries are derivatives, and
+    not divided by factorials.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for an order that is not a non-negative integer, and for
+    integer inputs.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import derivative_tensor
+        >>> x = jnp.array([2.0, 3.0])
+        >>> third = derivative_tensor(lambda x: x[0] ** 2 * x[1], x, 3)
+        >>> third.shape
+        (2, 2, 2)
+        >>> print(third[0, 0, 1], third[0, 1, 0], third[0, 0, 0])
+        2.0 2.0 0.0
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @article{griewank2000evaluating,
+            author={Griewank, Andreas and Utke, Jean and Walther, Andrea},
+            title={Evaluating Higher Derivative Tensors by Forward Propagation of
+                   Univariate {T}aylor Series},
+            journal={Mathematics of Computation},
+            volume={69},
+            number={231},
+            pages={1117--1130},
+            year={2000},
+        }
+        ```
+    """
+    order = check_integer("derivative_tensor", "order", order, 0)
+    argument = Argument("derivative_tensor", fun, x)
+    if order == 0:
+        return argument.along([None] * len(argument.arrays), 0)[0]
+    [tensor] = tensors(argument, order, [order])
+    return tensor
+
+
+def tensors(
+    argument: Argument, order: int, wanted: Sequence[int]
+) -> list[PyTree[Array]]:
+    """The derivative tensors of the orders that are wanted, from the jets of one order
+    along the directions of Griewank, Utke and Walther."""
+    size = argument.size
+    lines = [_counted(c) for c in _combinations(size, order)]
+    directions = argument.split(as_rows(lines, size))
+    moving = [i for i, v in enumerate(directions) if v is not None]
+
+    def jets(vs):
+        v = [None] * len(directions)
+        for i, part in zip(moving, vs):
+            v[i] = part
+        terms = argument.along(v, order)
+        return [terms[k] for k in wanted]
+
+    along = jax.vmap(jets)([directions[i] for i in moving])
+    return [
+        jtu.tree_map(lambda y: _interpolate(argument, y, lines, k), tree)
+        for k, tree in zip(wanted, along)
+    ]
+
+
+def _interpolate(argument: Argument, y: Any, lines: list[Sparse], k: int) -> PyTree:
+    size = argument.size
+    place = {v: n for n, v in enumerate(lines)}
+    unique = list(_combinations(size, k))
+    [order] = {sum(n for _, n in v) for v in lines}
+    every = [interpolated(_counted(c), order) for c in unique]
+    # Of many variables each of them needs few of the directions.
+    count = max(map(len, every))
+    columns, weights = np.zeros((2, len(unique), count))
+    for n, one in enumerate(every):
+        columns[n, : len(one)] = [place[v] for v in one]
+        weights[n, : len(one)] = [float(w) for w in one.values()]
+    if 4 * count < len(lines):
+        weights = jnp.asarray(
+            weights.reshape(*weights.shape, *[1] * (y.ndim - 1)), y.dtype
+        )
+        partials = jnp.sum(weights * y[columns.astype(int)], axis=1)
+    else:
+        dense = np.zeros((len(unique), len(lines)))
+        np.add.at(
+            dense, (np.arange(len(unique))[:, None], columns.astype(int)), weights
+        )
+        highest = jax.lax.Precision.HIGHEST
+        partials = jnp.tensordot(
+            jnp.asarray(dense, y.dtype), y, axes=1, precision=highest
+        )
+    # Each entry of the tensor is the one with its indices in order.
+    indices = np.sort(np.indices((size,) * k).reshape(k, -1), axis=0)
+    keys = np.ravel_multi_index(tuple(indices), (size,) * k)
+    known = np.ravel_multi_index(tuple(np.array(unique).T), (size,) * k)
+    flat = partials[np.searchsorted(known, keys)]
+    return argument.tensor(flat.reshape(*(size,) * k, *y.shape[1:]), k)
+
+
+def _combinations(size: int, order: int):
+    """Of indices, in order: one for each different partial derivative."""
+    return itertools.combinations_with_replacement(range(size), order)
+
+
+def _counted(combination: Sequence[int]) -> Sparse:
+    return tuple((i, len(list(same))) for i, same in itertools.groupby(combination))

@@ -1,0 +1,290 @@
+"""Unbiased estimates of differential operators in many dimensions."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jax import lax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from .._core.check import check_integer, check_key
+from .argument import Argument
+
+
+class Estimate(eqx.Module):
+    """An estimate by random numbers. Returned by [`eqx_taylor.stochastic_laplacian`][]
+    and [`eqx_taylor.stochastic_biharmonic`][].
+
+    **Fields:**
+
+    - `mean`: the estimate, a PyTree.
+    - `variance`: the variance of `mean`, estimated from the differences between
+        batches: a PyTree of the same structure. With a single batch it is not known,
+        and NaN.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import Estimate
+        >>> estimate = Estimate(mean=jnp.array(3.0), variance=jnp.array(0.04))
+        >>> print(estimate.standard_error)
+        0.2
+        ```
+    """
+
+    mean: PyTree[Array]
+    variance: PyTree[Array]
+
+    @property
+    def standard_error(self) -> PyTree[Array]:
+        """The square root of the variance."""
+        return jtu.tree_map(jnp.sqrt, self.variance)
+
+
+def stochastic_laplacian(
+    fun: Callable[[PyTree], PyTree],
+    x: PyTree,
+    key: PRNGKeyArray,
+    *,
+    num_samples: int,
+    batch_size: int | None = None,
+    sampling: str = "rademacher",
+) -> Estimate:
+    r"""An unbiased estimate of the Laplacian $\sum_d \partial^2 f / \partial x_d^2$,
+    from second derivatives in random directions.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `x`: the point, a PyTree of real arrays of any shapes.
+    - `key`: a `jax.random.key`.
+    - `num_samples`: the number of directions, a multiple of `batch_size`.
+    - `batch_size`: how many of them are computed at once; `None` (the default) stands
+        for all. The sum of a batch is propagated as one vector, as by
+        [`eqx_taylor.laplacian`][]. Batches follow one another, so that memory is needed
+        for one of them; the differences between them give the variance.
+    - `sampling`: how directions are drawn.
+        - `"rademacher"` (the default): entries are 1 or -1. The variance is that of the
+            Hessian's off-diagonal entries alone.
+        - `"normal"`: entries are normally distributed.
+        - `"sphere"`: uniformly distributed on the sphere.
+        - `"sparse"`: single coordinates, different ones within a batch. The variance is
+            that among the diagonal entries of the Hessian.
+
+    **Returns:**
+
+    A [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
+    structure and shapes of what `fun` returns.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for integer or complex inputs, for a `key` that is none,
+    for numbers of samples that are no positive integers or do not fit each other, and
+    for an unknown `sampling`.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import laplacian, stochastic_laplacian
+        >>> x, key = jnp.ones(1000), jax.random.key(0)
+        >>> fun = lambda x: jnp.sin(jnp.sum(x**2) / 1000)
+        >>> estimate = stochastic_laplacian(fun, x, key, num_samples=64, batch_size=8)
+        >>> # It is off by some standard errors at most.
+        >>> bool(abs(estimate.mean - laplacian(fun, x)) < 4 * estimate.standard_error)
+        True
+        ```
+
+    ??? cite "References"
+
+        ```bibtex
+        @inproceedings{shi2024stochastic,
+            author={Shi, Zekun and Hu, Zheyuan and Lin, Min and Kawaguchi, Kenji},
+            title={Stochastic {T}aylor Derivative Estimator: Efficient Amortization for
+                   Arbitrary Differential Operators},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2024},
+        }
+
+        @article{hutchinson1989stochastic,
+            author={Hutchinson, M. F.},
+            title={A Stochastic Estimator of the Trace of the Influence Matrix for
+                   {L}aplacian Smoothing Splines},
+            journal={Communications in Statistics - Simulation and Computation},
+            volume={18},
+            number={3},
+            pages={1059--1076},
+            year={1989},
+        }
+        ```
+    """
+    argument = Argument("stochastic_laplacian", fun, x, real=True)
+    count, batch = _batches(argument, key, num_samples, batch_size)
+    size = argument.size
+    if sampling == "sparse" and batch > size:
+        raise ValueError(
+            f"stochastic_laplacian: `x` has {size} coordinates, of which a batch "
+            f"cannot have {batch} different ones. Choose a smaller `batch_size`; or "
+            "take the exact `laplacian`, which costs no more."
+        )
+
+    def sample(key):
+        if sampling == "sparse":
+            places = jax.random.choice(key, size, (batch,), replace=False)
+            return _units(places, size), np.full(batch, 2 * size / batch)
+        rows = _directions(argument, key, (batch, size), sampling)
+        return rows, np.full(batch, 2 / batch)
+
+    _check_sampling(argument, sampling, ("rademacher", "normal", "sphere", "sparse"))
+    return _estimate(argument, key, count, 2, sample)
+
+
+def stochastic_biharmonic(
+    fun: Callable[[PyTree], PyTree],
+    x: PyTree,
+    key: PRNGKeyArray,
+    *,
+    num_samples: int,
+    batch_size: int | None = None,
+    sampling: str = "sphere",
+) -> Estimate:
+    r"""An unbiased estimate of $\Delta^2 f = \sum_{d, e} \partial^4 f / \partial x_d^2
+    \partial x_e^2$, from fourth derivatives in random directions.
+
+    For a direction $v$ with normally distributed entries, $\mathbb{E} (v \cdot
+    \partial)^4 = 3 \Delta^2$; for one on the unit sphere $3 \Delta^2 / (D (D + 2))$.
+
+    **Arguments:**
+
+    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `x`: the point, a PyTree of real arrays of any shapes.
+    - `key`: a `jax.random.key`.
+    - `num_samples`: the number of samples, a multiple of `batch_size`.
+    - `batch_size`: how many of them are computed at once; `None` (the default) stands
+        for all. See [`eqx_taylor.stochastic_laplacian`][].
+    - `sampling`: what a sample is.
+        - `"sphere"` (the default): a direction, uniformly distributed on the sphere.
+        - `"normal"`: a direction with normally distributed entries; of a larger
+            variance.
+        - `"sparse"`: $\partial^4 / \partial x_d^2 \partial x_e^2$ for two random
+            coordinates, from the four directions in which it is exact.
+
+    **Returns:**
+
+    A [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
+    structure and shapes of what `fun` returns.
+
+    **Raises:**
+
+    As [`eqx_taylor.stochastic_laplacian`][].
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import stochastic_biharmonic
+        >>> x, key = jnp.ones(100), jax.random.key(0)
+        >>> fun = lambda x: jnp.sum(x**2) ** 2  # The same in all directions.
+        >>> estimate = stochastic_biharmonic(fun, x, key, num_samples=64, batch_size=8)
+        >>> bool(abs(estimate.mean / (8 * 100 * 102) - 1) < 1e-4)  # 8 D (D + 2)
+        True
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{shi2024stochastic,
+            author={Shi, Zekun and Hu, Zheyuan and Lin, Min and Kawaguchi, Kenji},
+            title={Stochastic {T}aylor Derivative Estimator: Efficient Amortization for
+                   Arbitrary Differential Operators},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2024},
+        }
+        ```
+    """
+    argument = Argument("stochastic_biharmonic", fun, x, real=True)
+    count, batch = _batches(argument, key, num_samples, batch_size)
+    size = argument.size
+
+    def sample(key):
+        if sampling == "sparse":
+            # a² b² = ((a + b)⁴ + (a - b)⁴ - 2 a⁴ - 2 b⁴) / 12, for a = b too.
+            places = jax.random.randint(key, (2, batch), 0, size)
+            a, b = (_units(row, size) for row in places)
+            weights = np.repeat([1.0, 1.0, -2.0, -2.0], batch)
+            rows = jnp.concatenate([a + b, a - b, a, b])
+            return rows, weights * (2 * size**2 / batch)
+        rows = _directions(argument, key, (batch, size), sampling)
+        # The direction on the sphere has length √D.
+        moment = 3 * size / (size + 2) if sampling == "sphere" else 3
+        return rows, np.full(batch, math.factorial(4) / moment / batch)
+
+    _check_sampling(argument, sampling, ("sphere", "normal", "sparse"))
+    return _estimate(argument, key, count, 4, sample)
+
+
+def _batches(
+    argument: Argument, key: Any, num_samples: Any, batch_size: Any
+) -> tuple[int, int]:
+    """How many, and of which size."""
+    caller = argument.caller
+    check_key(caller, key)
+    samples = check_integer(caller, "num_samples", num_samples, 1)
+    if batch_size is None:
+        return 1, samples
+    batch = check_integer(caller, "batch_size", batch_size, 1)
+    if samples % batch != 0:
+        raise ValueError(
+            f"{caller}: `num_samples` must be a multiple of `batch_size`; got "
+            f"{samples} and {batch}."
+        )
+    return samples // batch, batch
+
+
+def _check_sampling(argument: Argument, sampling: Any, known: tuple[str, ...]) -> None:
+    if sampling not in known:
+        raise ValueError(
+            f"{argument.caller}: `sampling` must be one of "
+            f"{', '.join(map(repr, known))}; got {sampling!r}."
+        )
+
+
+def _directions(argument, key, shape, sampling) -> Array:
+    """Rows of random numbers with mean 0 and variance 1."""
+    dtype = argument.dtype
+    if sampling == "rademacher":
+        return jax.random.rademacher(key, shape, dtype)
+    rows = jax.random.normal(key, shape, dtype)
+    if sampling == "sphere":
+        length = jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True))
+        rows = rows * (math.sqrt(shape[1]) / length)
+    return rows
+
+
+def _units(places: Array, size: int) -> Array:
+    return (places[:, None] == jnp.arange(size)[None, :]).astype(float)
+
+
+def _estimate(argument: Argument, key: Any, count: int, order: int, sample) -> Estimate:
+    """From so many batches. `sample(key)` returns directions and their weights."""
+
+    def batch(key):
+        rows, weights = sample(key)
+        return argument.weighted_sums(argument.split(rows), {order: weights})[order]
+
+    if count == 1:
+        mean = batch(key)
+        return Estimate(mean, jtu.tree_map(lambda y: jnp.full_like(y, jnp.nan), mean))
+    values = lax.map(batch, jax.random.split(key, count))
+    return Estimate(
+        jtu.tree_map(lambda y: jnp.mean(y, axis=0), values),
+        jtu.tree_map(lambda y: jnp.var(y, axis=0, ddof=1) / count, values),
+    )

@@ -1,0 +1,1 @@
+"""Ordinary differential equations: their jets, the solver, its controller."""

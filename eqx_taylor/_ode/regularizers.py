@@ -1,0 +1,299 @@
+"""What neural ODEs are regularised by: rates along their solutions."""
+
+import abc
+import math
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from .._core.check import check_key, check_order, describe
+from .._core.custom_types import Args, RealScalarLike, Y
+from .ode_jet import slope, solution_series, unit_of
+
+
+class AbstractRegularizer(eqx.Module):
+    """What a neural ODE is regularised by: a rate, to be integrated along its solution.
+
+    There are [`eqx_taylor.SolutionDerivative`][], [`eqx_taylor.KineticEnergy`][] and
+    [`eqx_taylor.JacobianFrobenius`][]. One's own is a subclass with a field or property
+    `order`, how many derivatives of the solution it is to be given, and a method
+    `rate`.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import equinox as eqx
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import AbstractRegularizer, GaussLegendre
+        >>> class Speed(AbstractRegularizer):
+        ...     order: int = eqx.field(default=1, init=False, static=True)
+        ...     def rate(self, term, t, y, args, derivatives):
+        ...         return jnp.linalg.norm(derivatives[0])
+        >>> # The length of a quarter of a circle, which is given at two points.
+        >>> turn = lambda t, y, args: jnp.stack([-y[1], y[0]])
+        >>> quadrature = GaussLegendre(0.0, jnp.pi / 2, num_points=2)
+        >>> ys = jnp.stack([jnp.cos(quadrature.ts), jnp.sin(quadrature.ts)], axis=1)
+        >>> print(quadrature.integrate(turn, ys, regularizer=Speed()))
+        1.5707963
+        ```
+    """
+
+    order: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def rate(
+        self,
+        term: diffrax.AbstractTerm,
+        t: RealScalarLike,
+        y: Y,
+        args: Args,
+        derivatives: tuple[Y, ...],
+    ) -> Float[Array, ""]:
+        r"""The rate at a point.
+
+        **Arguments:**
+
+        - `term`: the ODE.
+        - `t`, `y`, `args`: the point, as vector fields are given it.
+        - `derivatives`: $\mathrm{d}y/\mathrm{d}t, \mathrm{d}^2y/\mathrm{d}t^2, \ldots$
+            of the solution through it, not divided by factorials: at least `order` of
+            them, and at least the first.
+
+        **Returns:**
+
+        A real scalar.
+        """
+
+
+class SolutionDerivative(AbstractRegularizer):
+    r"""The mean square of a derivative of the solution, the rate of
+    $R_K = \int \frac1n \|\mathrm{d}^K y/\mathrm{d}t^K\|^2\,\mathrm{d}t$.
+
+    The derivative is the total one, along the solution, dependence of the vector field
+    on time included; $n$ is the number of components of the state, those of a batch
+    included. A solution with $R_K = 0$ is a polynomial of degree $K - 1$: it has few
+    bends, and for bends adaptive solvers pay with steps.
+
+    **Arguments:**
+
+    - `order`: which derivative, $K \geq 1$.
+
+    **Raises:**
+
+    `TypeError` or `ValueError` for an order that is no integer or below 1.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import GaussLegendre, SolutionDerivative
+        >>> # y' = 3 t^2, y'' = 6 t: the integral of 36 t^2 is 12.
+        >>> quadrature = GaussLegendre(0.0, 1.0, num_points=2)
+        >>> field = lambda t, y, args: 3 * t**2
+        >>> ys = quadrature.ts**3
+        >>> print(quadrature.integrate(field, ys, regularizer=SolutionDerivative(2)))
+        12.0
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{kelly2020learning,
+            author={Kelly, Jacob and Bettencourt, Jesse and Johnson, Matthew James and
+                    Duvenaud, David},
+            title={Learning Differential Equations that are Easy to Solve},
+            booktitle={Advances in Neural Information Processing Systems},
+            year={2020},
+        }
+        ```
+    """
+
+    order: int = eqx.field(static=True)
+
+    def __init__(self, order: int):
+        self.order = check_order("SolutionDerivative", order)
+
+    def rate(self, term, t, y, args, derivatives):
+        del term, t, y, args
+        return _mean_square(derivatives[self.order - 1])
+
+
+class KineticEnergy(AbstractRegularizer):
+    r"""The mean square of the slope, $\frac1n \|f(t, y)\|^2$: the first of two terms of
+    RNODE. The same as `SolutionDerivative(1)`.
+
+    !!! example
+
+        ```pycon
+        >>> from eqx_taylor import GaussLegendre, KineticEnergy
+        >>> # y' = 2 t: the integral of 4 t^2 is 4/3.
+        >>> quadrature = GaussLegendre(0.0, 1.0, num_points=2)
+        >>> field = lambda t, y, args: 2 * t
+        >>> ys = quadrature.ts**2
+        >>> print(quadrature.integrate(field, ys, regularizer=KineticEnergy()))
+        1.3333334
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @inproceedings{finlay2020how,
+            author={Finlay, Chris and Jacobsen, J{\"o}rn-Henrik and Nurbekyan, Levon and
+                    Oberman, Adam},
+            title={How to Train Your Neural {ODE}: the World of {J}acobian and Kinetic
+                   Regularization},
+            booktitle={International Conference on Machine Learning},
+            year={2020},
+        }
+        ```
+    """
+
+    order: int = eqx.field(default=1, init=False, static=True)
+
+    def rate(self, term, t, y, args, derivatives):
+        del term, t, y, args
+        return _mean_square(derivatives[0])
+
+
+class JacobianFrobenius(AbstractRegularizer):
+    r"""The squared norm of the Jacobian, $\frac1n \|\partial f/\partial y\|_F^2$: the
+    second of two terms of RNODE. ([`eqx_taylor.KineticEnergy`][], the first one,
+    has the reference.)
+
+    **Arguments:**
+
+    - `key`: a `jax.random.key` for Hutchinson's estimate: with one vector $\epsilon$ of
+        random signs for all of the solution, $\|(\partial f/\partial y)\,\epsilon\|^2$,
+        the mean of which is the squared norm. Use another key for each step of training
+        (and, under `jax.vmap`, for each member of a batch). With `None`, the default,
+        the norm is computed exactly, by $n$ products with the Jacobian.
+
+    Where the state is a batch, the Jacobian is that of the whole, with a block for each
+    member: the estimate is as cheap as for one of them, the exact norm is not.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import JacobianFrobenius
+        >>> matrix = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+        >>> term = diffrax.ODETerm(lambda t, y, args: matrix @ y)
+        >>> y = jnp.ones(2)
+        >>> print(JacobianFrobenius().rate(term, 0.0, y, None, ()))  # (1 + 4 + 9) / 2
+        7.0
+        >>> # With a sign each the estimate is (1 + 2)^2 + 9 or (1 - 2)^2 + 9, over 2.
+        >>> estimate = JacobianFrobenius(jax.random.key(0)).rate(term, 0.0, y, None, ())
+        >>> float(estimate) in (9.0, 5.0)
+        True
+        ```
+    """
+
+    key: Any = None
+    order: int = eqx.field(default=1, init=False, static=True)
+
+    def rate(self, term, t, y, args, derivatives):
+        del derivatives
+        for path, leaf in jtu.tree_leaves_with_path(y):
+            if jnp.iscomplexobj(leaf):
+                raise TypeError(
+                    "JacobianFrobenius: the state must be real, but "
+                    f"y{jtu.keystr(path)} has dtype {leaf.dtype}. Make its real and "
+                    "its imaginary part leaves of their own."
+                )
+        flat, unravel = ravel_pytree(y)
+
+        def product(vector):
+            """Of the Jacobian with it."""
+            along = (unravel(vector),)
+            return jax.jvp(lambda y: slope(term, t, y, args), (y,), along)[1]
+
+        if self.key is None:
+            columns = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
+            return flat.size * _mean_square(columns)
+        check_key("JacobianFrobenius", self.key)
+        signs = jax.random.rademacher(self.key, flat.shape, flat.dtype)
+        return _mean_square(product(signs))
+
+
+def _mean_square(tree: Y) -> Float[Array, ""]:
+    """Of all components, in the widest of their dtypes."""
+    leaves = jtu.tree_leaves(tree)
+    squares = [jnp.sum(jnp.real(x * jnp.conj(x))) for x in leaves]
+    size = sum(x.size for x in leaves)
+    with jax.numpy_dtype_promotion("standard"):
+        # Not from a zero of the default dtype: float32 stays what it is.
+        return jnp.asarray(sum(squares)) / max(size, 1)
+
+
+def rates_along(
+    term: diffrax.AbstractTerm,
+    regularizer: PyTree[AbstractRegularizer],
+    t: RealScalarLike,
+    y: Y,
+    args: Args,
+    caller: str,
+) -> tuple[Y, PyTree[Array]]:
+    """The slope of the solution at a point, and the rates there."""
+    t = jnp.asarray(t)
+    regularizers = jtu.tree_leaves(regularizer, is_leaf=is_regularizer)
+    order = max(1, *(each.order for each in regularizers))
+    if order == 1:
+        derivatives = (slope(term, t, y, args),)
+    else:
+        # The first of them is the slope: the vector field is not evaluated besides.
+        series = solution_series(term, t, unit_of(t, y), y, args, order, caller)
+        derivatives = tuple(
+            series.map(lambda terms, k=k: terms[k] * float(math.factorial(k)))
+            for k in range(1, order + 1)
+        )
+
+    def rate(each):
+        value = each.rate(term, t, y, args, derivatives)
+        if not eqx.is_array_like(value) or jnp.shape(value) != ():
+            raise TypeError(
+                f"{caller}: the rate of {type(each).__name__} must be a scalar; got "
+                f"{describe(value)}."
+            )
+        value = jnp.asarray(value)
+        if jnp.iscomplexobj(value):
+            raise TypeError(
+                f"{caller}: the rate of {type(each).__name__} must be real; got "
+                f"{describe(value)}."
+            )
+        inexact = jnp.issubdtype(value.dtype, jnp.inexact)
+        return value if inexact else value.astype(jnp.result_type(float))
+
+    return derivatives[0], jtu.tree_map(rate, regularizer, is_leaf=is_regularizer)
+
+
+def is_regularizer(x: Any) -> bool:
+    return isinstance(x, AbstractRegularizer)
+
+
+def chosen(caller: str, regularizer: Any, order: Any) -> PyTree[AbstractRegularizer]:
+    if (regularizer is None) == (order is None):
+        raise ValueError(
+            f"{caller}: give either `order`, of the derivative to be integrated, or a "
+            f"`regularizer`; got order={order!r}, regularizer={regularizer!r}."
+        )
+    if order is not None:
+        return SolutionDerivative(check_order(caller, order))
+    leaves = jtu.tree_leaves(regularizer, is_leaf=is_regularizer)
+    for leaf in leaves or [regularizer]:
+        if not is_regularizer(leaf):
+            raise TypeError(
+                f"{caller}: `regularizer` must be an `AbstractRegularizer`, as "
+                "`SolutionDerivative(3)` and `KineticEnergy()` are, or a PyTree of "
+                f"them; got {describe(leaf)}."
+                + (" Did you mean `order=`?" if isinstance(leaf, int) else "")
+            )
+    return regularizer

@@ -1,0 +1,113 @@
+"""One step of a Runge--Kutta method, where the series is not that of the solution."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .._core.custom_types import Args, RealScalarLike
+from .ode_jet import increment
+
+
+# The method of Dormand and Prince, of order 8, and its error estimate, of order 7: both
+# with their coefficients as Diffrax has them, and the interpolation, too.
+_TABLEAU = diffrax.Dopri8.tableau
+
+
+def runge_kutta_step(
+    terms: diffrax.AbstractTerm,
+    t0: RealScalarLike,
+    t1: RealScalarLike,
+    unit: RealScalarLike,
+    series: PyTree[Array],
+    args: Args,
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """The step from `t0` to `t1` as a polynomial, of the order of `series`, in this
+    unit of time; and an estimate of its error.
+
+    Of `series`, stacked coefficients, the state is used, and the slope.
+    """
+    h = jnp.asarray(t1 - t0)
+    leaves, treedef = jtu.tree_flatten(series)
+    order = max((len(c) - 1 for c in leaves), default=1)
+    control = terms.contr(t0, t1)
+    weights, nodes = _stages()
+
+    def combined(weights, slopes):
+        # Not a matrix product, for which XLA leaves the loop of a small solve.
+        weights = jnp.asarray(weights, slopes.dtype)
+        weights = weights.reshape(*weights.shape, *[1] * (slopes.ndim - 1))
+        axis = weights.ndim - slopes.ndim
+        return jnp.sum(weights * jnp.expand_dims(slopes, tuple(range(axis))), axis=axis)
+
+    def stage(slopes, xs):
+        i, row, node = xs
+        t = jnp.where(node == 1, t1, t0 + node * h)
+        y = [c[0] + combined(row, k) for c, k in zip(leaves, slopes)]
+        new = increment(terms, t, jtu.tree_unflatten(treedef, y), args, control)
+        new = treedef.flatten_up_to(new)
+        return [k.at[i].set(x) for k, x in zip(slopes, new)], None
+
+    first = [c[1] * jnp.asarray(h / unit, c.dtype) for c in leaves]
+    slopes = [
+        jnp.zeros((len(nodes) + 1, *x.shape), x.dtype).at[0].set(x) for x in first
+    ]
+    numbers = jnp.arange(1, len(nodes) + 1)
+    # Float64 where that is switched off would be a warning.
+    dtypes = [jnp.finfo(x.dtype).dtype for x in (h, *leaves)]
+    widest = max(dtypes, key=lambda dtype: jnp.finfo(dtype).nmant)
+    stages = numbers, jnp.asarray(weights, widest), jnp.asarray(nodes, h.dtype)
+    slopes, _ = jax.lax.scan(stage, slopes, stages)
+    # Of `h**m`, in the unit of the series. A step of no length has no other term.
+    scale = jnp.where(h == 0, 0, unit / jnp.where(h == 0, 1, h))
+    powers = scale ** jnp.arange(1, order + 1, dtype=h.dtype)
+    interpolation = _interpolation(order)
+
+    def polynomial(c, k):
+        terms = combined(interpolation, k)
+        # The interpolation has large weights, which cancel: at its end it is the step's
+        # result, to the last digit.
+        rest = combined(_TABLEAU.b_sol, k) - jnp.sum(terms, axis=0)
+        terms = terms.at[-1].add(rest)
+        column = powers.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
+        return jnp.concatenate([c[:1], terms * column])
+
+    coefficients = [polynomial(c, k) for c, k in zip(leaves, slopes)]
+    errors = [jnp.abs(combined(_TABLEAU.b_error, k)) for k in slopes]
+    return jtu.tree_unflatten(treedef, coefficients), jtu.tree_unflatten(
+        treedef, errors
+    )
+
+
+def _stages() -> tuple[np.ndarray, np.ndarray]:
+    """The weights of all stages but the first, padded with zeros, and their times."""
+    nodes = _TABLEAU.c
+    weights = np.zeros((len(nodes), len(nodes) + 1))
+    for row, lower in zip(weights, _TABLEAU.a_lower):
+        row[: len(lower)] = lower
+    return weights, nodes
+
+
+def _interpolation(order: int) -> np.ndarray:
+    """The weights of the stages in the terms of the interpolation, from the first to
+    this order, in units of the step.
+
+    The polynomial of Bogacki and Shampine is of degree 6. Below that, it is the closest
+    by least squares in the Chebyshev points, with the same value at the end.
+    """
+    # Highest first, and without one factor of time.
+    own = np.asarray(diffrax.Dopri8.interpolation_cls.eval_coeffs).T[::-1]
+    degree = len(own)
+    if order >= degree:
+        return np.concatenate([own, np.zeros((order - degree, own.shape[1]))])
+    s = (1 - np.cos(np.pi * (np.arange(40) + 0.5) / 40))[:, None] / 2
+    # t^m - t: what there is that is zero at both ends.
+    basis = s ** np.arange(2, degree + 1) - s
+    if order == 1:
+        return np.sum(own, axis=0, keepdims=True)
+    lower = basis[:, : order - 1]
+    kept = np.linalg.lstsq(lower, basis @ own[1:], rcond=None)[0]
+    linear = np.sum(own, axis=0) - np.sum(kept, axis=0)
+    return np.concatenate([linear[None], kept])

@@ -1,0 +1,197 @@
+"""How large programs are: counts of their primitives, and plots of these."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+
+from .._core.check import describe
+from .._derivatives.filter_jet import filter_jet
+from .counts import count_jaxpr, PrimitiveCounts
+from .filter_trace import filter_trace, is_traced
+from .simplify import cse, simplify
+
+
+def count_primitives(
+    fun: Callable[..., Any],
+    /,
+    *args: Any,
+    weigh_loops: bool = False,
+    **kwargs: Any,
+) -> PrimitiveCounts:
+    r"""How often each primitive occurs in the program of a function: what has to be
+    traced, lowered and compiled.
+
+    Nothing is computed. The jaxprs inside loops, branches, calls and custom rules are
+    counted as well, each where it is called; a call of `jax.jit` itself is not.
+
+    **Arguments:**
+
+    - `fun`: a function of arbitrary PyTrees; a Module, or a transformed function, will
+        do.
+    - `*args`, `**kwargs`: its arguments. Arrays, floating-point and complex numbers,
+        and `jax.ShapeDtypeStruct`s in the place of arrays, are inputs of the program;
+        all else is a part of it.
+    - `weigh_loops`: if `True`, what is in the body of a `scan` counts as often as the
+        loop turns. Of a `while_loop` nobody knows: its body counts once.
+
+    **Returns:**
+
+    A [`eqx_taylor.PrimitiveCounts`][], which is a tuple of
+
+    - `counts`: a dictionary from the names of primitives to how often they occur, the
+        most frequent one first;
+    - `total`: the sum of these;
+    - `flops`: the operations of one evaluation, estimated as XLA does: one for each
+        entry of an elementwise function, two for each product in a contraction, none
+        for moving numbers. A `scan` has all its turns, a `while_loop` has one, and of
+        the branches of a `cond` the most expensive one is taken.
+
+    **Raises:**
+
+    `TypeError` if `fun` is not callable, and for Python code that depends on the value
+    of an array.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import count_primitives
+        >>> counts, total, flops = count_primitives(jax.grad(jnp.sin), 1.0)
+        >>> print(counts, total)
+        {'cos': 1, 'mul': 1, 'sin': 1} 3
+        >>> # Shapes will do in the place of arrays, as nothing is computed.
+        >>> matrix = jax.ShapeDtypeStruct((10, 10), jnp.float32)
+        >>> count_primitives(jnp.dot, matrix, matrix).flops
+        2000.0
+        ```
+    """
+    if not callable(fun):
+        raise TypeError(
+            f"count_primitives: `fun` must be callable; got {describe(fun)}."
+        )
+    jaxpr = filter_trace("count_primitives", fun, args, kwargs, _is_input).jaxpr
+    return count_jaxpr(jaxpr, weigh_loops)
+
+
+def _is_input(x: Any) -> bool:
+    return isinstance(x, float | complex | jax.ShapeDtypeStruct) or is_traced(x)
+
+
+def plot_primitive_counts(
+    fun: Callable[[Any], Any],
+    orders: Sequence[int],
+    *,
+    x: Any = 1.0,
+    ax: Any = None,
+) -> Any:
+    r"""Draws how the program of a function's derivatives grows with their order.
+
+    For each order $K$ it counts the equations of the value and the first $K$
+    derivatives, along a straight line, by nested `jax.jvp`; of the same after
+    [`eqx_taylor.cse`][] and after [`eqx_taylor.simplify`][]; and by
+    [`eqx_taylor.filter_jet`][].
+
+    **Arguments:**
+
+    - `fun`: a function of one array, or PyTree of arrays.
+    - `orders`: the orders $K$, positive integers. Nested `jvp` grows exponentially, and
+        takes minutes to trace beyond ten or so.
+    - `x`: where; only its shape and dtype matter. All of it moves, with slope one.
+    - `ax`: the `matplotlib` axes to draw into; by default those of a new figure.
+
+    **Returns:**
+
+    The axes.
+
+    **Raises:**
+
+    `TypeError` if `fun` is not callable; `ValueError` for orders that are not positive
+    integers; `ModuleNotFoundError` without `matplotlib`, which the extra `plot`
+    installs.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import plot_primitive_counts
+        >>> ax = plot_primitive_counts(lambda x: jnp.sin(x) * x**3, range(1, 4))
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('order', 'equations')
+        >>> ax.figure.savefig("counts.png")
+        ```
+    """
+    if not callable(fun):
+        raise TypeError(
+            f"plot_primitive_counts: `fun` must be callable; got {describe(fun)}."
+        )
+    orders = list(orders)
+    whole = all(isinstance(k, int | np.integer) and k >= 1 for k in orders)
+    if not orders or not whole:
+        raise ValueError(
+            "plot_primitive_counts: `orders` must be positive integers, one or more; "
+            f"got {orders!r}."
+        )
+    try:
+        import matplotlib.pyplot as plt
+        from matplotlib.ticker import MaxNLocator
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(
+            "plot_primitive_counts: matplotlib is not installed: "
+            'python -m pip install "eqx_taylor[plot]"'
+        ) from e
+    counts = counts_by_order(fun, orders, x)
+    if ax is None:
+        _, ax = plt.subplots(layout="constrained")
+    for (name, numbers), mark in zip(counts.items(), ["^:", "v--", "o-", "s-."]):
+        ax.semilogy(orders, numbers, mark, markersize=5, label=name)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("order")
+    ax.set_ylabel("equations")
+    ax.grid(True, which="major", alpha=0.3)
+    ax.legend()
+    return ax
+
+
+def counts_by_order(
+    fun: Callable[[Any], Any], orders: Sequence[int], x: Any
+) -> dict[str, list[int]]:
+    """The total counts by method, for each of the orders."""
+    slope = jtu.tree_map(jnp.ones_like, x)
+
+    def by_jet(order):
+        return lambda x: filter_jet(fun, (x,), ([slope] + [None] * (order - 1),))
+
+    methods = {
+        "nested jvp": lambda order: nested(fun, order),
+        "cse": lambda order: cse(nested(fun, order)),
+        "simplify": lambda order: simplify(nested(fun, order)),
+        "jet": by_jet,
+    }
+    return {
+        name: [count_primitives(method(order), x).total for order in orders]
+        for name, method in methods.items()
+    }
+
+
+def nested(fun: Callable[[Any], Any], order: int) -> Callable[[Any], list[Any]]:
+    """The value and the derivatives along `x + t`, by `jvp` of `jvp` of ..."""
+
+    def extended(tower):
+        def longer(x):
+            slope = jtu.tree_map(jnp.ones_like, x)
+            lower, slopes = jax.jvp(tower, (x,), (slope,))
+            return [*lower, slopes[-1]]
+
+        return longer
+
+    def tower(x):
+        return [fun(x)]
+
+    for _ in range(order):
+        tower = extended(tower)
+    return tower

@@ -1,0 +1,109 @@
+"""Numbers that are known while a program is simplified."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from ..._core.jax import bind, number_like
+from ..._rules.coverage import ELEMENTWISE
+from .graph import Graph, is_known, Operation, Value
+
+
+# What is computed: functions of few numbers, but none that says how or where it is
+# computed, or how it is differentiated.
+_FOLDED = ELEMENTWISE - frozenset(["name", "optimization_barrier", "pvary"])
+_FOLDED |= frozenset(
+    "broadcast_in_dim concatenate reshape slice squeeze transpose".split()
+)
+# Those of which IEEE 754 says the result to the last bit, so that nothing has to be
+# compiled for them.
+_BY_NUMPY = {
+    "add": np.add,
+    "convert_element_type": lambda x: x,
+    "div": np.divide,
+    "eq": operator.eq,
+    "ge": operator.ge,
+    "gt": operator.gt,
+    "le": operator.le,
+    "lt": operator.lt,
+    "mul": np.multiply,
+    "ne": operator.ne,
+    "neg": np.negative,
+    "square": np.square,
+    "sub": np.subtract,
+}
+
+
+def folded(
+    graph: Graph, operation: Operation, inputs: Sequence[Value]
+) -> list[Value] | None:
+    """The results of an operation of which all operands are known."""
+    if operation.name not in _FOLDED or not inputs:
+        return None
+    [out] = operation.results
+    # Arrays would be constants of the program instead of literals.
+    if out.shape != () or not all(value.constant for value in inputs):
+        return None
+    arrays = [value.constant[0] for value in inputs if value.constant]
+    if not all(is_known(value.aval, x) for value, x in zip(inputs, arrays)):
+        return None
+    result = by_numpy(operation.name, out, [np.asarray(x) for x in arrays])
+    if result is None:
+        with jax.ensure_compile_time_eval():
+            [result] = bind(operation.eqn, arrays)
+    if isinstance(result, Tracer):
+        return None
+    return [graph.constant(out, number_like(out, result))]
+
+
+def by_numpy(name: str, out: Any, numbers: Sequence[np.ndarray]) -> Any:
+    """`None` unless the result is known to be the machine's."""
+    if name not in _BY_NUMPY or not all(map(_is_ordinary, numbers)):
+        return None
+    # Of integers NumPy divides other ones, and rounds to them in another way.
+    if out.dtype.kind in "iu" and (name == "div" or numbers[0].dtype.kind == "f"):
+        return None
+    with np.errstate(all="ignore"):
+        result = np.asarray(_BY_NUMPY[name](*numbers)).astype(out.dtype)
+    return result if _is_ordinary(result) else None
+
+
+def _is_ordinary(number: np.ndarray) -> bool:
+    """Whether all machines think the same of it: some take floating-point numbers that
+    are not normal for zeros."""
+    if number.shape != ():
+        return False
+    if number.dtype in (np.float32, np.float64):
+        return bool(number == 0 or np.finfo(number.dtype).tiny < abs(number) < np.inf)
+    return number.dtype.kind in "biu"
+
+
+def number_in(value: Value) -> Any:
+    """The one number that all entries of an array are, if that is known."""
+    while value.node is not None and value.node.name in _COPYING:
+        value = value.node.inputs[0]
+    if not value.constant or not is_known(value.aval, value.constant[0]):
+        return None
+    if not 1 <= value.aval.size <= 16:
+        return None
+    numbers = np.asarray(value.constant[0]).ravel()
+    same = all(x.tobytes() == numbers[0].tobytes() for x in numbers)
+    return numbers[0] if same else None
+
+
+_COPYING = frozenset(["broadcast_in_dim", "pcast", "pvary"])
+
+
+def is_number(value: Value, number: int | float) -> bool:
+    """With the sign that a zero has."""
+    found = number_in(value)
+    if found is None or value.dtype == np.bool_ or found != number:
+        return False
+    if jnp.issubdtype(value.dtype, jnp.floating) and number == 0:
+        return bool(np.signbit(found) == np.signbit(number))
+    return True

@@ -1,0 +1,9 @@
+"""Common subexpressions and dead code."""
+
+from .graph import Graph, Jaxpr
+from .program import read, write
+
+
+def cse_jaxpr(jaxpr: Jaxpr) -> Jaxpr:
+    """The same function with every computation in it once, and none in vain."""
+    return write(read(jaxpr, Graph.apply, body=cse_jaxpr), jaxpr)

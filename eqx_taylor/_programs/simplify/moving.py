@@ -1,0 +1,60 @@
+"""Operations that move or copy the entries of an array, and do nothing else."""
+
+import numpy as np
+from jax import lax
+
+from .graph import Operation, operation
+
+
+MOVING = frozenset(["broadcast_in_dim", "reshape", "squeeze", "transpose"])
+
+
+def keeps_order(move: Operation) -> bool:
+    """Whether an array has the same entries in the same order, in other axes."""
+    [old], [new] = move.operands, move.results
+    if move.name == "transpose":
+        axes = [i for i in move.params["permutation"] if old.shape[i] != 1]
+        return axes == sorted(axes)
+    return old.size == new.size and move.params.get("dimensions") is None
+
+
+def composed(first: Operation, second: Operation) -> Operation | None:
+    """One operation in the place of two, where there is one."""
+    [old], [new] = first.operands, second.results
+    kind = (old.shape, np.dtype(old.dtype))
+    if keeps_order(first) and keeps_order(second):
+        return operation(lax.reshape, [kind], new_sizes=new.shape)
+    if second.name != "broadcast_in_dim":
+        return None
+    if first.name == "broadcast_in_dim":
+        axes = first.params["broadcast_dimensions"]
+    elif keeps_order(first):
+        axes = _places(old.shape, first.results[0].shape)
+    else:
+        return None
+    if axes is None:
+        return None
+    onto = second.params["broadcast_dimensions"]
+    # Some of JAX's own are NumPy's integers, which would look like others.
+    return broadcast(kind, new.shape, tuple(int(onto[i]) for i in axes))
+
+
+def broadcast(kind, shape: tuple[int, ...], axes: tuple[int, ...]) -> Operation:
+    return operation(
+        lax.broadcast_in_dim, [kind], shape=shape, broadcast_dimensions=axes
+    )
+
+
+def _places(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Where the axes are after others of length one were put between them."""
+    places, start = [], 0
+    for length in old:
+        while start < len(new) and new[start] != length:
+            if new[start] != 1:
+                return None
+            start += 1
+        if start == len(new):
+            return None
+        places.append(start)
+        start += 1
+    return tuple(places) if all(n == 1 for n in new[start:]) else None

@@ -1,0 +1,200 @@
+"""Parts of a program that are all sums and products, and the shortest way to write
+each."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .algebra import Algebra, Inverse, Leaf, Sum
+from .emit import Style, Writer
+from .graph import Graph, Node, TooLarge, Value
+from .moving import MOVING
+from .normal_form import NormalForm, Operand
+from .ring import common, over, Polynomial
+
+
+class Cost(NamedTuple):
+    equations: int
+    # The entries of all arrays that are computed, and not just moved or copied.
+    entries: int
+
+
+def cost(nodes: Sequence[Node]) -> Cost:
+    equations = sum(node.operation.equations for node in nodes)
+    entries = sum(
+        getattr(value.aval, "size", 1)
+        for node in nodes
+        if node.name not in MOVING
+        for value in node.outputs
+    )
+    return Cost(equations, entries)
+
+
+class Region:
+    def __init__(self):
+        self.nodes: list[Node] = []
+        # What the rest of the program needs of them.
+        self.operands: list[Operand] = []
+        # How it is best written; `None` if as it is.
+        self.style: Style | None = None
+        self.before = self.after = Cost(0, 0)
+        # Whether it could be shorter, for all that is known, if looked at in another
+        # way; and whether there are sums in it that could be multiplied out.
+        self.is_open = False
+        self.has_sums = False
+
+
+def regions_of(form: NormalForm) -> list[Region]:
+    parent: dict[Node, Node] = {
+        node: node for node in form.nodes if node in form.inside
+    }
+
+    def root(node):
+        while parent[node] is not node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    def within(value: Value) -> Node | None:
+        """Its root, if it is neither from elsewhere nor an indeterminate."""
+        node = value.node
+        return root(node) if node in parent and node not in form.parts else None
+
+    for node in parent:
+        for value in node.inputs:
+            other = within(value)
+            if other is not None:
+                parent[other] = root(node)
+    regions: dict[Node, Region] = {}
+    for node in parent:
+        region = regions.setdefault(root(node), Region())
+        region.nodes.append(node)
+        if node in form.parts:
+            region.operands.append(form.parts[node])
+    for operands in [*form.operands.values(), form.outputs]:
+        for operand in operands:
+            node = within(operand.value)
+            if node is not None:
+                regions[node].operands.append(operand)
+    return list(regions.values())
+
+
+def choose_style(form: NormalForm, region: Region) -> None:
+    """Sets what a region does not know when it is found."""
+    region.before = region.after = before = cost(_needed(region))
+    contents = _contents(form.algebra, region.operands)
+    if before.equations <= contents.bound:
+        return
+    for style in contents.styles():
+        if region.style is not None and not style.chain:
+            break  # Only where products of powers are too many.
+        try:
+            written = _written(form, region, style, region.after.equations)
+        except TooLarge:
+            continue
+        after = cost(written.live())
+        if after < region.after and after.entries <= before.entries:
+            region.style, region.after = style, after
+    region.is_open = region.after.equations > contents.bound
+    region.has_sums = contents.sums
+
+
+def _needed(region: Region) -> list[Node]:
+    wanted = {operand.value for operand in region.operands}
+    found = []
+    for node in reversed(region.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            found.append(node)
+    return found
+
+
+def _written(form: NormalForm, region: Region, style: Style, at_most: int) -> Graph:
+    """The region alone, from its indeterminates."""
+    graph = Graph([], at_most)
+    leaves = _Leaves(graph, form.algebra)
+    expected = [operand.polynomial for operand in region.operands]
+    writer = Writer(graph, form.algebra, leaves, style, expected)
+    graph.outputs = [writer.exact(operand) for operand in region.operands]
+    return graph
+
+
+class _Leaves(dict[int, Value]):
+    """Inputs of a graph, made as they are asked for."""
+
+    def __init__(self, graph: Graph, algebra: Algebra):
+        self.graph, self.algebra = graph, algebra
+
+    def __missing__(self, number):
+        what = self.algebra[number].what
+        assert isinstance(what, Leaf)
+        self[number] = self.graph.input(what.value.aval)
+        return self[number]
+
+
+# -- what can be said before anything is written
+
+
+class Contents(NamedTuple):
+    # No program for these polynomials has fewer equations.
+    bound: int
+    sums: bool
+    inverses: bool
+    # From the fifth on.
+    powers: bool
+    # Whether terms have indeterminates in common in different powers.
+    uneven: bool
+
+    def styles(self) -> list[Style]:
+        """The first of those that are shortest is taken. Without those that cannot
+        differ from one before them."""
+        return [
+            Style(factor, divide, chain)
+            for chain in ([True, False] if self.powers else [True])
+            for divide in ([True, False] if self.inverses else [True])
+            for factor in (["flat", "most"] if self.uneven else ["flat"])
+        ]
+
+
+def _contents(algebra: Algebra, operands: Sequence[Operand]) -> Contents:
+    found = {operand.polynomial.key: operand.polynomial for operand in operands}
+    made = [p for p in found.values() if not _is_there(algebra, p)]
+    left, numbers = list(made), set()
+    leaves, sums, inverses, powers, uneven = 0, False, False, False, False
+    while left:
+        p = left.pop()
+        powers |= any(e > 4 for monomial in p.terms for _, e in monomial)
+        uneven = uneven or _is_uneven(p)
+        for number in p.indeterminates - numbers:
+            numbers.add(number)
+            what = algebra[number].what
+            if isinstance(what, Leaf):
+                leaves += 1
+            elif isinstance(what, Sum):
+                sums = True
+                left.append(what.polynomial)
+            else:
+                inverses |= isinstance(what, Inverse)
+                left.append(Polynomial({((what.source, 1),): 1}))
+    # Each operation has one result and at most two operands, and all but the last ones
+    # are operands of another.
+    bound = max(len(made), leaves - len(made))
+    return Contents(bound, sums, inverses, powers, uneven)
+
+
+def _is_there(algebra: Algebra, p: Polynomial) -> bool:
+    """Whether no equation is needed for it."""
+    if p.indeterminate is None:
+        return p.is_constant
+    return isinstance(algebra[p.indeterminate].what, Leaf)
+
+
+def _is_uneven(p: Polynomial) -> bool:
+    if len(p.terms) < 3:
+        return False
+    divisor = common(p.terms)
+    exponents: dict[int, int] = {}
+    for monomial in p.terms:
+        for number, exponent in over(monomial, divisor):
+            if exponents.setdefault(number, exponent) != exponent:
+                return True
+    return False

@@ -1,0 +1,389 @@
+"""The kinds of rules. The files beside this one declare which primitive is of which."""
+
+import functools as ft
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax import lax
+
+from .._core.decisions import KINKS
+from .._core.interpreter import (
+    declare,
+    FUSED,
+    joint,
+    OTHERWISE,
+    primal_values,
+    register,
+    Rule,
+    rule_key,
+    RULES,
+    Target,
+    Walk,
+)
+from .._core.jax import bind, is_differentiable, trace
+from .._core.series import (
+    CONSTANT,
+    convolve,
+    convolve_square,
+    product_support,
+    Series,
+    Support,
+)
+from .._core.terms import scale, Term
+
+
+def define_linear(
+    *targets: Target, operands: slice = slice(None), fused: bool = True
+) -> None:
+    """Declares what is linear in some of its operands, while the others do not move.
+
+    `y_k = p(x_k)`: one application for each coefficient that is not zero. Where others
+    move as well, the primitive's JVP is used. Operators that are sums over directions,
+    such as [`eqx_taylor.laplacian`][], apply it to the sum, and not in each direction.
+
+    **Arguments:**
+
+    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
+        function with a `jax.custom_jvp` whose `defjvp` has been called.
+    - `operands`: which operands it is linear in, together; by default all of them.
+    - `fused`: whether it costs nothing to be computed again wherever its result is
+        used, as XLA does where it puts several operations into one loop. `False` for
+        what takes time by itself, such as a Fourier transform.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def smooth(x):
+        ...     return (x + jnp.roll(x, 1)) / 2
+        >>> @smooth.defjvp
+        ... def _(primals, tangents):
+        ...     return smooth(*primals), smooth(*tangents)
+        >>> rules.define_linear(smooth)
+        >>> x, v = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 0.0])
+        >>> y, (first, second) = filter_jet(smooth, (x,), ([v, None],))
+        >>> print(y, first, second)
+        [2.  1.5 2.5] [0.5 0.5 0. ] [0. 0. 0.]
+        ```
+    """
+    register(*targets)(ft.partial(_linear_rule, operands=operands))
+    declare(*targets, linear=operands)
+    if fused:
+        FUSED.update(map(rule_key, targets))
+
+
+def define_affine(
+    target: Target, linear_part: Callable[[Any], Any], *, operands: slice
+) -> None:
+    """Declares what is linear up to a constant, which a parameter holds. `linear_part`
+    returns an equation that lacks the constant."""
+    rule = ft.partial(_linear_rule, operands=operands, linear_part=linear_part)
+    register(target)(rule)
+    # A sum over directions would have the constant once, not once per direction.
+    nothing = slice(0)
+    declare(target, linear=lambda eqn: operands if linear_part(eqn) is eqn else nothing)
+    FUSED.add(rule_key(target))
+
+
+def _linear_rule(
+    walk: Walk, eqn, inputs, *, operands, linear_part=lambda eqn: eqn
+) -> list[Series]:
+    linear = range(len(inputs))[operands]
+    if any(i not in linear and not s.is_constant for i, s in enumerate(inputs)):
+        return RULES[OTHERWISE](walk, eqn, inputs)
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))
+        if all(inputs[i][k] is None for i in linear):
+            return [None] * len(eqn.outvars)
+        args = [s.dense(k) if i in linear else s[0] for i, s in enumerate(inputs)]
+        return bind(linear_part(eqn), args)
+
+    return outputs(eqn, joined_support(inputs), compute)
+
+
+def define_bilinear(
+    *targets: Target, operands: tuple[int, int] = (0, 1), symmetric: bool = False
+) -> None:
+    """Declares what is a product of two operands, linear in each, while the others do
+    not move.
+
+    `y_k = Σ_j a_j b_{k-j}` for coefficients normalised by the factorial; where others
+    move as well, the primitive's JVP is used.
+
+    **Arguments:**
+
+    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
+        function with a `jax.custom_jvp` whose `defjvp` has been called.
+    - `operands`: the places of the two.
+    - `symmetric`: whether the operands commute and are multiplied element by element:
+        half of the products will do for a square, then.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def cross(a, b):
+        ...     return jnp.cross(a, b)
+        >>> @cross.defjvp
+        ... def _(primals, tangents):
+        ...     (a, b), (da, db) = primals, tangents
+        ...     return cross(a, b), cross(da, b) + cross(a, db)
+        >>> rules.define_bilinear(cross)
+        >>> a, b = jnp.array([1.0, 0.0, 0.0]), jnp.array([0.0, 1.0, 0.0])
+        >>> y, (first, second) = filter_jet(cross, (a, b), ([b, None], [a, None]))
+        >>> print(y, first, second)
+        [0. 0. 1.] [0. 0. 0.] [ 0.  0. -2.]
+        ```
+    """
+    rule = ft.partial(_bilinear_rule, operands=operands, symmetric=symmetric)
+    register(*targets)(rule)
+    declare(*targets, factors=operands)
+
+
+def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Series]:
+    a, b = (inputs[i] for i in operands)
+    if any(not s.is_constant for i, s in enumerate(inputs) if i not in operands):
+        return RULES[OTHERWISE](walk, eqn, inputs)
+
+    # JAX 0.10 has products of another type than their operands.
+    elementwise = symmetric and eqn.params.get("out_dtype") is None
+
+    def product(x, y):
+        args = primal_values(inputs)
+        for i, value in zip(operands, (x, y)):
+            args[i] = value
+        return bind(eqn, args)[0]
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))
+        if elementwise and a is b:
+            term = convolve_square(a, k)
+        else:
+            term = convolve(lax.mul if elementwise else product, a, b, k)
+        return [term, *[None] * (len(eqn.outvars) - 1)]
+
+    # What else it may return is the pattern of a sparse product.
+    support = product_support(a.support, b.support, walk.order)
+    supports = [support, *[CONSTANT] * (len(eqn.outvars) - 1)]
+    return joint([(v.aval, s) for v, s in zip(eqn.outvars, supports)], compute)
+
+
+def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
+    """Declares what has the series of another JAX expression.
+
+    Coefficient 0 stays the primitive's own value.
+
+    **Arguments:**
+
+    - `target`: a `jax.extend.core.Primitive`, or the name of one, or a function with a
+        `jax.custom_jvp` whose `defjvp` has been called.
+    - `fun`: a function of the operands and, by their names, of the primitive's
+        parameters (a function with a `jax.custom_jvp` has none). It returns one array.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def cube(x):
+        ...     return x**3
+        >>> @cube.defjvp
+        ... def _(primals, tangents):
+        ...     (x,), (dx,) = primals, tangents
+        ...     return cube(x), 3 * x**2 * dx
+        >>> rules.define_rewrite(cube, lambda x: x * x * x)
+        >>> y, derivatives = filter_jet(cube, (2.0,), ([1.0, None, None, None],))
+        >>> print(y, *derivatives)
+        8.0 12.0 12.0 6.0 0.0
+        ```
+    """
+
+    @register(target)
+    def rule(walk: Walk, eqn, inputs) -> list[Series]:
+        params = eqn.params if eqn.primitive.name != "custom_jvp_call" else {}
+        return [rewritten(walk, eqn, inputs, ft.partial(fun, **params))]
+
+
+def rewritten(walk: Walk, eqn, inputs, fun: Callable[..., Any]) -> Series:
+    [other] = read(walk, fun, inputs)
+
+    def compute(k):
+        return bind(eqn, primal_values(inputs))[0] if k == 0 else other[k]
+
+    return Series(eqn.outvars[0].aval, other.support | CONSTANT, compute)
+
+
+def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
+    """Declares what is defined by a differential equation: `y' = fun(y, x..., x'...)`.
+
+    Coefficient `k` of `y` is coefficient `k - 1` of the right-hand side over `k`
+    (coefficients are normalised by the factorial). What the right-hand side has in
+    common with the rest of the program is computed once. It pays to declare what is
+    faster or more accurate than the JVP, which is used in the same way for all that is
+    not declared.
+
+    **Arguments:**
+
+    - `target`: a `jax.extend.core.Primitive`, or the name of one, or a function with a
+        `jax.custom_jvp` whose `defjvp` has been called.
+    - `fun`: a JAX function of the outputs, the operands, and the derivatives of the
+        operands, in this order. It returns the derivative of the output, or a tuple of
+        those of all outputs.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def exp(x):
+        ...     return jnp.exp(x)
+        >>> @exp.defjvp
+        ... def _(primals, tangents):
+        ...     (x,), (dx,) = primals, tangents
+        ...     return exp(x), exp(x) * dx
+        >>> rules.define_derivative(exp, lambda y, x, dx: y * dx)
+        >>> y, derivatives = filter_jet(exp, (0.0,), ([2.0, None, None],))
+        >>> print(y, *derivatives)
+        1.0 2.0 4.0 8.0
+        ```
+
+    ??? cite "Reference"
+
+        ```bibtex
+        @book{griewank2008evaluating,
+            author={Griewank, Andreas and Walther, Andrea},
+            title={Evaluating Derivatives},
+            edition={2nd},
+            publisher={SIAM},
+            year={2008},
+            note={Chapter 13},
+        }
+        ```
+    """
+    register(target)(derivative_rule(fun))
+
+
+def derivative_rule(fun: Callable[..., Any]) -> Rule:
+    """The rule of a function with this derivative."""
+
+    def rule(walk: Walk, eqn, inputs) -> list[Series]:
+        def slope(inner: Walk) -> list[Series]:
+            slopes = [series.derivative for series in inputs]
+            return read(inner, fun, [*outs, *inputs, *slopes])
+
+        outs = integrals(walk, eqn, inputs, slope)
+        return outs
+
+    return rule
+
+
+def integrals(
+    walk: Walk, eqn, inputs, slope: Callable[[Walk], list[Series]]
+) -> list[Series]:
+    """The outputs `y` of `eqn`, from the equation `y' = g`: `y_k = g_{k-1} / k`.
+
+    `slope` reads `g` (for each output that can move) in a walk of its own; `g_k` may
+    depend on `y_0` to `y_k`.
+    """
+    kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
+
+    @ft.cache
+    def right_hand_side():
+        # A formula has its decisions to avoid what is singular at the point; those of
+        # a user's derivative, and of primitives with a kink, are the function's.
+        decides_ahead = eqn.primitive.name in {*KINKS, "custom_jvp_call"}
+        inner = walk.inside(outs[0].key, decides_ahead)
+        g = slope(inner)
+        for series in g:
+            series.uses += 1
+        return inner, g
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))
+        inner, g = right_hand_side()
+        inner.advance(k - 1)
+        terms: list[Term] = [None] * len(eqn.outvars)
+        for i, g_i in zip(kept, g):
+            terms[i] = scale(g_i[k - 1], 1 / k)
+        return terms
+
+    outs = outputs(eqn, walk.analytic_support(inputs), compute)
+    return outs
+
+
+def read(walk: Walk, fun: Callable[..., Any], inputs: Sequence[Series]) -> list[Series]:
+    """The series of a JAX expression of one value, or of a tuple of them. Its decisions
+    are made at the point itself: they are there to avoid what is singular at it."""
+
+    def as_list(*args):
+        out = fun(*args)
+        return list(out) if isinstance(out, tuple) else [out]
+
+    decides_ahead, walk.decides_ahead = walk.decides_ahead, False
+    try:
+        return walk.interpret(trace(as_list, *[s.aval for s in inputs]), inputs)
+    finally:
+        walk.decides_ahead = decides_ahead
+
+
+def joined_support(inputs: Sequence[Series]) -> Support:
+    """The support of a sum of series."""
+    return ft.reduce(lambda support, series: support | series.support, inputs, 0)
+
+
+def outputs(eqn, support: Support, compute) -> list[Series]:
+    """The outputs of `eqn`; integers among them have their first coefficient only."""
+    types = [
+        (var.aval, support if is_differentiable(var.aval) else 1) for var in eqn.outvars
+    ]
+    return joint(types, compute)

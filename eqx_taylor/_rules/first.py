@@ -1,0 +1,47 @@
+"""Arrays that follow from first coefficients, and choices between arrays."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._core.interpreter import Walk
+from .._core.series import CONSTANT, Series
+
+
+def first(
+    walk: Walk,
+    inputs: Sequence[Series],
+    aval: Any,
+    compute: Callable[[], Any],
+    dtype: Any = None,
+) -> Series:
+    """The array `compute()`, of first coefficients of these series, as a series: it is
+    computed once, and again where they are taken back."""
+    if dtype is not None:
+        aval = jax.ShapeDtypeStruct(aval.shape, dtype)
+    return walk.auxiliary(Series(aval, CONSTANT, lambda _: compute()), inputs)
+
+
+def choice(condition: Any, a: Any, b: Any, like: Any) -> Any:
+    """Where `condition` holds `a`, elsewhere `b`; arrays like `like`, or numbers."""
+    a, b = (lax.full_like(like, x) if isinstance(x, float | int) else x for x in (a, b))
+    return lax.select(condition, a, b)
+
+
+def largest(aval: Any) -> float:
+    """The largest number of a dtype. Its product with itself is infinite, and so is
+    that with any number that has all digits; that with zero is zero."""
+    return float(jnp.finfo(aval.dtype).max)
+
+
+def factor_where(condition: Any, x: float, like: Any) -> Any:
+    """`x` where the condition holds, else 1. XLA does not see what it is: it would form
+    the product of two of these first, which is infinite, and zero times that is NaN."""
+    return lax.optimization_barrier(choice(condition, x, 1, like))
+
+
+def real_part(x: Any) -> Any:
+    return lax.real(x) if jnp.iscomplexobj(x) else x

@@ -1,0 +1,154 @@
+"""What is linear around every point, by a map that depends on the point: kinks."""
+
+import functools as ft
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._core.decisions import is_kink, KINKS
+from .._core.interpreter import (
+    ahead_values,
+    primal_values,
+    register,
+    rule_key,
+    Target,
+    Walk,
+)
+from .._core.jax import bind, is_differentiable
+from .._core.series import CONSTANT, Series
+from .._core.terms import Term
+from .define import joined_support, outputs
+
+
+def define_piecewise_linear(*targets: Target) -> None:
+    """Declares what is linear around every point, by a map that depends on the point:
+    `abs`, `max`, `sort`.
+
+    The map is the JVP (so that ties and kinks are treated as JAX treats them), and is
+    one for all coefficients: `y_k = ∂p(x_0) x_k`.
+
+    **Arguments:**
+
+    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
+        function with a `jax.custom_jvp` whose `defjvp` has been called.
+
+    **Returns:**
+
+    Nothing. The rule holds for all that is traced from now on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def clamp(x):
+        ...     return jnp.clip(x, -1.0, 1.0)
+        >>> @clamp.defjvp
+        ... def _(primals, tangents):
+        ...     (x,), (dx,) = primals, tangents
+        ...     return clamp(x), jnp.where(abs(x) < 1, dx, 0.0)
+        >>> rules.define_piecewise_linear(clamp)
+        >>> x, v = jnp.array([0.5, 2.0]), jnp.array([1.0, 1.0])
+        >>> y, (first, second) = filter_jet(clamp, (x,), ([v, 3 * v],))
+        >>> print(y, first, second)
+        [0.5 1. ] [1. 0.] [3. 0.]
+        ```
+    """
+    register(*targets)(piecewise_linear_rule)
+    KINKS.update(map(rule_key, targets))
+
+
+def piecewise_linear_rule(
+    walk: Walk,
+    eqn,
+    inputs,
+    value: Callable[[list[Any], list[Any]], list[Any]] | None = None,
+) -> list[Series]:
+    """The rule of what is linear around every point.
+
+    In the series of a solution the map is that of a point ahead. The values are those
+    at the point itself, in the way of the side ahead: the maximum is the same from
+    both; `value` makes them of the operands here and ahead where it is not.
+    """
+    moving = [i for i, series in enumerate(inputs) if not series.is_constant]
+    kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
+    looks_ahead = any(series.moves_ahead for series in inputs)
+    looks_ahead = looks_ahead and walk.decides_ahead and _decides(eqn)
+    # What it returns besides values, or several that are ordered alike, says how they
+    # were picked: their map is that of the values, too.
+    picks = len(eqn.outvars) > 1 and eqn.primitive.name != "custom_jvp_call"
+    operands = ahead_values if looks_ahead else primal_values
+
+    @ft.cache
+    def linearised(*which):
+        point = operands(inputs)
+
+        def fun(*points):
+            args = list(point)
+            for i, x in zip(which, points):
+                args[i] = x
+            shape = eqn.outvars[0].aval.shape
+            # JAX cannot differentiate `clamp` by bounds that are scalars.
+            if eqn.primitive.name == "clamp" and any(
+                jnp.shape(args[i]) != shape for i in which
+            ):
+                args = [jnp.broadcast_to(x, shape) for x in args]
+            outs = bind(eqn, args)
+            return [outs[i] for i in kept], outs
+
+        points = [point[i] for i in which]
+        _, tangent_map, outs = jax.linearize(fun, *points, has_aux=True)
+        return tangent_map, outs
+
+    def first():
+        if not looks_ahead:
+            return linearised(*moving)[1]
+        if value is not None:
+            return value(primal_values(inputs), ahead_values(inputs))
+        # Of all operands, for the sake of gradients: those of the side ahead.
+        every = [i for i, s in enumerate(inputs) if is_differentiable(s.aval)]
+        tangent_map, outs = linearised(*every)
+        here = [inputs[i].dense(0) for i in every]
+        if picks:
+            for i, x in zip(kept, tangent_map(*here)):
+                outs[i] = x
+            return outs
+        # The map multiplies by zero what is not chosen, which may be infinite.
+        values = tangent_map(*[jnp.where(lax.is_finite(x), x, 0) for x in here])
+        exact = bind(eqn, primal_values(inputs))
+        for i, x in zip(kept, values):
+            outs[i] = _sloped(exact[i], x)
+        return outs
+
+    def compute(k):
+        if k == 0:
+            return first()
+        terms: list[Term] = [None] * len(eqn.outvars)
+        if any(inputs[i][k] is not None for i in moving):
+            tangent_map, _ = linearised(*moving)
+            tangents = tangent_map(*[inputs[i].dense(k) for i in moving])
+            for i, tangent in zip(kept, tangents):
+                terms[i] = tangent
+        return terms
+
+    return outputs(eqn, joined_support(inputs) | CONSTANT, compute)
+
+
+def _sloped(exact, sloped):
+    """The value of `exact` with the derivative of `sloped`."""
+    rest = lax.stop_gradient(exact - sloped)
+    return jnp.where(exact == sloped, sloped, sloped + rest)
+
+
+def _decides(eqn) -> bool:
+    return is_kink(eqn) or eqn.primitive.name == "custom_jvp_call"

@@ -1,0 +1,70 @@
+"""Series across the border of a JAX function: the coefficients that may be nonzero, up
+to some order, in a flat list of arrays."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .._core.interpreter import Walk
+from .._core.series import given, mask, orders, Series, Support
+
+
+def looking_ahead(walk: Walk, inputs: Sequence[Series], jaxprs) -> list[int]:
+    """Which of the operands are to be handed on with their values ahead as well, to
+    functions that decide by them."""
+    moving = [i for i, series in enumerate(inputs) if series.moves_ahead]
+    if moving and walk.decides_ahead and any(map(walk.decisions, jaxprs)):
+        return moving
+    return []
+
+
+def pack(
+    inputs: Sequence[Series],
+    supports: Sequence[Support],
+    stop: int,
+    ahead: Sequence[int] = (),
+) -> list[Any]:
+    arrays = [
+        series.dense(k)
+        for series, support in zip(inputs, supports)
+        for k in orders(support & mask(stop))
+    ]
+    return arrays + [inputs[i].ahead for i in ahead]
+
+
+def unpack(
+    avals: Sequence[Any],
+    supports: Sequence[Support],
+    stop: int,
+    arrays: Sequence[Any],
+    ahead: Sequence[int] = (),
+) -> list[Series]:
+    remaining = iter(arrays)
+    unpacked = []
+    for aval, support in zip(avals, supports):
+        terms: list[Any] = [None] * (stop + 1)
+        for k in orders(support & mask(stop)):
+            terms[k] = next(remaining)
+        unpacked.append(given(aval, terms, support))
+    look_ahead(unpacked, ahead, remaining)
+    return unpacked
+
+
+def look_ahead(
+    series: Sequence[Series], ahead: Sequence[int], values: Iterable[Any]
+) -> None:
+    """Says of some series what they are ahead."""
+    for i, value in zip(ahead, values):
+        series[i].look_ahead(lambda value=value: value)
+
+
+def copies(
+    inputs: Sequence[Series], stop: int, ahead: Sequence[int] = ()
+) -> list[Series]:
+    """With all coefficients up to `stop` in existence, so that they can be used inside
+    of another function; and some values ahead."""
+    copied = [
+        given(series.aval, [series[k] for k in range(stop + 1)], series.support)
+        for series in inputs
+    ]
+    look_ahead(copied, ahead, [inputs[i].ahead for i in ahead])
+    return copied

@@ -1,0 +1,122 @@
+"""Sums of powers and of exponentials of a series: a recurrence for each of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._core.interpreter import primal_values, Walk
+from .._core.jax import bind
+from .._core.series import CONSTANT, orders, Series
+from .define import read
+
+
+# A row is a power, or a logarithm, or an exponential: with h = (x - x_0) / u
+#
+#   y' = D (1 + q h)^(a - 2) h'   =>   y_k = D h_k + Σ_{j<k} (a j / k - 1) q h_j y_{k-j}
+#   y' = D exp(c h) h'            =>   y_k = D h_k + Σ_{j<k} (j / k) c h_j y_{k-j}
+#
+# where y_0 does not enter. So it is (A j / k - B) h_j: A = a q, B = q, or A = c, B = 0.
+# Nothing is composed of powers of h, which would cancel on a curve.
+def sum_of_rows(
+    walk: Walk,
+    eqn,
+    inputs,
+    x: Series,
+    number: int,
+    unit: Callable[[Any], Any],
+    rows: Callable[[Any, Any], tuple[Any, ...]],
+    factor: Callable[[Any, Any], Any] | None = None,
+) -> Series:
+    """The output of `eqn`, which is `factor(x_0, u)` times a sum of rows.
+
+    `unit(x_0)` is the u above, a power of two. `rows(x_0, u)` are D, A and B for each
+    of the `number` rows, along the first axis; x_0 and u have a single one there. `x`
+    is one of the inputs, `widened`.
+    """
+    aval = eqn.outvars[0].aval
+    single = jax.ShapeDtypeStruct((1, *x.aval.shape), x.aval.dtype)
+    several = jax.ShapeDtypeStruct((number, *x.aval.shape), x.aval.dtype)
+
+    def auxiliary(aval, support, compute):
+        return walk.auxiliary(Series(aval, support, compute), [x])
+
+    def compute_unit(_):
+        return lax.stop_gradient(unit(lax.stop_gradient(x[0])))
+
+    def compute_rows(i):
+        def compute(_):
+            if not found:
+                first, u = jnp.asarray(x[0])[None], jnp.asarray(units[0])[None]
+                found.extend(rows(first, u))
+            return jnp.broadcast_to(found[i], several.shape)
+
+        return auxiliary(several, CONSTANT, compute)
+
+    def compute_scaled(k):
+        if x[k] is None:
+            return None
+        return lax.expand_dims(lax.div(x[k], units[0]), [0])
+
+    def compute_several(k):
+        pairs = [(j, h[j], y[k - j]) for j in orders(h.support) if 0 < j < k]
+        pairs = [(j, a, b) for j, a, b in pairs if a is not None and b is not None]
+        total = None if h[k] is None else slope[0] * h[k]
+        if not pairs:
+            return total
+        # As one sum, which takes a few equations at each order, not several at each j.
+        steps = stacked([h_j for _, h_j, _ in pairs])
+        lower = stacked([y_j for *_, y_j in pairs])
+        weights = np.array([j / k for j, *_ in pairs], x.aval.dtype)
+        weights = weights.reshape(-1, 1, *[1] * len(x.aval.shape))
+        products = (linear[0][None] * weights - offset[0][None]) * steps * lower
+        rest = jnp.sum(products, axis=0)
+        return rest if total is None else total + rest
+
+    def compute(k):
+        if k == 0:
+            return bind(eqn, primal_values(inputs))[0]
+        if y[k] is None:
+            return None
+        total = jnp.sum(y[k], axis=0)
+        if factor is not None:
+            total = total * factors[0]
+        return lax.convert_element_type(total, aval.dtype)
+
+    def compute_factor(_):
+        assert factor is not None
+        return factor(x[0], units[0])
+
+    found: list[Any] = []
+    support = walk.analytic_support([x])
+    units = auxiliary(x.aval, CONSTANT, compute_unit)
+    factors = auxiliary(x.aval, CONSTANT, compute_factor)
+    h = auxiliary(single, x.support & ~CONSTANT, compute_scaled)
+    slope, linear, offset = map(compute_rows, range(3))
+    y = auxiliary(several, support & ~CONSTANT, compute_several)
+    return Series(aval, support, compute)
+
+
+def stacked(arrays):
+    """`jnp.stack` in two equations, of arrays that have an axis."""
+    joined = arrays[0] if len(arrays) == 1 else lax.concatenate(arrays, 0)
+    return lax.reshape(joined, (len(arrays), *arrays[0].shape))
+
+
+def at_least_single(*arrays):
+    """In float32 at least: half precision has neither the range nor the digits."""
+    dtype = jnp.float64 if arrays[0].dtype == jnp.float64 else jnp.float32
+    return [x.astype(dtype) for x in arrays]
+
+
+def widened(walk: Walk, eqn, x: Series) -> Series:
+    """`x` in the shape of the output, since primitives broadcast axes of size 1, and in
+    float32 at least."""
+    shape = eqn.outvars[0].aval.shape
+    if x.aval.shape == shape and x.aval.dtype in (jnp.float32, jnp.float64):
+        return x
+    [x] = read(walk, lambda x: jnp.broadcast_to(at_least_single(x)[0], shape), [x])
+    return x

@@ -1,0 +1,1 @@
+"""Weighted sums over directions, pushed through a program: collapsed Taylor mode."""

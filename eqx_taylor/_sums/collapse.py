@@ -1,0 +1,376 @@
+r"""Collapsed Taylor mode: sums over directions, propagated as one vector.
+
+The top coefficient of a jet enters every recurrence linearly, `y_K = f'(x_0) x_K + (of
+lower order)`. Where only `Σ_r w_r y_K` is wanted, over many directions at one point,
+the sum itself can be propagated: one vector in the place of one for each direction
+(Dangel et al. 2025). The Laplacian of a function of D numbers then takes 2 + D vectors,
+and not 1 + 2 D: the value, D first derivatives, and the sum of the second ones.
+
+Here this is a way of reading a program. A jet is traced for one direction, and read
+once for all of them. What depends on the point alone is computed once. From the results
+backwards it is found out of which values nothing but the sum is wanted: the operands of
+an equation that is linear in all that moves with the direction, if it holds for its
+result. The other values are computed for each direction, along a leading axis. Which
+primitives are linear, and in which operands, is what their Taylor rules say; equations
+of which nothing is known are computed for each direction. (The programs within loops
+and branches are read in `_sums/calls.py`.)
+"""
+
+import abc
+import functools as ft
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+
+from .. import _rules as _rules
+from .._core.check import escaped
+from .._core.interpreter import DECLARED, Declared, target_key
+from .._core.jax import (
+    bind,
+    close,
+    closed_over,
+    is_differentiable,
+    is_literal,
+    joint_axes,
+    live_equations,
+    trace,
+    unstacked_type,
+    vary,
+)
+
+
+# What is wanted of a value: the number of a weighted sum; or `EACH`, what it is for all
+# directions.
+Wanted = Any
+EACH = "each"
+
+
+def sums_over_directions(
+    fun: Callable[[list[Any], list[Any]], Sequence[Sequence[Any]]],
+    point: Sequence[Any],
+    directions: Sequence[Any],
+    weights: Sequence[Any],
+) -> list[list[Any]]:
+    """`Σ_r weights[i][r] fun(point, directions[r])[i]`, array by array, for every i.
+
+    `fun` is a function of two lists of arrays, and returns as many lists of arrays as
+    there are weights. The directions are stacked along the first axis of each array.
+    """
+    # Inside a `shard_map` sums with weights that differ between devices do, too.
+    axes = joint_axes(jax.typeof(w) for w in weights if isinstance(w, jax.Array))
+    point = [vary(jnp.asarray(x), axes) for x in point]
+    directions = [vary(jnp.asarray(v), axes) for v in directions]
+    lengths = []
+
+    def flat_fun(*arrays):
+        results = fun(list(arrays[: len(point)]), list(arrays[len(point) :]))
+        lengths.append([len(result) for result in results])
+        return [x for result in results for x in result]
+
+    of_one = [unstacked_type(jax.typeof(v)) for v in directions]
+    jaxpr = trace(flat_fun, *map(jax.typeof, point), *of_one)
+    inputs = [known(x) for x in point]
+    for v in directions:
+        inputs.append(Value(moves=True))
+        inputs[-1].each = v
+    program: list[Node] = []
+    outputs = read(jaxpr, inputs, program)
+
+    sums = [Weights(w) for w in weights]
+    labels = [i for i, n in enumerate(lengths[-1]) for _ in range(n)]
+    for output, label in zip(outputs, labels):
+        output.wanted.add(label)
+    demand(program)
+    try:
+        run(program, sums)
+    except jax.errors.UnexpectedTracerError as e:  # Of the function's own trace.
+        raise escaped("a function") from e
+    results = iter(
+        _scaled(sums[label].factor, output.sum(label, sums))
+        for output, label in zip(outputs, labels)
+    )
+    return [[next(results) for _ in range(n)] for n in lengths[-1]]
+
+
+class Weights:
+    """Of the directions in a sum. A common factor is left to the end."""
+
+    def __init__(self, weights: Any):
+        self.count = len(weights)
+        if self.count == 0:  # A sum of nothing.
+            self.factor, self.each, self.total = 1.0, None, 0
+        elif isinstance(weights, Tracer | jax.Array) or np.ptp(weights) != 0:
+            self.factor, self.each, self.total = 1.0, weights, jnp.sum(weights)
+        else:
+            self.factor, self.each, self.total = weights[0], None, self.count
+
+    def sum(self, stacked: Any) -> Any:
+        if self.each is not None:
+            each = jnp.asarray(self.each, stacked.dtype)
+            stacked = stacked * each.reshape(-1, *[1] * (stacked.ndim - 1))
+        return jnp.sum(stacked, axis=0)
+
+    def times_total(self, x: Any) -> Any:
+        """Of something that is the same for all directions."""
+        if not isinstance(x, Tracer | jax.Array) and not np.any(x):
+            return x  # A zero that was written as such.
+        return x * jnp.asarray(self.total, jnp.asarray(x).dtype)
+
+
+def _scaled(factor: float, x: Any) -> Any:
+    return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
+
+
+# -- a program, and what is known of its values
+
+
+class Value:
+    """A value of the program. What it is, is found by running the program, as far as it
+    is wanted."""
+
+    __slots__ = ("moves", "origin", "shared", "each", "sums", "wanted")
+
+    def __init__(self, moves: bool, origin: "Equation | None" = None):
+        # Whether it depends on the direction.
+        self.moves = moves
+        # The equation that it is a result of.
+        self.origin = origin
+        self.wanted: set[Wanted] = set()
+        self.forget()
+
+    def forget(self) -> None:
+        # If it does not move; if it does: for all directions, and weighted sums.
+        self.shared: Any = None
+        self.each: Any = None
+        self.sums: dict[Wanted, Any] = {}
+
+    def sum(self, label: Wanted, sums: Sequence[Weights]) -> Any:
+        weights = sums[label]
+        if not self.moves:
+            return weights.times_total(self.shared)
+        if label not in self.sums:
+            self.sums[label] = weights.sum(self.each)
+        return self.sums[label]
+
+    def for_each(self, sums: Sequence[Weights]) -> Any:
+        if self.moves:
+            return self.each
+        shared = jnp.asarray(self.shared)
+        return jnp.broadcast_to(shared, (sums[0].count, *shared.shape))
+
+
+def known(x: Any) -> Value:
+    value = Value(moves=False)
+    value.shared = x
+    return value
+
+
+class Node(abc.ABC):
+    """What a program is made of: equations, and those with programs inside."""
+
+    eqn: Any
+    inputs: list[Value]
+    outputs: list[Value]
+
+    @abc.abstractmethod
+    def demand(self) -> None:
+        """Says what is wanted of the inputs, from what is wanted of the outputs."""
+
+    @abc.abstractmethod
+    def run(self, sums: Sequence[Weights]) -> None:
+        """Finds what is wanted of the outputs."""
+
+
+# Calls that are read as a part of the program around them, and where theirs is.
+_INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr"}
+# For other primitives with programs inside: what reads an equation whose inputs move.
+# `None` if it cannot.
+READERS: dict[str, Callable[[Any, list[Value]], Node | None]] = {}
+
+
+def read(jaxpr: Any, inputs: Sequence[Value], program: list[Node]) -> list[Value]:
+    """Appends the equations of a jaxpr to a program. The values of its outputs."""
+    inner = jaxpr.jaxpr
+    env = dict(zip(inner.constvars, map(known, jaxpr.consts)))
+    env.update(zip(inner.invars, inputs))
+
+    def value_of(atom) -> Value:
+        return known(atom.val) if is_literal(atom) else env[atom]
+
+    for eqn in live_equations(jaxpr):
+        operands = [value_of(atom) for atom in eqn.invars]
+        name = eqn.primitive.name
+        moves = any(value.moves for value in operands)
+        if moves and name in _INLINED:
+            results = read(close(eqn.params[_INLINED[name]]), operands, program)
+        else:
+            node = READERS[name](eqn, operands) if moves and name in READERS else None
+            program.append(Equation(eqn, operands) if node is None else node)
+            results = program[-1].outputs
+        env.update(zip(eqn.outvars, results))
+    return [value_of(atom) for atom in inner.outvars]
+
+
+def demand(program: Sequence[Node]) -> None:
+    """Says of each value what is wanted of it, from what is wanted of the results."""
+    for node in reversed(program):
+        if _is_wanted(node):
+            node.demand()
+
+
+def run(program: Sequence[Node], sums: Sequence[Weights]) -> None:
+    for node in program:
+        if _is_wanted(node):
+            node.run(sums)
+
+
+def _is_wanted(node: Node) -> bool:
+    return bool(node.eqn.effects) or any(output.wanted for output in node.outputs)
+
+
+# -- equations
+
+
+class Equation(Node):
+    def __init__(self, eqn: Any, inputs: list[Value]):
+        self.eqn, self.inputs = eqn, inputs
+        moving = [i for i, value in enumerate(inputs) if value.moves]
+        self.outputs = [Value(bool(moving), origin=self) for _ in eqn.outvars]
+        # The operands in which it is linear together, if that is all that move.
+        self.linear = _linear_operands(eqn, moving) if moving else ()
+
+    def demand(self) -> None:
+        wanted = set().union(*(output.wanted for output in self.outputs))
+        # The sums that are computed without the results for each direction.
+        self.labels: set[Wanted] = set()
+        # Of a product of which sums are wanted: what moves, and what does not.
+        self.factors: tuple[list[Value], list[Value]] | None = None
+        inputs = self.inputs
+        if EACH not in wanted and any(value.moves for value in inputs):
+            if self.linear:
+                self.labels = wanted
+            elif _is_product(self.eqn):
+                self.labels, self.factors = wanted, _factors(self)
+                inputs = [*self.factors[0], *self.factors[1]]
+        for value in inputs:
+            value.wanted |= wanted if self.labels and self.linear else {EACH}
+
+    def run(self, sums: Sequence[Weights]) -> None:
+        eqn, inputs, outputs = self.eqn, self.inputs, self.outputs
+        if not any(value.moves for value in inputs):
+            for output, result in zip(outputs, bind(eqn, [v.shared for v in inputs])):
+                output.shared = result
+        elif self.factors is not None:
+            moving, shared = self.factors
+            product = lax.mul(*[value.each for value in moving])
+            for label in self.labels:
+                total = sums[label].sum(product)
+                for value in shared:  # Some are numbers.
+                    total = lax.mul(total, jnp.broadcast_to(value.shared, total.shape))
+                outputs[0].sums[label] = total
+        elif self.labels:
+            for label in self.labels:
+                operands = [
+                    value.sum(label, sums) if i in self.linear else value.shared
+                    for i, value in enumerate(inputs)
+                ]
+                for output, result in zip(outputs, bind(eqn, operands)):
+                    output.sums[label] = result
+        else:
+            for output, result in zip(outputs, _for_each(eqn, inputs)):
+                output.each = result
+
+
+def _is_product(eqn: Any) -> bool:
+    """Whether it multiplies arrays of the same shape element by element. A number may
+    be multiplied by an array as well."""
+    shapes = {var.aval.shape for var in [*eqn.invars, *eqn.outvars]}
+    return eqn.primitive.name in ("mul", "square") and len(shapes) == 1
+
+
+def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
+    """Two factors of a product that move, and others that do not, and can be taken out
+    of its sum."""
+    moving, shared = [], []
+    operands = product.inputs
+    for value in operands if len(operands) == 2 else 2 * operands:
+        while (inner := value.origin) is not None and len(inner.linear) == 1:
+            [i] = inner.linear
+            eqn = inner.eqn
+            if eqn.primitive.name != "mul":
+                break
+            if eqn.invars[i].aval.shape != eqn.outvars[0].aval.shape:
+                break  # A number that becomes an array.
+            shared.append(inner.inputs[1 - i])
+            value = inner.inputs[i]
+        moving.append(value)
+    return moving, shared
+
+
+def _for_each(eqn: Any, inputs: Sequence[Value]) -> list[Any]:
+    """The results of an equation for all directions, along the first axis."""
+    operands = [value.each if value.moves else value.shared for value in inputs]
+    axes = [0 if value.moves else None for value in inputs]
+    if eqn.primitive.name == "dot_general" and axes == [None, 0]:
+        (contract, batch) = eqn.params["dimension_numbers"]
+        if batch == ((), ()):
+            return [_product_with_each(eqn, *operands, *contract)]
+    try:
+        return jax.vmap(ft.partial(_bind, eqn), in_axes=axes)(*operands)
+    except NotImplementedError:  # It has no batching rule.
+        pass
+
+    def one(moving):
+        moving = iter(moving)
+        return bind(
+            eqn, [x if i is None else next(moving) for x, i in zip(operands, axes)]
+        )
+
+    return lax.map(one, [x for x, i in zip(operands, axes) if i is not None])
+
+
+def _bind(eqn: Any, *operands: Any) -> list[Any]:
+    return bind(eqn, operands)
+
+
+def _product_with_each(eqn: Any, a: Any, stacked: Any, of_a: Any, of_b: Any) -> Any:
+    """`a @ b` for all b, as one product `b @ a` whose result begins with the axis of
+    the directions: there is nothing to transpose if b is a vector."""
+    precision = eqn.params["precision"]
+    params = eqn.params | dict(
+        dimension_numbers=((tuple(i + 1 for i in of_b), of_a), ((), ())),
+        precision=precision[::-1] if isinstance(precision, tuple) else precision,
+    )
+    [product] = bind(eqn.replace(params=params), [stacked, a])
+    # The axes of b that are left come before those of a.
+    left = stacked.ndim - len(of_b)
+    return jnp.moveaxis(
+        product, range(1, left), range(product.ndim - left + 1, product.ndim)
+    )
+
+
+def _linear_operands(eqn: Any, moving: Sequence[int]) -> Collection[int]:
+    """The operands that an equation is linear in together, if those that move are among
+    them; else none."""
+    if not all(is_differentiable(var.aval) for var in eqn.outvars):
+        return ()
+    if eqn.primitive.name == "optimization_barrier":
+        # Linear in all of them; but what does not move would be multiplied.
+        return moving if len(moving) == len(eqn.invars) else ()
+    declared = DECLARED.get(target_key(eqn), Declared())
+    # What a function closes over comes before its arguments.
+    operands = range(len(eqn.invars))[closed_over(eqn) :]
+    linear: Collection[int] = ()
+    if declared.linear is not None:
+        chosen = declared.linear
+        linear = operands[chosen(eqn) if callable(chosen) else chosen]
+    elif declared.factors is not None:
+        linear = [operands[i] for i in declared.factors if operands[i] in moving]
+        if len(linear) != 1:
+            return ()
+    return linear if set(moving) <= set(linear) else ()
