@@ -13,14 +13,9 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from eqx_taylor import (
-    _interpreter,
-    _jax,
-    _ode_jet,
-    _outer_solar_system as solar_system,
-    _series,
-    _solver,
-)
+from eqx_taylor import _outer_solar_system as solar_system
+from eqx_taylor._core import interpreter as _interpreter, jax as _jax, series as _series
+from eqx_taylor._ode import ode_jet as _ode_jet, solver as _solver
 
 from ._heyoka import lorenz, solar_systems, solve, System, Time
 from ._report import Figure, main, Report

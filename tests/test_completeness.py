@@ -20,7 +20,7 @@ from helpers import assert_orders_close, nested_jet, random_series
 from jax.experimental import checkify
 
 import eqx_taylor
-from eqx_taylor import _interpreter
+from eqx_taylor._core import interpreter as _interpreter
 from eqx_taylor._rules import coverage
 
 

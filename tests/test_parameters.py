@@ -14,7 +14,7 @@ import pytest
 import test_rules
 from helpers import assert_orders_close, derivatives, jet, polynomial, random_series
 
-from eqx_taylor import _interpreter
+from eqx_taylor._core import interpreter as _interpreter
 from eqx_taylor._rules import coverage
 
 
