@@ -1,7 +1,8 @@
 """Rules for primitives and functions of one's own."""
 
-from ._core.interpreter import register as register, Walk as Walk
+from ._core.interpreter import Walk as Walk
 from ._core.jax import bind as bind
+from ._core.rule import register as register
 from ._core.series import (
     convolve as convolve,
     convolve_square as convolve_square,

@@ -5,7 +5,7 @@ goes. So every decision in its field is made a little ahead of the point of expa
 while all values are those at the point itself. This file says what decides.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ import jax.tree_util as jtu
 
 from .jax import (
     close,
-    custom_jvp_rule,
     is_differentiable,
     is_jaxpr,
     is_literal,
     live_equations,
     without_pruning,
 )
+from .rule import RULES, target_key
 
 
 JaxprEqn = Any
@@ -27,8 +27,8 @@ Jaxpr = Any
 
 # Of floating-point values, constant between jumps.
 STEPS: set[str] = {"ceil", "floor", "round", "sign"}
-# Linear on either side of a kink; a rule declares it.
-KINKS: set[Hashable] = {"scatter-max", "scatter-min"}
+# With a kink, and without a rule that would declare it.
+_KINKS = {"scatter-max", "scatter-min"}
 # What returns integers or booleans, and yet is about the value itself: whether it is a
 # number, and its bits, which may become a value again.
 _OF_THE_VALUE = {"bitcast_convert_type", "is_finite"}
@@ -53,9 +53,15 @@ def is_kink(eqn: JaxprEqn) -> bool:
     """Whether an equation has another slope, or picks other values, beyond a point."""
     key: Hashable = eqn.primitive.name
     if key == "custom_jvp_call":
-        key = custom_jvp_rule(without_pruning(eqn)[0])[0]
+        key = target_key(without_pruning(eqn)[0])
     moves = any(is_differentiable(var.aval) for var in eqn.outvars)
-    return key in KINKS and moves and (key != "abs" or _is_real(eqn))
+    return has_kink(key) and moves and (key != "abs" or _is_real(eqn))
+
+
+def has_kink(key: Hashable) -> bool:
+    """Whether a kink is declared about what this is the key of."""
+    rule = RULES.get(key)
+    return key in _KINKS if rule is None else rule.is_kink
 
 
 def _is_real(eqn: JaxprEqn) -> bool:
@@ -87,22 +93,17 @@ class Found:
         return self.steps or self.kinks
 
 
-def decisions(
-    jaxpr: Jaxpr,
-    has_rule: Callable[[JaxprEqn], bool],
-    moving: Sequence[bool] | None = None,
-) -> Found:
+def decisions(jaxpr: Jaxpr, moving: Sequence[bool] | None = None) -> Found:
     """The decisions by values that move, in a closed jaxpr; all of its inputs move, but
-    for what is said otherwise. `has_rule` says which functions with a `custom_jvp` have
-    a rule that is not made of what is written in them."""
+    for what is said otherwise."""
     found = Found()
     if moving is None:
         moving = _all_that_can_move(jaxpr)
-    _look(close(jaxpr), has_rule, moving, False, found)
+    _look(close(jaxpr), moving, False, found)
     return found
 
 
-def _look(jaxpr, has_rule, moving, values_only: bool, found: Found) -> list[bool]:
+def _look(jaxpr, moving, values_only: bool, found: Found) -> list[bool]:
     """Goes through a jaxpr, and returns which of its outputs move."""
     env = dict(zip(jaxpr.jaxpr.invars, moving))
 
@@ -124,13 +125,15 @@ def _look(jaxpr, has_rule, moving, values_only: bool, found: Found) -> list[bool
         found.kinks |= is_kink(eqn) and not is_value
         if eqn.primitive.name in _UNREAD:
             continue
-        if eqn.primitive.name == "custom_jvp_call" and has_rule(eqn):
-            continue
+        # A function with a rule, which is not made of what is written in it.
+        if eqn.primitive.name == "custom_jvp_call":
+            if target_key(without_pruning(eqn)[0]) in RULES:
+                continue
         for body in bodies:
             inner = inputs[len(inputs) - len(body.jaxpr.invars) :]
             if len(inner) != len(body.jaxpr.invars) or eqn.primitive.name == "scan":
                 inner = _all_that_can_move(body)
-            _look(body, has_rule, inner, is_value, found)
+            _look(body, inner, is_value, found)
     return [moves(atom) for atom in jaxpr.jaxpr.outvars]
 
 

@@ -17,16 +17,13 @@ primitive whose derivative calls the primitive a recurrence and not a regress.
 
 import functools as ft
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
-
-import jax
-from jax.extend.core import Primitive
+from typing import Any
 
 from .decisions import decisions, Found, is_alarm, is_kink, is_step
 from .jax import (
     bind,
+    close,
     closed_over,
-    custom_jvp_rule,
     is_differentiable,
     is_literal,
     live_equations,
@@ -35,6 +32,8 @@ from .jax import (
     WithoutConstants,
 )
 from .memo import constant_key, equation_key
+from .primitives import callee, CALLS
+from .rule import Cost, JaxprEqn, otherwise, Read, RULES, target_key
 from .series import (
     analytic_support,
     constant,
@@ -49,128 +48,6 @@ from .terms import Term
 
 
 Jaxpr = Any
-JaxprEqn = Any
-Rule = Callable[["Walk", JaxprEqn, Sequence[Series]], list[Series]]
-# What a rule is for: a primitive, or its name, or a function with a `custom_jvp`. (Not
-# written as a type: `rule_key` has the better message for all others.)
-Target = Any
-
-# Primitives that cost nothing to compute again wherever they are used.
-FUSED: set[Hashable] = set()
-# Those of them that compute nothing: their result is but another look at the operand.
-VIEWS: set[str] = set()
-# Functions of numbers that take longer than to load one from memory.
-SLOW: set[str] = set()
-# Calls, which are read as a part of the program around them.
-INLINED: set[str] = set()
-# By name, so that a primitive that some version of JAX lacks never breaks an import; of
-# functions with a `custom_jvp`, which are all one primitive, by their `defjvp`.
-RULES: dict[Hashable, Rule] = {}
-
-
-class Declared(NamedTuple):
-    """What is declared of a target, for whoever reads programs: the rules themselves,
-    and the collapsed mode."""
-
-    # Which operands it is linear in, together: a slice, or what finds it out from an
-    # equation.
-    linear: slice | Callable[[JaxprEqn], slice] | None = None
-    # Two operands, in each of which it is linear.
-    factors: tuple[int, int] | None = None
-
-
-# By the keys of `RULES`. Another rule for the same target takes it back.
-DECLARED: dict[Hashable, Declared] = {}
-# The name under which the rule for all other primitives is registered.
-OTHERWISE = "otherwise"
-
-
-def rule_key(target: Target) -> Hashable:
-    """Under which the rule of a primitive or function is kept."""
-    if isinstance(target, str):
-        return target
-    if isinstance(target, Primitive):
-        return target.name
-    if not isinstance(target, jax.custom_jvp):
-        raise TypeError(
-            "rules: a target must be a primitive (`jax.extend.core.Primitive`), the "
-            "name of one, or a function with a `jax.custom_jvp`; got "
-            f"{target!r}."
-        )
-    if target.jvp is None:
-        raise ValueError(
-            f"rules: the target {target!r} has no derivative yet: call its `defjvp` "
-            "first, by which its calls are recognised."
-        )
-    return target.jvp
-
-
-def register(*targets: Target) -> Callable[[Rule], Rule]:
-    """A decorator, which registers a rule for primitives or functions.
-
-    A rule is a function `rule(walk, eqn, inputs)` of the
-    [`eqx_taylor.rules.Walk`][], of the equation of the jaxpr, and of one
-    [`eqx_taylor.rules.Series`][] for each operand. It returns a list of one series for
-    each output. Coefficients are normalised: coefficient `k` is the derivative of order
-    `k` over `k!`.
-
-    **Arguments:**
-
-    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
-        function with a `jax.custom_jvp` whose `defjvp` has been called.
-
-    **Returns:**
-
-    The decorator, which returns the rule as it is. The rule holds for all that is
-    traced from then on.
-
-    **Raises:**
-
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
-
-    !!! example
-
-        ```pycon
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from eqx_taylor import filter_jet, rules
-        >>> @jax.custom_jvp
-        ... def sqrt(x):
-        ...     return jnp.sqrt(x)
-        >>> @sqrt.defjvp
-        ... def _(primals, tangents):
-        ...     (x,), (dx,) = primals, tangents
-        ...     return sqrt(x), dx / (2 * sqrt(x))
-        >>> @rules.register(sqrt)
-        ... def rule(walk, eqn, inputs):
-        ...     [x] = inputs
-        ...     def compute(k):  # y y = x, solved for y_k
-        ...         if k == 0:
-        ...             return rules.bind(eqn, [x[0]])[0]
-        ...         rest = rules.sub(x[k], rules.convolve_square(y, k, first=1))
-        ...         return None if rest is None else rest / (2 * y[0])
-        ...     support = walk.analytic_support(inputs)
-        ...     y = rules.Series(eqn.outvars[0].aval, support, compute)
-        ...     return [y]
-        >>> y, derivatives = filter_jet(sqrt, (4.0,), ([1.0, None, None],))
-        >>> print(y, *derivatives)
-        2.0 0.25 -0.03125 0.01171875
-        ```
-    """
-
-    def decorator(rule: Rule) -> Rule:
-        for target in targets:
-            RULES[rule_key(target)] = rule
-            DECLARED.pop(rule_key(target), None)
-        return rule
-
-    return decorator
-
-
-def declare(*targets: Target, **facts: Any) -> None:
-    """Declares facts (see `Declared`) of targets whose rules have been registered."""
-    DECLARED.update(dict.fromkeys(map(rule_key, targets), Declared(**facts)))
 
 
 class History:
@@ -353,8 +230,9 @@ class Walk:
 
     def apply(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         """The series of one equation's outputs."""
-        if eqn.primitive.name in INLINED and not _all_constant(inputs):
-            return RULES[eqn.primitive.name](self, eqn, inputs)
+        call = CALLS.get(eqn.primitive.name)
+        if call is not None and call.is_read_in_place and not _all_constant(inputs):
+            return self.interpret(close(callee(eqn)), inputs)
         if eqn.primitive.name == "custom_jvp_call":
             written, places = without_pruning(eqn)
             # Its own rule, if it has one, is for all results.
@@ -376,15 +254,16 @@ class Walk:
                 found = choose_rule(eqn, inputs)(self, eqn, inputs)
                 if len(found) != len(eqn.outvars):
                     # JAX has left out results, in a way that is not seen through.
-                    found = RULES[eqn.primitive.name](self, eqn, inputs)
-            fused = is_fused(eqn, inputs)
+                    found = RULES[eqn.primitive.name].read(self, eqn, inputs)
+            cost = _cost(eqn, inputs)
+            fused = cost in (Cost.VIEW, Cost.FUSED)
             for series in inputs:
                 series.uses += 1 if fused else 2
             for series in found:
                 if not series.filed:
-                    series.is_slow = eqn.primitive.name in SLOW
+                    series.is_slow = cost is Cost.SLOW
                     series.sources = inputs if fused else None
-                    series.is_view = eqn.primitive.name in VIEWS
+                    series.is_view = cost is Cost.VIEW
                     series.is_tracked = False
                     self.file(series, closed)
             for series in made:
@@ -424,7 +303,7 @@ class Walk:
 
     def decisions(self, jaxpr: Jaxpr) -> Found:
         """Which decisions there are in a jaxpr."""
-        return self.fact("decisions", jaxpr, lambda: decisions(jaxpr, _has_rule))
+        return self.fact("decisions", jaxpr, lambda: decisions(jaxpr))
 
     def suppose(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
         """Has an equation be found, wherever it is met, with these outputs."""
@@ -500,44 +379,34 @@ class Walk:
         return analytic_support(joined, self.order)
 
 
-def is_fused(eqn: JaxprEqn, inputs: Sequence[Series]) -> bool:
-    """Whether each coefficient is computed from the same one of the inputs, by next to
-    nothing."""
-    name = eqn.primitive.name
-    if name == "mul" or name == "div" and inputs[1].is_constant:
-        return any(series.is_constant for series in inputs)
-    return name in FUSED
+def _cost(eqn: JaxprEqn, inputs: Sequence[Series]) -> Cost:
+    rule = RULES.get(target_key(eqn)) or RULES.get(eqn.primitive.name)
+    return Cost.WORK if rule is None else rule.cost_of(inputs)
 
 
 def _all_constant(inputs: Sequence[Series]) -> bool:
     return all(series.is_constant for series in inputs)
 
 
-def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Rule:
+def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Read:
     if _all_constant(inputs):
         return constant_rule
-    rule = RULES.get(eqn.primitive.name)
-    if any(series.moves_ahead for series in inputs):
-        # Loops and calls among them, which are made ahead as a whole.
-        if not any(is_differentiable(var.aval) for var in eqn.outvars):
-            return constant_rule
+    moves = any(is_differentiable(var.aval) for var in eqn.outvars)
+    # Loops and calls among them, which are made ahead as a whole.
+    if not moves and any(series.moves_ahead for series in inputs):
+        return constant_rule
     if eqn.primitive.name == "custom_jvp_call":
         own = RULES.get(target_key(eqn))
         n = closed_over(eqn)
         if own is not None and _all_constant(inputs[:n]):
-            return own if n == 0 else _of_the_arguments(own, n)
-    if rule is None:
-        moving = any(is_differentiable(var.aval) for var in eqn.outvars)
-        rule = RULES[OTHERWISE] if moving else constant_rule
-    return rule
+            return own.read if n == 0 else _of_the_arguments(own.read, n)
+    rule = RULES.get(eqn.primitive.name)
+    if rule is not None:
+        return rule.read
+    return otherwise if moves else constant_rule
 
 
-def _has_rule(eqn: JaxprEqn) -> bool:
-    """Whether a rule is registered for a function with a `custom_jvp`."""
-    return target_key(without_pruning(eqn)[0]) in RULES
-
-
-def _of_the_arguments(rule: Rule, n: int) -> Rule:
+def _of_the_arguments(rule: Read, n: int) -> Read:
     """A rule that is not told of the first `n` operands, which are constant."""
 
     def of_the_arguments(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]):
@@ -546,13 +415,6 @@ def _of_the_arguments(rule: Rule, n: int) -> Rule:
         return rule(walk, eqn, arguments)
 
     return of_the_arguments
-
-
-def target_key(eqn: JaxprEqn) -> Hashable:
-    """The key of what an equation calls: see `rule_key`."""
-    if eqn.primitive.name == "custom_jvp_call":
-        return custom_jvp_rule(eqn)[0]
-    return eqn.primitive.name
 
 
 def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:

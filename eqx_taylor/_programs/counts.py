@@ -5,13 +5,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from .._core.jax import is_jaxpr, scan_params
+from .._core.primitives import CALLS, FREE
 
 
 Jaxpr = Any
 JaxprEqn = Any
-
-# Calls whose equations stand for themselves.
-_CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "eval_jaxpr"])
 
 
 class PrimitiveCounts(NamedTuple):
@@ -70,7 +68,8 @@ def _visit(jaxpr, weight, turns, weigh_loops, counts) -> float:
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         name = eqn.primitive.name
         inner = list(inner_jaxprs(eqn))
-        if not (inner and name in _CALLS):
+        # The equations of a call stand for it.
+        if not (inner and name in CALLS and CALLS[name].is_transparent):
             counts[name] = counts.get(name, 0) + weight
         length = scan_params(eqn).length if name == "scan" else 1
         inside = weight * length if weigh_loops else weight
@@ -86,15 +85,6 @@ def _visit(jaxpr, weight, turns, weigh_loops, counts) -> float:
 
 # -- the operations of one equation
 
-_FREE = frozenset(
-    """
-    broadcast broadcast_in_dim concatenate convert_element_type copy copy_p device_put
-    dynamic_slice dynamic_update_slice expand_dims gather imag iota name
-    optimization_barrier pad random_unwrap random_wrap real reshape rev scatter select_n
-    slice split squeeze stop_gradient transpose
-    """.split()
-)
-
 
 def operations(eqn: JaxprEqn) -> float:
     """As XLA counts them: one for each entry of an elementwise function, two for each
@@ -102,7 +92,7 @@ def operations(eqn: JaxprEqn) -> float:
     name = eqn.primitive.name
     ins: list[Any] = [getattr(var.aval, "shape", ()) for var in eqn.invars]
     size = sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)
-    if name in _FREE:
+    if name in FREE:
         return 0.0
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]

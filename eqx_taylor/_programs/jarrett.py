@@ -20,9 +20,9 @@ from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
 from .._core.check import describe
-from .._core.interpreter import register
 from .._core.jax import bind, close, evaluate, is_differentiable, is_literal, trace
-from .._rules.coverage import ELEMENTWISE
+from .._core.primitives import callee, CALLS, ELEMENTWISE
+from .._core.rule import register
 from .counts import count_jaxpr
 from .filter_trace import filter_trace, Wrapper
 from .simplify.cse import cse_jaxpr
@@ -268,15 +268,6 @@ def _has_custom_rules(jaxpr: Jaxpr) -> bool:
 _PLACING = ("bitcast_convert_type", "broadcast_in_dim", "reshape", "squeeze")
 # A complex input has one slope only where the function is holomorphic.
 _NOT_HOLOMORPHIC = frozenset("abs conj imag real sign".split())
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "composite": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-}
 
 
 class _Atom(NamedTuple):
@@ -316,8 +307,8 @@ def _walk(jaxpr: Any, atoms: Sequence[_Atom]) -> list[_Atom]:
         name = eqn.primitive.name
         if not joined.depends_on or name == "stop_gradient":
             continue
-        if name in _CALLS:
-            outs = _walk(close(eqn.params[_CALLS[name]]).jaxpr, inputs)
+        if name in CALLS and not name.startswith("custom_vjp"):
+            outs = _walk(close(callee(eqn)).jaxpr, inputs)
         else:
             _check_elementwise(eqn, joined)
             outs = [joined] * len(eqn.outvars)

@@ -8,8 +8,9 @@ import jax.scipy.special as jss
 import numpy as np
 from jax import lax
 
-from .._core.interpreter import register, Walk
+from .._core.interpreter import Walk
 from .._core.jax import trace
+from .._core.rule import register
 from .._core.series import CONSTANT, orders, Series
 from .compose import composed, power_of_two
 from .rows import at_least_single, sum_of_rows, widened

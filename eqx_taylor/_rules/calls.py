@@ -5,40 +5,21 @@ from typing import Any
 
 import jax
 
-from .._core.interpreter import INLINED, joint, register, Walk
+from .._core.interpreter import joint, Walk
 from .._core.jax import bind, close, trace
+from .._core.primitives import callee, CALLS
+from .._core.rule import register
 from .._core.series import mask, orders, Series
 from .pack import looking_ahead, pack, unpack
 
 
-# Under which parameter each keeps the function itself. A `custom_vjp` has no forward
-# rule in JAX: the function is what is differentiated. The batching rule of a
-# `custom_vmap` does not survive a jet.
-_CALLS = {
-    "jit": "jaxpr",
-    "call": "call_jaxpr",
-    "closed_call": "call_jaxpr",
-    "eval_jaxpr": "jaxpr",
-    "composite": "jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vmap_call": "call",
-    "linear_call": "callee",
-    "program_order": "call_jaxpr",
-    "remat_opt": "fwd_jaxpr",
-    "xla_metadata_call": "jaxpr",
-}
-INLINED.update(_CALLS)
-
-
-@register(*_CALLS)
+# Read in place by the interpreter, as long as anything moves.
+@register(*[name for name in CALLS if CALLS[name].is_read_in_place], kind="call")
 def _inline(walk: Walk, eqn, inputs) -> list[Series]:
-    name = _CALLS[eqn.primitive.name]
-    # JAX has renamed some.
-    jaxpr = eqn.params[name if name in eqn.params else "call_jaxpr"]
-    return walk.interpret(close(jaxpr), inputs)
+    return walk.interpret(close(callee(eqn)), inputs)
 
 
-@register("remat2")
+@register("remat2", kind="call")
 def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
     if not walk.is_known(inputs) or len(eqn.outvars) == 0:
@@ -52,7 +33,7 @@ def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
     return _emitted(walk, eqn, jaxpr, inputs, walk.stop, checkpoint, ahead)
 
 
-@register("shard_map")
+@register("shard_map", kind="call")
 def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
     params, jaxpr = eqn.params, close(eqn.params["jaxpr"])
     mapped = ft.partial(
@@ -88,7 +69,7 @@ def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 # Where the results of a call are, is a parameter with an entry for each.
-@register("compute_on", "fused_call")
+@register("compute_on", "fused_call", kind="call")
 def _placed(walk: Walk, eqn, inputs) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
     if not walk.is_known(inputs) or len(eqn.outvars) == 0:

@@ -19,15 +19,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax import lax
 
-from .._core.interpreter import (
-    History,
-    joint,
-    order_of_entry,
-    primal_values,
-    register,
-    Walk,
-)
+from .._core.interpreter import History, joint, order_of_entry, primal_values, Walk
 from .._core.jax import close, evaluate, filled, scan_params
+from .._core.rule import register
 from .._core.series import CONSTANT, given, Series, Support
 from .pack import copies, look_ahead, looking_ahead, pack, unpack
 
@@ -86,7 +80,7 @@ class _Kept:
 # -- scan
 
 
-@register("scan")
+@register("scan", kind="control flow")
 def _scan(walk: Walk, eqn, inputs) -> list[Series]:
     p = scan_params(eqn)
     consts = inputs[: p.num_consts]
@@ -203,7 +197,7 @@ def _outputs(walk, eqn, inputs, supports, all_orders, one_order) -> list[Series]
 # -- while_loop
 
 
-@register("while")
+@register("while", kind="control flow")
 def _while(walk: Walk, eqn, inputs) -> list[Series]:
     cond_jaxpr = close(eqn.params["cond_jaxpr"])
     body_jaxpr = close(eqn.params["body_jaxpr"])
@@ -262,7 +256,7 @@ def _where(predicate, new: list[Any], old: list[Any]) -> list[Any]:
 # -- cond, switch
 
 
-@register("cond")
+@register("cond", kind="control flow")
 def _cond(walk: Walk, eqn, inputs) -> list[Series]:
     index, operands = inputs[0], inputs[1:]
     branches = [close(branch) for branch in eqn.params["branches"]]

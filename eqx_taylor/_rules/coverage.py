@@ -9,7 +9,8 @@ the one that is installed. A test finds every primitive that is, and each must b
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from .._core.interpreter import constant_rule, OTHERWISE, RULES
+from .._core.interpreter import constant_rule
+from .._core.rule import OTHERWISE, RULES
 from .kinks import piecewise_linear_rule
 
 

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import jax.scipy.special as jss
 from jax import lax
 
-from .._core.interpreter import INLINED, primal_values, Rule, RULES, Walk
-from .._core.jax import custom_jvp_rule, trace
+from .._core.interpreter import primal_values, Walk
+from .._core.jax import close, trace
+from .._core.primitives import callee, CALLS
+from .._core.rule import Read, Rule, RULES, target_key
 from .._core.series import Series
 from .bessel import FROM_THE_RIGHT
 from .compose import composed, power_of_two
@@ -24,16 +26,16 @@ def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:
     """Registers a rule for the function with a `custom_jvp` that `fun` calls, in itself
     or under `jax.jit`. Where this JAX has none there, it registers nothing."""
 
-    def decorator(rule: Rule) -> Rule:
+    def decorator(read: Read) -> Read:
         number = jax.ShapeDtypeStruct((), jnp.float32)
         closed = trace(lambda *args: [fun(*args)], *[number] * operands)
         equations = list(closed.jaxpr.eqns)
         for eqn in equations:
             if eqn.primitive.name == "custom_jvp_call":
-                RULES[custom_jvp_rule(eqn)[0]] = rule
-            elif eqn.primitive.name in INLINED and "jaxpr" in eqn.params:
-                equations.extend(eqn.params["jaxpr"].jaxpr.eqns)
-        return rule
+                RULES[target_key(eqn)] = Rule(read)
+            elif eqn.primitive.name in CALLS:
+                equations.extend(close(callee(eqn)).jaxpr.eqns)
+        return read
 
     return decorator
 

@@ -6,21 +6,10 @@ from typing import Any
 
 from jax import lax
 
-from .._core.decisions import KINKS
-from .._core.interpreter import (
-    declare,
-    FUSED,
-    joint,
-    OTHERWISE,
-    primal_values,
-    register,
-    Rule,
-    rule_key,
-    RULES,
-    Target,
-    Walk,
-)
+from .._core.decisions import has_kink
+from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import bind, is_differentiable, trace
+from .._core.rule import Cost, otherwise, Read, register, Target
 from .._core.series import (
     CONSTANT,
     convolve,
@@ -78,10 +67,9 @@ def define_linear(
         [2.  1.5 2.5] [0.5 0.5 0. ] [0. 0. 0.]
         ```
     """
-    register(*targets)(ft.partial(_linear_rule, operands=operands))
-    declare(*targets, linear=operands)
-    if fused:
-        FUSED.update(map(rule_key, targets))
+    cost = Cost.FUSED if fused else Cost.WORK
+    declaration = register(*targets, kind="linear", linear=operands, cost=cost)
+    declaration(ft.partial(_linear_rule, operands=operands))
 
 
 def define_affine(
@@ -90,11 +78,12 @@ def define_affine(
     """Declares what is linear up to a constant, which a parameter holds. `linear_part`
     returns an equation that lacks the constant."""
     rule = ft.partial(_linear_rule, operands=operands, linear_part=linear_part)
-    register(target)(rule)
-    # A sum over directions would have the constant once, not once per direction.
-    nothing = slice(0)
-    declare(target, linear=lambda eqn: operands if linear_part(eqn) is eqn else nothing)
-    FUSED.add(rule_key(target))
+
+    def linear(eqn):
+        # A sum over directions would have the constant once, not once per direction.
+        return operands if linear_part(eqn) is eqn else slice(0)
+
+    register(target, kind="linear", linear=linear, cost=Cost.FUSED)(rule)
 
 
 def _linear_rule(
@@ -102,7 +91,7 @@ def _linear_rule(
 ) -> list[Series]:
     linear = range(len(inputs))[operands]
     if any(i not in linear and not s.is_constant for i, s in enumerate(inputs)):
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
 
     def compute(k):
         if k == 0:
@@ -162,14 +151,19 @@ def define_bilinear(
         ```
     """
     rule = ft.partial(_bilinear_rule, operands=operands, symmetric=symmetric)
-    register(*targets)(rule)
-    declare(*targets, factors=operands)
+    cost = _cost_of_product if symmetric else Cost.WORK
+    register(*targets, kind="product", factors=operands, cost=cost)(rule)
+
+
+def _cost_of_product(inputs: Sequence[Series]) -> Cost:
+    """What multiplies by a constant, entry by entry, is fused."""
+    return Cost.FUSED if any(series.is_constant for series in inputs) else Cost.WORK
 
 
 def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Series]:
     a, b = (inputs[i] for i in operands)
     if any(not s.is_constant for i, s in enumerate(inputs) if i not in operands):
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
 
     # JAX 0.10 has products of another type than their operands.
     elementwise = symmetric and eqn.params.get("out_dtype") is None
@@ -236,7 +230,7 @@ def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
         ```
     """
 
-    @register(target)
+    @register(target, kind="rewrite")
     def rule(walk: Walk, eqn, inputs) -> list[Series]:
         params = eqn.params if eqn.primitive.name != "custom_jvp_call" else {}
         return [rewritten(walk, eqn, inputs, ft.partial(fun, **params))]
@@ -309,10 +303,10 @@ def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
         }
         ```
     """
-    register(target)(derivative_rule(fun))
+    register(target, kind="differential equation")(derivative_rule(fun))
 
 
-def derivative_rule(fun: Callable[..., Any]) -> Rule:
+def derivative_rule(fun: Callable[..., Any]) -> Read:
     """The rule of a function with this derivative."""
 
     def rule(walk: Walk, eqn, inputs) -> list[Series]:
@@ -340,7 +334,8 @@ def integrals(
     def right_hand_side():
         # A formula has its decisions to avoid what is singular at the point; those of
         # a user's derivative, and of primitives with a kink, are the function's.
-        decides_ahead = eqn.primitive.name in {*KINKS, "custom_jvp_call"}
+        name = eqn.primitive.name
+        decides_ahead = name == "custom_jvp_call" or has_kink(name)
         inner = walk.inside(outs[0].key, decides_ahead)
         g = slope(inner)
         for series in g:

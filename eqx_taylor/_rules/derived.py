@@ -11,16 +11,17 @@ import contextlib
 import jax
 
 from .._core.check import escaped
-from .._core.interpreter import OTHERWISE, register, Walk
+from .._core.interpreter import Walk
 from .._core.jax import bind, is_differentiable, name_of, trace
 from .._core.memo import params_key
+from .._core.rule import OTHERWISE, register
 from .._core.series import CONSTANT, mask, Series, unknown
 from . import coverage
 from .define import integrals, joined_support
 from .kinks import piecewise_linear_rule
 
 
-@register(OTHERWISE)
+@register(OTHERWISE, kind="derived")
 def _derived(walk: Walk, eqn, inputs) -> list[Series]:
     def slope(inner: Walk) -> list[Series]:
         slopes = [inputs[i].derivative for i in moving]
@@ -31,7 +32,7 @@ def _derived(walk: Walk, eqn, inputs) -> list[Series]:
     return integrals(walk, eqn, inputs, slope)
 
 
-@register("custom_jvp_call")
+@register("custom_jvp_call", kind="derived")
 def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
     if params_key(eqn) in walk.supposed_linear:
         support = joined_support(inputs)

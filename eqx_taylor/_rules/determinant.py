@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._core.interpreter import register, RULES, Walk
-from .._core.jax import custom_jvp_rule, is_jaxpr, trace
+from .._core.interpreter import Walk
+from .._core.jax import is_jaxpr, trace
+from .._core.rule import register, Rule, RULES, target_key
 from .._core.series import Series
 from .define import derivative_rule, rewritten
 from .linear_algebra import adjoint, diagonal, matmul
@@ -165,7 +166,7 @@ def _regular_jvp(primals, tangents):
     return y, _slope(y, b, db)
 
 
-register(_regular)(derivative_rule(_slope))
+register(_regular, kind="differential equation")(derivative_rule(_slope))
 
 
 # -- JAX's function
@@ -180,7 +181,7 @@ def _determinant(walk: Walk, eqn, inputs) -> list[Series]:
 def _register_within(jaxpr) -> None:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "custom_jvp_call":
-            RULES[custom_jvp_rule(eqn)[0]] = _determinant
+            RULES[target_key(eqn)] = Rule(_determinant)
             continue
         for value in eqn.params.values():
             if is_jaxpr(value):

@@ -7,16 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import (
-    constant_rule,
-    OTHERWISE,
-    primal_values,
-    register,
-    RULES,
-    SLOW,
-    Walk,
-)
+from .._core.interpreter import constant_rule, primal_values, Walk
 from .._core.jax import bind
+from .._core.rule import Cost, otherwise, register, RULES, with_cost
 from .._core.series import convolve, convolve_square, Series
 from .._core.terms import scale, sub
 from .compose import power_of_two
@@ -143,10 +136,10 @@ def _tanh(walk: Walk, eqn, inputs) -> list[Series]:
 
 # y' = (1 + y²) x'
 define_derivative("tan", lambda y, x, dx: dx * (1 + y * y))
-_tan_of_reals = RULES["tan"]
+_tan_of_reals = RULES["tan"].read
 
 
-@register("tan")
+@register("tan", kind="differential equation")
 def _tan(walk: Walk, eqn, inputs) -> list[Series]:
     if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
         return [rewritten(walk, eqn, inputs, lambda x, **_: -1j * lax.tanh(1j * x))]
@@ -184,10 +177,10 @@ def _sigmoid(walk: Walk, eqn, inputs, first_slope, linear_factor) -> list[Series
 
 # -- kinks and steps
 
-define_piecewise_linear("abs", "clamp", "max", "min", "rem")
+define_piecewise_linear("clamp", "max", "min")
 
 
-@register("rem")
+@register("rem", kind="piecewise linear", is_kink=True)
 def _rem(walk: Walk, eqn, inputs) -> list[Series]:
     def value(here, ahead):
         """The remainder for the quotient ahead."""
@@ -204,25 +197,27 @@ def _quotient(eqn, operands):
     return lax.round((x - bind(eqn, operands)[0]) / y)
 
 
-@register("abs")
+@register("abs", kind="piecewise linear", is_kink=True)
 def _abs(walk: Walk, eqn, inputs) -> list[Series]:
     if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
     return piecewise_linear_rule(walk, eqn, inputs)
 
 
-for _name in ("ceil", "floor", "round", "stop_gradient"):
-    RULES[_name] = constant_rule
+register("ceil", "floor", "round", "stop_gradient", kind="zero")(constant_rule)
 
 
-@register("sign")
+@register("sign", kind="zero")
 def _sign(walk: Walk, eqn, inputs) -> list[Series]:
     if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
     return constant_rule(walk, eqn, inputs)
 
 
 # XLA would compute them again for every order that they enter. (Not sigmoids: networks
 # have them between matrix products, in loops that wait for memory anyway.)
-SLOW.update("acos acosh asin asinh atan atan2 atanh cos cosh exp exp2 expm1".split())
-SLOW.update("log log1p log2 sin sinh tan".split())
+with_cost(
+    Cost.SLOW,
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "exp",
+    "exp2", "expm1", "log", "log1p", "log2", "sin", "sinh", "tan",
+)  # fmt: skip

@@ -15,16 +15,9 @@ import equinox.internal as eqxi
 import jax
 import jax.tree_util as jtu
 
-from .._core.interpreter import (
-    declare,
-    joint,
-    OTHERWISE,
-    primal_values,
-    register,
-    RULES,
-    Walk,
-)
+from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
+from .._core.rule import otherwise, register
 from .._core.series import CONSTANT, Series, Tentative
 from .._core.terms import sub, Term
 from .define import joined_support
@@ -103,7 +96,12 @@ def _solved(
     return outs
 
 
-@register("custom_linear_solve")
+# Whatever else it returns (the number of steps of an iteration) is no real number.
+@register(
+    "custom_linear_solve",
+    kind="implicit function",
+    linear=lambda eqn: slice(sum(eqn.params["const_lengths"]), None),
+)
 def _custom_linear_solve(walk: Walk, eqn, inputs) -> list[Series]:
     matvec = close(eqn.params["jaxprs"].matvec)
     lengths = eqn.params["const_lengths"]
@@ -123,14 +121,7 @@ def _custom_linear_solve(walk: Walk, eqn, inputs) -> list[Series]:
     return _solved(walk, eqn, inputs, b, jaxpr, inverse, is_fixed)
 
 
-# Whatever else it returns (the number of steps of an iteration) is no real number.
-declare(
-    "custom_linear_solve",
-    linear=lambda eqn: slice(sum(eqn.params["const_lengths"]), None),
-)
-
-
-@register("spsolve")
+@register("spsolve", kind="implicit function", linear=slice(-1, None))
 def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
     # It brings along a good part of SciPy, which takes longer to import than all of
     # this library. Whoever comes here has done so.
@@ -151,13 +142,10 @@ def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
     return _solved(walk, eqn, inputs, [b], jaxpr, inverse, data.is_constant)
 
 
-declare("spsolve", linear=slice(-1, None))
-
-
 # -- Lineax
 
 
-@register("linear_solve")
+@register("linear_solve", kind="implicit function")
 def _lineax(walk: Walk, eqn, inputs) -> list[Series]:
     avals = [series.aval for series in inputs]
     system = walk.fact("system", eqn, lambda: _lineax_system(eqn, avals))
@@ -166,16 +154,16 @@ def _lineax(walk: Walk, eqn, inputs) -> list[Series]:
     )
     if not (system.is_regular or is_fixed):
         # A pseudoinverse, whose derivative has more terms than `A x = b` says.
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
     b = walk.interpret(system.rhs, inputs)
     return _solved(walk, eqn, inputs, b, system.product, system.inverse, is_fixed)
 
 
 # A primitive of Equinox's, under `vmap`.
-@register("vprim")
+@register("vprim", kind="implicit function")
 def _vmapped(walk: Walk, eqn, inputs) -> list[Series]:
     primitive, _ = _innermost(eqn)
-    rule = _lineax if primitive.name == "linear_solve" else RULES[OTHERWISE]
+    rule = _lineax if primitive.name == "linear_solve" else otherwise
     return rule(walk, eqn, inputs)
 
 

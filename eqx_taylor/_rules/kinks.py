@@ -8,16 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.decisions import is_kink, KINKS
-from .._core.interpreter import (
-    ahead_values,
-    primal_values,
-    register,
-    rule_key,
-    Target,
-    Walk,
-)
+from .._core.decisions import is_kink
+from .._core.interpreter import ahead_values, primal_values, Walk
 from .._core.jax import bind, is_differentiable
+from .._core.rule import register, Target
 from .._core.series import CONSTANT, Series
 from .._core.terms import Term
 from .define import joined_support, outputs
@@ -64,8 +58,7 @@ def define_piecewise_linear(*targets: Target) -> None:
         [0.5 1. ] [1. 0.] [3. 0.]
         ```
     """
-    register(*targets)(piecewise_linear_rule)
-    KINKS.update(map(rule_key, targets))
+    register(*targets, kind="piecewise linear", is_kink=True)(piecewise_linear_rule)
 
 
 def piecewise_linear_rule(

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import declare, joint, primal_values, register, Walk
+from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import as_type, bind
+from .._core.rule import register
 from .._core.series import CONSTANT, convolve, Series
 from .._core.terms import add, scale, sub, Term
 from .define import joined_support, read
@@ -128,7 +129,11 @@ def _solved(
     return [x]
 
 
-@register("triangular_solve")
+# The operand that a system is linear in.
+_RIGHT_HAND_SIDE = slice(-1, None)
+
+
+@register("triangular_solve", kind="matrix equation", linear=_RIGHT_HAND_SIDE)
 def _triangular(walk: Walk, eqn, inputs) -> list[Series]:
     params = eqn.params
     k = 1 if params["unit_diagonal"] else 0
@@ -145,7 +150,7 @@ def _triangular(walk: Walk, eqn, inputs) -> list[Series]:
     return _solved(eqn, inputs, walk, [(a, product)])
 
 
-@register("tridiagonal_solve")
+@register("tridiagonal_solve", kind="matrix equation", linear=_RIGHT_HAND_SIDE)
 def _tridiagonal(walk: Walk, eqn, inputs) -> list[Series]:
     def off_diagonal(d, x, of_d, of_x, pad):
         # The entry that lies outside of the matrix is not read.
@@ -161,17 +166,13 @@ def _tridiagonal(walk: Walk, eqn, inputs) -> list[Series]:
     return _solved(eqn, inputs, walk, list(zip(inputs, products)))
 
 
-# In the right-hand side.
-declare("triangular_solve", "tridiagonal_solve", linear=slice(-1, None))
-
-
 # -- L Lᴴ = A, where A is read from its lower triangle
 #
 #   L_0 L_kᴴ + L_k L_0ᴴ = H,    H = A_k - Σ_{j=1..k-1} L_j L_{k-j}ᴴ
 #   L_k = L_0 Φ(L_0⁻¹ H L_0⁻ᴴ)
 #
 # with Φ the lower triangle with half the diagonal (Murray, arXiv:1602.07527).
-@register("cholesky")
+@register("cholesky", kind="matrix equation")
 def _cholesky(walk: Walk, eqn, inputs) -> list[Series]:
     [a] = inputs
 
@@ -201,7 +202,7 @@ def _cholesky(walk: Walk, eqn, inputs) -> list[Series]:
 #   U_k = L_0⁻¹ N - Λ U_0
 #
 # The last pivot is not divided by: it may be zero.
-@register("lu")
+@register("lu", kind="matrix equation")
 def _lu(walk: Walk, eqn, inputs) -> list[Series]:
     [a] = inputs
     m, n = a.aval.shape[-2:]
@@ -263,7 +264,7 @@ def _lu(walk: Walk, eqn, inputs) -> list[Series]:
 #   ρ = triu(M + tril(M, -1)ᴴ),  R_k = ρ R_0,  Q_k = E - Q_0 ρ
 #
 # Columns to the right of the square part follow: their R_k = Q_0ᴴ (N - Q_k R_0).
-@register("qr")
+@register("qr", kind="matrix equation")
 def _qr(walk: Walk, eqn, inputs) -> list[Series]:
     [a] = inputs
     m, n = a.aval.shape[-2:]

@@ -12,8 +12,9 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import OTHERWISE, primal_values, register, RULES, Walk
+from .._core.interpreter import primal_values, Walk
 from .._core.jax import bind, is_literal
+from .._core.rule import otherwise, register
 from .._core.series import (
     CONSTANT,
     convolve_square,
@@ -76,7 +77,7 @@ def _pow(walk: Walk, eqn, inputs) -> list[Series]:
     base, exponent = inputs
     if base.is_constant:
         # y' = y log(x) v', and 0 at x = 0.
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
     if exponent.is_constant and is_literal(eqn.invars[1]):
         value = complex(eqn.invars[1].val)
         if value.imag == 0:

@@ -1,10 +1,13 @@
 """Products and quotients."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import declare, primal_values, register, Walk
+from .._core.interpreter import primal_values, Walk
 from .._core.jax import bind
+from .._core.rule import Cost, register
 from .._core.series import convolve, Series
 from .._core.terms import sub
 from .define import define_bilinear, define_rewrite
@@ -17,8 +20,13 @@ define_rewrite("square", lambda x: x * x)
 define_rewrite("one_minus_square", lambda x: 1 - x * x)
 
 
+def _cost_of_quotient(inputs: Sequence[Series]) -> Cost:
+    """What divides by a constant is fused."""
+    return Cost.FUSED if inputs[1].is_constant else Cost.WORK
+
+
 # q b = a  =>  q_k = (a_k - Σ_{j=1..k} b_j q_{k-j}) / b_0
-@register("div")
+@register("div", linear=slice(0, 1), cost=_cost_of_quotient)
 def _div(walk: Walk, eqn, inputs) -> list[Series]:
     a, b = inputs
 
@@ -34,9 +42,6 @@ def _div(walk: Walk, eqn, inputs) -> list[Series]:
         support = walk.analytic_support(inputs)
     q = Series(eqn.outvars[0].aval, support, compute)
     return [q]
-
-
-declare("div", linear=slice(0, 1))
 
 
 def repeated_product(x, n: int):

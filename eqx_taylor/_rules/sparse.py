@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from .._core.interpreter import register, Walk
+from .._core.interpreter import Walk
+from .._core.rule import register
 from .._core.series import Series
 from .define import define_bilinear, define_linear
 from .kinks import define_piecewise_linear, piecewise_linear_rule
@@ -27,7 +28,7 @@ define_piecewise_linear("bcoo_fromdense", "bcsr_fromdense")
 
 
 # In places that are left over, JAX's derivatives of these have entries of the matrix.
-@register("coo_fromdense", "csr_fromdense")
+@register("coo_fromdense", "csr_fromdense", kind="piecewise linear")
 def _from_dense(walk: Walk, eqn, inputs) -> list[Series]:
     data, *pattern = piecewise_linear_rule(walk, eqn, inputs)
     walk.auxiliary(data, inputs)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._core.interpreter import OTHERWISE, primal_values, register, RULES, Walk
+from .._core.interpreter import primal_values, Walk
 from .._core.jax import bind
+from .._core.rule import otherwise, register, RULES
 from .._core.series import CONSTANT, convolve, orders, product_support, Series
 from .._core.terms import add, scale
 from .compose import power_of_two
@@ -83,7 +84,7 @@ define_derivative("erf_inv", lambda y, x, dx: dx * erf_inv_slope(x))
 def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
     a, x = inputs
     if not a.is_constant:
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
     x = widened(walk, eqn, x)
     aval = eqn.outvars[0].aval
     number = walk.order
@@ -225,13 +226,13 @@ def _betainc_slope(y, a, b, x, da, db, dx):
 _LARGEST_POWERS = 100
 
 define_derivative("regularized_incomplete_beta", _betainc_slope)
-_in_last_operand = RULES["regularized_incomplete_beta"]
+_in_last_operand = RULES["regularized_incomplete_beta"].read
 
 
 @register("regularized_incomplete_beta")
 def _betainc(walk: Walk, eqn, inputs) -> list[Series]:
     fixed = all(series.is_constant for series in inputs[:-1])
-    return (_in_last_operand if fixed else RULES[OTHERWISE])(walk, eqn, inputs)
+    return (_in_last_operand if fixed else otherwise)(walk, eqn, inputs)
 
 
 def _log1p_less(m):
@@ -283,7 +284,7 @@ def _digamma(walk: Walk, eqn, inputs) -> list[Series]:
 def _polygamma(walk: Walk, eqn, inputs) -> list[Series]:
     m, _ = inputs
     if not m.is_constant:
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
 
     def exponent(x):
         return 1 + jnp.broadcast_to(m[0], x.shape).astype(x.dtype)
@@ -298,7 +299,7 @@ def _polygamma(walk: Walk, eqn, inputs) -> list[Series]:
 def _zeta(walk: Walk, eqn, inputs) -> list[Series]:
     s, _ = inputs
     if not s.is_constant:
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
 
     def exponent(x):
         return jnp.broadcast_to(s[0], x.shape).astype(x.dtype)

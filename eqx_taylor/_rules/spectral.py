@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import joint, OTHERWISE, primal_values, register, RULES, Walk
+from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import bind
+from .._core.rule import otherwise, register
 from .._core.series import CONSTANT, convolve, Series
 from .._core.terms import add, scale, sub, Term
 from .linear_algebra import (
@@ -87,11 +88,11 @@ def _remainder(a: Series, v: Series, u: Series, w: Series, k: int) -> Term:
 #   C_qq = -Σ_{j=1..k-1} (j/k) v_{k-j}ᴴ v_j    of column q
 #
 # A is read from one of its triangles.
-@register("eigh")
+@register("eigh", kind="matrix equation")
 def _eigh(walk: Walk, eqn, inputs) -> list[Series]:
     [a] = inputs
     if eqn.outvars[0].aval.shape != a.aval.shape:
-        return RULES[OTHERWISE](walk, eqn, inputs)  # Some vectors only.
+        return otherwise(walk, eqn, inputs)  # Some vectors only.
 
     def compute(k):
         if k == 0:
@@ -121,12 +122,12 @@ def _eigh(walk: Walk, eqn, inputs) -> list[Series]:
 #   Re c = -Re(v_0ᴴ u) - ½ Σ_{j=1..k-1} v_{k-j}ᴴ v_j,    Im c = -Im(u_i) / v_i
 #
 # Left eigenvectors are those of Aᴴ, with the conjugate eigenvalues.
-@register("eig")
+@register("eig", kind="matrix equation")
 def _eig(walk: Walk, eqn, inputs) -> list[Series]:
     [a] = inputs
     sides = [s for s in ("left", "right") if eqn.params[f"compute_{s}_eigenvectors"]]
     if sides and not eqn.params.get("enable_eigvec_derivs"):
-        return RULES[OTHERWISE](walk, eqn, inputs)  # JAX says why they have none.
+        return otherwise(walk, eqn, inputs)  # JAX says why they have none.
     if not sides:
         # Eigenvalues move by means of vectors: of the same call, in the same order. The
         # vectors' own derivative is for a gradient of the jet.
@@ -204,7 +205,7 @@ def _eigenpairs(walk: Walk, a: Series, w: Series, v: Series, is_left: bool):
 # and Z_pq likewise. On the diagonal X - Z is (P - Q) / (2 s), the real parts of which
 # follow from the norms too, even where s = 0. What lies outside of the columns of U_0
 # and V_0 is that of M / s and N / s.
-@register("svd")
+@register("svd", kind="matrix equation")
 def _svd(walk: Walk, eqn, inputs) -> list[Series]:
     [a] = inputs
     m, n = a.aval.shape[-2:]
@@ -213,7 +214,7 @@ def _svd(walk: Walk, eqn, inputs) -> list[Series]:
     if params["subset_by_index"] not in (None, (0, r)) or (
         params["full_matrices"] and params["compute_uv"] and m != n
     ):
-        return RULES[OTHERWISE](walk, eqn, inputs)
+        return otherwise(walk, eqn, inputs)
     # Values move by means of vectors: of the same call, to have one only.
     thin = {**params, "compute_uv": True, "full_matrices": False}
     eqn = eqn.replace(params=thin)

@@ -3,16 +3,9 @@
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import (
-    declare,
-    FUSED,
-    joint,
-    primal_values,
-    register,
-    VIEWS,
-    Walk,
-)
+from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import bind
+from .._core.rule import Cost, register, with_cost
 from .._core.series import CONSTANT, Series
 from .._core.terms import add, sub
 from .define import define_affine, define_linear, joined_support
@@ -32,6 +25,8 @@ define_linear(
     "broadcast_in_dim", "concatenate", "pad", "reshape", "rev", "slice",
     "split", "squeeze", "stack", "tile", "transpose", "unstack",
 )  # fmt: skip
+
+with_cost(Cost.VIEW, "copy", "reshape", "slice", "squeeze", "unstack")
 
 define_linear(
     # sums
@@ -68,11 +63,7 @@ def _filled_with_zeros(eqn):
 define_affine("gather", _filled_with_zeros, operands=slice(0, 1))
 
 
-VIEWS.update(["copy", "reshape", "slice", "squeeze", "unstack"])
-FUSED.update(["add", "add_any", "optimization_barrier", "sub"])
-
-
-@register("add", "add_any", "sub")
+@register("add", "add_any", "sub", kind="linear", linear=slice(None), cost=Cost.FUSED)
 def _add(walk: Walk, eqn, inputs) -> list[Series]:
     a, b = inputs
     aval = eqn.outvars[0].aval
@@ -88,11 +79,8 @@ def _add(walk: Walk, eqn, inputs) -> list[Series]:
     return [Series(aval, joined_support(inputs), compute)]
 
 
-declare("add", "add_any", "sub", linear=slice(None))
-
-
 # A barrier at each order, for those that move at it: not all operands are numbers.
-@register("optimization_barrier")
+@register("optimization_barrier", kind="linear", cost=Cost.FUSED)
 def _optimization_barrier(walk: Walk, eqn, inputs) -> list[Series]:
     def compute(k):
         if k == 0:
@@ -105,7 +93,7 @@ def _optimization_barrier(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 # The next number in the direction of the second operand, which moves as the first.
-@register("nextafter")
+@register("nextafter", kind="linear")
 def _nextafter(walk: Walk, eqn, inputs) -> list[Series]:
     x = inputs[0]
     aval = eqn.outvars[0].aval

@@ -29,7 +29,6 @@ from jax.core import Tracer
 
 from .. import _rules as _rules
 from .._core.check import escaped
-from .._core.interpreter import DECLARED, Declared, target_key
 from .._core.jax import (
     bind,
     close,
@@ -42,6 +41,8 @@ from .._core.jax import (
     unstacked_type,
     vary,
 )
+from .._core.primitives import callee, CALLS
+from .._core.rule import RULES, target_key
 
 
 # What is wanted of a value: the number of a weighted sum; or `EACH`, what it is for all
@@ -186,8 +187,6 @@ class Node(abc.ABC):
         """Finds what is wanted of the outputs."""
 
 
-# Calls that are read as a part of the program around them, and where theirs is.
-_INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr"}
 # For other primitives with programs inside: what reads an equation whose inputs move.
 # `None` if it cannot.
 READERS: dict[str, Callable[[Any, list[Value]], Node | None]] = {}
@@ -206,8 +205,8 @@ def read(jaxpr: Any, inputs: Sequence[Value], program: list[Node]) -> list[Value
         operands = [value_of(atom) for atom in eqn.invars]
         name = eqn.primitive.name
         moves = any(value.moves for value in operands)
-        if moves and name in _INLINED:
-            results = read(close(eqn.params[_INLINED[name]]), operands, program)
+        if moves and name in CALLS and CALLS[name].is_transparent:
+            results = read(close(callee(eqn)), operands, program)
         else:
             node = READERS[name](eqn, operands) if moves and name in READERS else None
             program.append(Equation(eqn, operands) if node is None else node)
@@ -362,15 +361,15 @@ def _linear_operands(eqn: Any, moving: Sequence[int]) -> Collection[int]:
     if eqn.primitive.name == "optimization_barrier":
         # Linear in all of them; but what does not move would be multiplied.
         return moving if len(moving) == len(eqn.invars) else ()
-    declared = DECLARED.get(target_key(eqn), Declared())
+    rule = RULES.get(target_key(eqn))
     # What a function closes over comes before its arguments.
     operands = range(len(eqn.invars))[closed_over(eqn) :]
     linear: Collection[int] = ()
-    if declared.linear is not None:
-        chosen = declared.linear
+    if rule is not None and rule.linear is not None:
+        chosen = rule.linear
         linear = operands[chosen(eqn) if callable(chosen) else chosen]
-    elif declared.factors is not None:
-        linear = [operands[i] for i in declared.factors if operands[i] in moving]
+    elif rule is not None and rule.factors is not None:
+        linear = [operands[i] for i in rule.factors if operands[i] in moving]
         if len(linear) != 1:
             return ()
     return linear if set(moving) <= set(linear) else ()

@@ -21,23 +21,12 @@ from ..._core.jax import (
     with_body,
 )
 from ..._core.memo import constant_key
+from ..._core.primitives import CALLS
 
 
 Jaxpr = Any
 JaxprEqn = Any
 Body = Callable[[Jaxpr], Jaxpr]
-
-# Where an equation keeps them. What a checkpoint or a custom rule guards is simplified
-# in its place, and shared with nothing outside: to compute it again is what the one is
-# for, and the other belongs to the function as a whole.
-_BODIES = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
 
 
 def with_bodies(
@@ -51,10 +40,13 @@ def with_bodies(
         new, same = special(eqn, inputs, body)
         return eqn.replace(params={**eqn.params, **new}), same
     same = range(len(eqn.outvars))
-    name = _BODIES.get(eqn.primitive.name)
-    if name is None or not is_jaxpr(eqn.params.get(name)):
+    # What a checkpoint or a custom rule guards is simplified in its place, and shared
+    # with nothing outside: to compute it again is what the one is for, and the other
+    # belongs to the function as a whole.
+    call = CALLS.get(eqn.primitive.name)
+    if call is None or not call.is_rewritten or not is_jaxpr(eqn.params[call.callee]):
         return eqn, same
-    new = {name: with_body(eqn.params[name], body)}
+    new = {call.callee: with_body(eqn.params[call.callee], body)}
     return eqn.replace(params={**eqn.params, **new}), same
 
 

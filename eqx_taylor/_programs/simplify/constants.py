@@ -10,16 +10,14 @@ import numpy as np
 from jax.core import Tracer
 
 from ..._core.jax import bind, number_like
-from ..._rules.coverage import ELEMENTWISE
+from ..._core.primitives import ELEMENTWISE, REARRANGING
 from .graph import Graph, is_known, Operation, Value
 
 
 # What is computed: functions of few numbers, but none that says how or where it is
 # computed, or how it is differentiated.
 _FOLDED = ELEMENTWISE - frozenset(["name", "optimization_barrier", "pvary"])
-_FOLDED |= frozenset(
-    "broadcast_in_dim concatenate reshape slice squeeze transpose".split()
-)
+_FOLDED |= REARRANGING | frozenset(["concatenate", "slice"])
 # Those of which IEEE 754 says the result to the last bit, so that nothing has to be
 # compiled for them.
 _BY_NUMPY = {

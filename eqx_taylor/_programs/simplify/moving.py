@@ -6,9 +6,6 @@ from jax import lax
 from .graph import Operation, operation
 
 
-MOVING = frozenset(["broadcast_in_dim", "reshape", "squeeze", "transpose"])
-
-
 def keeps_order(move: Operation) -> bool:
     """Whether an array has the same entries in the same order, in other axes."""
     [old], [new] = move.operands, move.results

@@ -16,10 +16,10 @@ import numpy as np
 from jax.core import ShapedArray
 
 from ..._core.jax import varying_axes
+from ..._core.primitives import REARRANGING
 from .algebra import Algebra
 from .constants import number_in
 from .graph import Graph, Node, TooLarge, Value
-from .moving import MOVING
 from .ring import ONE, Polynomial, Ring
 
 
@@ -133,7 +133,7 @@ class NormalForm:
     def _inside(self, node: Node) -> Polynomial | None:
         """The polynomial that a sum or product is; `None` for other operations."""
         rule = _RULES.get(node.name)
-        if rule is None and node.name not in MOVING:
+        if rule is None and node.name not in REARRANGING:
             return None
         [out] = node.outputs
         if not is_in_ring(out):

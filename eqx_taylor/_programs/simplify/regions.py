@@ -4,10 +4,10 @@ each."""
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..._core.primitives import REARRANGING
 from .algebra import Algebra, Inverse, Leaf, Sum
 from .emit import Style, Writer
 from .graph import Graph, Node, TooLarge, Value
-from .moving import MOVING
 from .normal_form import NormalForm, Operand
 from .ring import common, over, Polynomial
 
@@ -23,7 +23,7 @@ def cost(nodes: Sequence[Node]) -> Cost:
     entries = sum(
         getattr(value.aval, "size", 1)
         for node in nodes
-        if node.name not in MOVING
+        if node.name not in REARRANGING
         for value in node.outputs
     )
     return Cost(equations, entries)

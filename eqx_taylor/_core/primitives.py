@@ -1,0 +1,81 @@
+"""What is known of primitives, whatever is done with them: one table for each fact.
+
+What a rule declares of its primitive is in the table of rules. Here is what is asked of
+programs whether there are rules or not. A name may be unknown to the version of JAX
+that is installed.
+"""
+
+from typing import Any, NamedTuple
+
+
+class Call(NamedTuple):
+    """A primitive that calls a function.
+
+    **Fields:**
+
+    - `callee`: the parameter that holds the function's jaxpr.
+    - `is_read_in_place`: whether a jet reads the function as a part of the program
+        around it.
+    - `is_transparent`: whether it does nothing but to call, and so counts for nothing
+        beside the equations of the function.
+    - `is_rewritten`: whether the function can be simplified in its place.
+    """
+
+    callee: str
+    is_read_in_place: bool = False
+    is_transparent: bool = False
+    is_rewritten: bool = False
+
+
+# A `custom_vjp` has no forward rule in JAX: the function is what is differentiated. The
+# batching rule of a `custom_vmap` does not survive a jet.
+CALLS = {
+    "jit": Call("jaxpr", True, is_transparent=True, is_rewritten=True),
+    "call": Call("call_jaxpr", True),
+    "closed_call": Call("call_jaxpr", True, is_transparent=True),
+    "eval_jaxpr": Call("jaxpr", True, is_transparent=True),
+    "composite": Call("jaxpr", True),
+    "custom_jvp_call": Call("call_jaxpr", is_rewritten=True),
+    "custom_vjp_call": Call("call_jaxpr", True, is_rewritten=True),
+    "custom_vmap_call": Call("call", True),
+    "linear_call": Call("callee", True),
+    "program_order": Call("call_jaxpr", True),
+    "remat2": Call("jaxpr", is_rewritten=True),
+    "remat_opt": Call("fwd_jaxpr", True),
+    "xla_metadata_call": Call("jaxpr", True),
+}
+
+
+def callee(eqn: Any) -> Any:
+    """The jaxpr of the function that an equation calls, open or closed."""
+    name = CALLS[eqn.primitive.name].callee
+    # JAX has renamed some.
+    return eqn.params[name if name in eqn.params else "call_jaxpr"]
+
+
+# Functions of numbers, entry by entry.
+ELEMENTWISE = frozenset(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
+    cbrt ceil clamp clz complex conj convert_element_type copy cos cosh digamma
+    div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a
+    igammac imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt
+    lt_to max min mul mulhi name ne neg nextafter not one_minus_square
+    optimization_barrier or polygamma polynomial population_count pow pvary
+    random_gamma_grad real reduce_precision regularized_incomplete_beta rem round
+    rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh
+    sqrt square sub tan tanh xor zeta
+    """.split()
+)
+
+# The entries of an array, in other axes, and some of them several times.
+REARRANGING = frozenset(["broadcast_in_dim", "reshape", "squeeze", "transpose"])
+
+# What moves entries, or picks some of them, and costs no floating-point operation.
+FREE = REARRANGING | frozenset(
+    """
+    concatenate convert_element_type copy device_put dynamic_slice
+    dynamic_update_slice gather imag iota name optimization_barrier pad
+    random_unwrap random_wrap real rev scatter select_n slice split stop_gradient
+    """.split()
+)

@@ -1,0 +1,189 @@
+"""What is declared about a primitive, or about a function: its rule, as data.
+
+A rule says how an equation is read as series, and a few facts that whoever reads a
+program may ask for: the interpreter, the collapsed mode, the page on primitives.
+"""
+
+import enum
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TYPE_CHECKING
+
+import jax
+from jax.extend.core import Primitive
+
+from .jax import custom_jvp_rule
+
+
+if TYPE_CHECKING:
+    from .interpreter import Walk
+    from .series import Series
+
+JaxprEqn = Any
+# How an equation is read: `read(walk, eqn, inputs)` returns a series for each output.
+Read = Callable[["Walk", JaxprEqn, Sequence["Series"]], list["Series"]]
+# What a rule is for: a primitive, or its name, or a function with a `custom_jvp`. (Not
+# written as a type: `rule_key` has the better message for all others.)
+Target = Any
+
+
+class Cost(enum.Enum):
+    """What a coefficient of an equation's outputs costs."""
+
+    # Nothing: it is but another look at the operand's.
+    VIEW = enum.auto()
+    # Next to nothing, from the same coefficient of the operands: XLA makes it a part of
+    # whatever uses it.
+    FUSED = enum.auto()
+    # Products with all lower orders, or more.
+    WORK = enum.auto()
+    # The same, and the first takes longer to compute than to load from memory.
+    SLOW = enum.auto()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is declared about a target.
+
+    **Fields:**
+
+    - `read`: how an equation is read.
+    - `kind`: how its coefficients are computed, in a few words; one of those that the
+        documentation's page on primitives explains.
+    - `linear`: the operands that it is linear in, together; or a function of an
+        equation that returns them.
+    - `factors`: two operands, in each of which it is linear.
+    - `cost`: what a coefficient costs; or a function of the operands' series that
+        returns it.
+    - `is_kink`: whether the slope is another one beyond some point.
+    """
+
+    read: Read
+    kind: str = "recurrence"
+    linear: slice | Callable[[JaxprEqn], slice] | None = None
+    factors: tuple[int, int] | None = None
+    cost: Cost | Callable[[Sequence["Series"]], Cost] = Cost.WORK
+    is_kink: bool = False
+
+    def cost_of(self, inputs: Sequence["Series"]) -> Cost:
+        return self.cost if isinstance(self.cost, Cost) else self.cost(inputs)
+
+
+# By name, so that a primitive that some version of JAX lacks never breaks an import; of
+# functions with a `custom_jvp`, which are all one primitive, by their `defjvp`.
+RULES: dict[Hashable, Rule] = {}
+# The name under which the rule for all other primitives is registered.
+OTHERWISE = "otherwise"
+
+
+def otherwise(walk: "Walk", eqn: JaxprEqn, inputs: Sequence["Series"]):
+    """Reads an equation as if its primitive had no rule: by its derivative."""
+    return RULES[OTHERWISE].read(walk, eqn, inputs)
+
+
+def rule_key(target: Target) -> Hashable:
+    """The key in the table of a primitive or function."""
+    if isinstance(target, str):
+        return target
+    if isinstance(target, Primitive):
+        return target.name
+    if not isinstance(target, jax.custom_jvp):
+        raise TypeError(
+            "rules: a target must be a primitive (`jax.extend.core.Primitive`), the "
+            "name of one, or a function with a `jax.custom_jvp`; got "
+            f"{target!r}."
+        )
+    if target.jvp is None:
+        raise ValueError(
+            f"rules: the target {target!r} has no derivative yet: call its `defjvp` "
+            "first, by which its calls are recognised."
+        )
+    return target.jvp
+
+
+def target_key(eqn: JaxprEqn) -> Hashable:
+    """The key in the table of what an equation calls."""
+    if eqn.primitive.name == "custom_jvp_call":
+        return custom_jvp_rule(eqn)[0]
+    return eqn.primitive.name
+
+
+def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
+    """A decorator, which registers a rule for primitives or functions.
+
+    A rule is a function `rule(walk, eqn, inputs)` of the
+    [`eqx_taylor.rules.Walk`][], of the equation of the jaxpr, and of one
+    [`eqx_taylor.rules.Series`][] for each operand. It returns a list of one series for
+    each output. Coefficients are normalised: coefficient `k` is the derivative of order
+    `k` over `k!`.
+
+    **Arguments:**
+
+    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
+        function with a `jax.custom_jvp` whose `defjvp` has been called.
+    - `facts`: what else is declared about the target, by keyword. `linear`: the
+        operands that it is linear in, together, as a slice; or a function of the
+        equation that returns the slice. `factors`: the places of two operands, in each
+        of which it is linear while the other one does not move. By these, operators
+        that are sums over directions, such as [`eqx_taylor.laplacian`][], apply the
+        target to the sum, and not in each direction. (`kind`, `cost` and `is_kink` are
+        for the package's own rules.)
+
+    **Returns:**
+
+    The decorator, which returns the rule as it is. The rule holds for all that is
+    traced from then on, and takes the place of any other.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these, and for another keyword;
+    `ValueError` for a function whose `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def sqrt(x):
+        ...     return jnp.sqrt(x)
+        >>> @sqrt.defjvp
+        ... def _(primals, tangents):
+        ...     (x,), (dx,) = primals, tangents
+        ...     return sqrt(x), dx / (2 * sqrt(x))
+        >>> @rules.register(sqrt)
+        ... def rule(walk, eqn, inputs):
+        ...     [x] = inputs
+        ...     def compute(k):  # y y = x, solved for y_k
+        ...         if k == 0:
+        ...             return rules.bind(eqn, [x[0]])[0]
+        ...         rest = rules.sub(x[k], rules.convolve_square(y, k, first=1))
+        ...         return None if rest is None else rest / (2 * y[0])
+        ...     support = walk.analytic_support(inputs)
+        ...     y = rules.Series(eqn.outvars[0].aval, support, compute)
+        ...     return [y]
+        >>> y, derivatives = filter_jet(sqrt, (4.0,), ([1.0, None, None],))
+        >>> print(y, *derivatives)
+        2.0 0.25 -0.03125 0.01171875
+        ```
+    """
+    keys = [rule_key(target) for target in targets]
+    known = [field.name for field in fields(Rule) if field.name != "read"]
+    if unknown := sorted(facts.keys() - known):
+        raise TypeError(
+            f"rules.register: there is no fact `{unknown[0]}` to declare of a target; "
+            f"there are: {', '.join(known)}."
+        )
+
+    def decorator(read: Read) -> Read:
+        RULES.update(dict.fromkeys(keys, Rule(read, **facts)))
+        return read
+
+    return decorator
+
+
+def with_cost(cost: Cost, *names: str) -> None:
+    """Declares what the coefficients of primitives cost that have rules."""
+    for name in names:
+        RULES[name] = replace(RULES[name], cost=cost)
