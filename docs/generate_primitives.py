@@ -1,10 +1,17 @@
-"""Prints the page on primitives, from the tables that the library itself uses:
+"""Prints the page on primitives, from the table of rules and from those of the tests:
 
 python docs/generate_primitives.py > docs/primitives.md
 """
 
-from eqx_taylor._core.interpreter import OTHERWISE, RULES
-from eqx_taylor._rules import coverage
+import pathlib
+import sys
+
+from eqx_taylor._core.rule import OTHERWISE, RULES
+
+
+# The tables are those of the tests.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+import primitive_coverage as coverage  # noqa: E402
 
 
 _HEAD = """\

@@ -14,22 +14,23 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import primitive_coverage as coverage
 import pytest
 import test_rules
 from helpers import assert_orders_close, nested_jet, random_series
 from jax.experimental import checkify
 
 import eqx_taylor
-from eqx_taylor._core import interpreter as _interpreter
-from eqx_taylor._rules import coverage
+from eqx_taylor._core.interpreter import Walk
+from eqx_taylor._core.rule import OTHERWISE, RULES as _RULES
+from eqx_taylor._rules import refusals
 
 
-RULES = {name for name in _interpreter.RULES if isinstance(name, str)}
-RULES -= {_interpreter.OTHERWISE}
+RULES = {name for name in _RULES if isinstance(name, str)} - {OTHERWISE}
 TABLES = {
     "RULES": RULES,
     "DERIVED": set(coverage.DERIVED),
-    "REFERENCES": set(coverage.REFERENCES),
+    "REFERENCES": set(refusals.REFERENCES),
     "ZERO": set(coverage.ZERO),
     "UNSUPPORTED": set(coverage.UNSUPPORTED),
 }
@@ -99,7 +100,7 @@ def test_packages():
 
 
 def test_every_rule_has_a_kind():
-    kinds = {coverage.kind(name) for name in _interpreter.RULES}
+    kinds = {coverage.kind(name) for name in _RULES}
     # All that have no rule are derived, or zero, or refused.
     assert kinds == set(coverage.KINDS) - {"none", "reference"}
     assert coverage.kind("sin") == "differential equation"
@@ -112,12 +113,12 @@ def test_every_rule_has_a_kind():
 
 # Of which JAX has a derivative, and the reason says why there is none here.
 _NEVERTHELESS = {
-    coverage.CALLBACK,
-    coverage.EXTENDED_TYPE,
+    refusals.CALLBACK,
+    refusals.EXTENDED_TYPE,
     coverage.GRADIENT_REFERENCE,
     coverage.KERNEL_REFERENCE,
-    coverage.MUTABLE_TYPE,
-    coverage.NOT_ALLOWED,
+    refusals.MUTABLE_TYPE,
+    refusals.NOT_ALLOWED,
 }
 
 
@@ -154,7 +155,7 @@ class _Met:
     def __init__(self, monkeypatch):
         self.all: set[str] = set()
         self.moving: set[str] = set()
-        apply = _interpreter.Walk.apply
+        apply = Walk.apply
 
         def recorded(walk, eqn, inputs):
             self.all.add(eqn.primitive.name)
@@ -162,7 +163,7 @@ class _Met:
                 self.moving.add(eqn.primitive.name)
             return apply(walk, eqn, inputs)
 
-        monkeypatch.setattr(_interpreter.Walk, "apply", recorded)
+        monkeypatch.setattr(Walk, "apply", recorded)
 
 
 def _jet(fun):
@@ -231,8 +232,8 @@ def test_nested_derivatives(names, monkeypatch):
         assert_orders_close(actual, nested(points, dense), case.ulps)
     zero = names & TABLES["ZERO"]
     # Of references nothing is left.
-    assert not met.all & coverage.REFERENCES
-    assert names - zero - coverage.REFERENCES <= met.moving, "no operand moves"
+    assert not met.all & refusals.REFERENCES
+    assert names - zero - refusals.REFERENCES <= met.moving, "no operand moves"
     for eqn in equations:
         if eqn.primitive.name in zero:
             _assert_no_slope(eqn)
@@ -284,7 +285,7 @@ def test_refused(name):
     with pytest.raises(NotImplementedError) as info:
         jax.eval_shape(_jet(fun), points, series)
     assert f"The primitive `{name}` cannot be differentiated" in str(info.value)
-    assert coverage.reason(name) in str(info.value)
+    assert refusals.reason(name) in str(info.value)
 
 
 def test_constants_are_not_refused():

@@ -10,15 +10,15 @@ import jax.extend.core as jex
 import jax.tree_util as jtu
 import numpy as np
 import parameter_cases as cases
+import primitive_coverage as coverage
 import pytest
 import test_rules
 from helpers import assert_orders_close, derivatives, jet, polynomial, random_series
 
-from eqx_taylor._core import interpreter as _interpreter
-from eqx_taylor._rules import coverage
+from eqx_taylor._core.rule import RULES
 
 
-WITH_RULES = {name for name in _interpreter.RULES if isinstance(name, str)}
+WITH_RULES = {name for name in RULES if isinstance(name, str)}
 WITH_RULES |= coverage.DERIVED
 
 

@@ -7,7 +7,7 @@ program may ask for: the interpreter, the collapsed mode, the page on primitives
 import enum
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import jax
 from jax.extend.core import Primitive
@@ -15,13 +15,10 @@ from jax.extend.core import Primitive
 from .jax import custom_jvp_rule
 
 
-if TYPE_CHECKING:
-    from .interpreter import Walk
-    from .series import Series
-
 JaxprEqn = Any
 # How an equation is read: `read(walk, eqn, inputs)` returns a series for each output.
-Read = Callable[["Walk", JaxprEqn, Sequence["Series"]], list["Series"]]
+# (The types of walks and series are known above this file only.)
+Read = Callable[[Any, JaxprEqn, Sequence[Any]], list[Any]]
 # What a rule is for: a primitive, or its name, or a function with a `custom_jvp`. (Not
 # written as a type: `rule_key` has the better message for all others.)
 Target = Any
@@ -62,10 +59,10 @@ class Rule:
     kind: str = "recurrence"
     linear: slice | Callable[[JaxprEqn], slice] | None = None
     factors: tuple[int, int] | None = None
-    cost: Cost | Callable[[Sequence["Series"]], Cost] = Cost.WORK
+    cost: Cost | Callable[[Sequence[Any]], Cost] = Cost.WORK
     is_kink: bool = False
 
-    def cost_of(self, inputs: Sequence["Series"]) -> Cost:
+    def cost_of(self, inputs: Sequence[Any]) -> Cost:
         return self.cost if isinstance(self.cost, Cost) else self.cost(inputs)
 
 
@@ -76,7 +73,7 @@ RULES: dict[Hashable, Rule] = {}
 OTHERWISE = "otherwise"
 
 
-def otherwise(walk: "Walk", eqn: JaxprEqn, inputs: Sequence["Series"]):
+def otherwise(walk: Any, eqn: JaxprEqn, inputs: Sequence[Any]):
     """Reads an equation as if its primitive had no rule: by its derivative."""
     return RULES[OTHERWISE].read(walk, eqn, inputs)
 

@@ -16,7 +16,7 @@ from .._core.jax import bind, is_differentiable, name_of, trace
 from .._core.memo import params_key
 from .._core.rule import OTHERWISE, register
 from .._core.series import CONSTANT, mask, Series, unknown
-from . import coverage
+from . import refusals
 from .define import integrals, joined_support
 from .kinks import piecewise_linear_rule
 
@@ -103,11 +103,11 @@ def _derivative(walk: Walk, eqn, inputs, moving):
     except Exception as e:
         name = eqn.primitive.name
         # What others raise may be the user's own error, in a `defjvp` for one.
-        if not isinstance(e, NotImplementedError) and not coverage.is_refused(name):
+        if not isinstance(e, NotImplementedError) and not refusals.is_refused(name):
             raise
         raise NotImplementedError(
             f"The primitive `{name}` cannot be differentiated as often as the order of "
-            f"the jet requires. {coverage.reason(name)} JAX says: "
+            f"the jet requires. {refusals.reason(name)} JAX says: "
             f"{str(e) or type(e).__name__} It was applied to operands that move: "
             f"{', '.join(str(avals[i]) for i in moving)}. If its slope does not "
             "matter, wrap these in `jax.lax.stop_gradient`; else define the derivative "

@@ -1,17 +1,16 @@
-"""Every primitive of JAX, Equinox, Lineax, Optimistix and Diffrax that has no rule of
-its own: what happens to it, or why nothing can.
+"""Every primitive of JAX, Equinox, Lineax, Optimistix and Diffrax: what becomes of it.
 
 Tables by name, for all the versions of JAX that are supported: a name may be unknown to
-the one that is installed. A test finds every primitive that is, and each must be in
-`RULES` or here. The page on primitives in the documentation is made of both.
+the one that is installed. A test finds every primitive that is, and each must have a
+rule or be in a table here or of the package. The page on primitives in the
+documentation is made of them.
 """
 
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Hashable
 
-from .._core.interpreter import constant_rule
-from .._core.rule import OTHERWISE, RULES
-from .kinks import piecewise_linear_rule
+from eqx_taylor._core.rule import RULES
+from eqx_taylor._rules import refusals
+from eqx_taylor._rules.refusals import enter, REFERENCES
 
 
 # JAX has a derivative, which is read as a recurrence (`derived.py`).
@@ -23,27 +22,16 @@ DERIVED = frozenset(
     """.split()
 )
 
-# Of mutable references. Those that a function makes itself become values that are
-# handed on, before the function is read (`_jax.without_references`).
-REFERENCES = frozenset("addupdate empty_ref free_ref freeze get new_ref swap".split())
-
 # The first coefficient is the only one: for each the reason.
 ZERO: dict[str, str] = {}
 
-# Not to be differentiated: for each the reason.
-UNSUPPORTED: dict[str, str] = {}
-
-
-def _enter(table: dict[str, str], reason: str, names: str) -> None:
-    for name in names.split():
-        if name in table:
-            raise ValueError(f"`{name}` has two reasons.")
-        table[name] = reason
+# Not to be differentiated: those that a program of one's own may have, and others.
+UNSUPPORTED: dict[str, str] = dict(refusals.UNSUPPORTED)
 
 
 # -- of which no coefficient but the first is nonzero
 
-_enter(
+enter(
     ZERO,
     "Returns integers or booleans.",
     """
@@ -53,12 +41,12 @@ _enter(
     shift_right_logical xor unvmap_all unvmap_any unvmap_max
     """,
 )
-_enter(
+enter(
     ZERO,
     "Has no operands that could move.",
     "after_all create_token dim_as_value dimension_size empty empty2 iota",
 )
-_enter(
+enter(
     ZERO,
     "Random bits and keys: integers, of integers only.",
     """
@@ -67,7 +55,7 @@ _enter(
     rng_bit_generator threefry2x32 threefry4x32
     """,
 )
-_enter(
+enter(
     ZERO,
     "Has no outputs: it happens once, with the values.",
     """
@@ -75,65 +63,25 @@ _enter(
     shape_assertion
     """,
 )
-_enter(
+enter(
     ZERO,
     "Has slope zero by JAX's convention: bits, taken for another type.",
     "bitcast_convert_type",
 )
 
-# -- that cannot be differentiated
-
-NO_DERIVATIVE = "JAX defines no derivative for it."
-_enter(
-    UNSUPPORTED,
-    NO_DERIVATIVE,
-    """
-    call_exported call_tf cholesky_update custom_partitioning geqp3 geqrf hessenberg
-    householder_product igamma_grad_a nonbatchable ormqr pmax pmin precv psend
-    rng_uniform scaled_dot schur select_and_scatter symmetric_product tridiagonal
-    unreduced_pmax unreduced_pmin
-    """,
-)
-
-CALLBACK = (
-    "A function that JAX cannot see into, so that it has no derivative unless one is "
-    "given to the function that calls it (`jax.custom_jvp`)."
-)
-_enter(
-    UNSUPPORTED,
-    CALLBACK,
-    "buffer_callback ffi_call io_callback pure_callback",
-)
-
-NOT_ALLOWED = "Its purpose is to raise an error where it is differentiated."
-_enter(UNSUPPORTED, NOT_ALLOWED, "nontraceable")
+# -- that stand in no program that a jet is given
 
 GRADIENT_REFERENCE = (
     "Adds to a gradient in place, while JAX transposes a program: in none that is "
     "given to a jet."
 )
-_enter(UNSUPPORTED, GRADIENT_REFERENCE, "accum_grad_in_ref")
-EXTENDED_TYPE = (
-    "Converts to or from an extended type (a dtype with rules of its own), which JAX's "
-    "public functions do not define; its tangents have another type."
-)
-_enter(UNSUPPORTED, EXTENDED_TYPE, "from_edtype to_edtype")
-MUTABLE_TYPE = (
-    "A mutable value of one of JAX's experimental types, which are no arrays: it has "
-    "no coefficients. Return the values from the function instead."
-)
-_enter(
-    UNSUPPORTED,
-    MUTABLE_TYPE,
-    "box_get box_set log_extend log_read new_box new_log",
-)
-
+enter(UNSUPPORTED, GRADIENT_REFERENCE, "accum_grad_in_ref")
 KERNEL = (
     "A part of a kernel (Pallas, for TPUs and GPUs), which stands inside `pallas_call` "
     "only, and has no derivative in JAX. Where there is no derivative of the whole "
     "kernel, give one to the function that calls it (`jax.custom_jvp`)."
 )
-_enter(
+enter(
     UNSUPPORTED,
     KERNEL,
     """
@@ -167,12 +115,12 @@ KERNEL_REFERENCE = (
     "Reads or writes memory of a kernel (Pallas). It stands inside `pallas_call` only, "
     "where JAX differentiates it, and the derivative of `pallas_call` is what is used."
 )
-_enter(UNSUPPORTED, KERNEL_REFERENCE, "get_global masked_load masked_swap")
+enter(UNSUPPORTED, KERNEL_REFERENCE, "get_global masked_load masked_swap")
 COMPILED_KERNEL = (
     "A kernel as a whole, for a TPU or a GPU, without derivative in JAX. What calls it "
     "may have a `custom_vjp`, which serves reverse mode only."
 )
-_enter(
+enter(
     UNSUPPORTED,
     COMPILED_KERNEL,
     """
@@ -188,7 +136,7 @@ ASYNCHRONOUS = (
     "One half of a collective operation that is begun and awaited separately. JAX "
     "defines no derivative for it; the operation in one piece has a rule."
 )
-_enter(
+enter(
     UNSUPPORTED,
     ASYNCHRONOUS,
     """
@@ -202,7 +150,7 @@ THUNK = (
     "An instruction of a program that was written for XLA's run time (`thunky`), not "
     "for JAX's transformations: no derivative."
 )
-_enter(
+enter(
     UNSUPPORTED,
     THUNK,
     """
@@ -217,7 +165,7 @@ INTERNAL = (
     "Made by JAX itself while it transforms or lowers a program: in none that is given "
     "to a jet. JAX defines no derivative for it."
 )
-_enter(
+enter(
     UNSUPPORTED,
     INTERNAL,
     """
@@ -226,49 +174,7 @@ _enter(
     """,
 )
 
-# -- functions of numbers, entry by entry
-
-ELEMENTWISE = frozenset(
-    """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
-    cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos cosh digamma
-    div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a
-    igammac imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt
-    lt_to max min mul mulhi name ne neg nextafter not one_minus_square
-    optimization_barrier or polygamma polynomial population_count pow pvary
-    random_gamma_grad real reduce_precision regularized_incomplete_beta rem round
-    rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh
-    sqrt square sub tan tanh xor zeta
-    """.split()
-)
-
 # -- the rules themselves
-
-# Of those that are not made by one of the functions in `define.py`, by file.
-_KINDS = {
-    "calls": "call",
-    "control_flow": "control flow",
-    "derived": "derived",
-    "implicit": "implicit function",
-    "linear_algebra": "matrix equation",
-    "sparse": "piecewise linear",
-    "spectral": "matrix equation",
-    "structural": "linear",
-}
-# What is decided by the type of the operand: as for real numbers.
-_OF_REALS = {
-    "abs": "piecewise linear",
-    "sign": "zero",
-    "tan": "differential equation",
-}
-# By what makes them.
-_MAKERS = {
-    "_linear_rule": "linear",
-    "_bilinear_rule": "product",
-    "define_rewrite.<locals>.rule": "rewrite",
-    "derivative_rule.<locals>.rule": "differential equation",
-}
-
 
 # What the words that `kind` returns say.
 KINDS = {
@@ -295,10 +201,8 @@ KINDS = {
 def kind(name: Hashable) -> str:
     """How the primitive of this name, or the function with this `custom_jvp`, is
     treated: one of `KINDS`."""
-    if name in _OF_REALS:
-        return _OF_REALS[str(name)]
     if name in RULES:
-        return _kind_of_rule(RULES[name])
+        return RULES[name].kind
     if name in DERIVED:
         return "derived"
     if name in REFERENCES:
@@ -308,44 +212,6 @@ def kind(name: Hashable) -> str:
     if name in UNSUPPORTED:
         return "none"
     raise KeyError(f"The primitive `{name}` is in no table.")
-
-
-# Where JAX differentiates some equations of a primitive, and not others: what to do.
-REMEDIES = {
-    "scatter-mul": "JAX can do so where no index occurs twice, and is told so: "
-    "`x.at[indices].multiply(y, unique_indices=True)`. Where one does, multiply by one "
-    "entry after the other, in a `jax.lax.fori_loop`.",
-}
-
-
-def is_refused(name: str) -> bool:
-    """Whether it is known of the primitive that it cannot be differentiated."""
-    return name in UNSUPPORTED or name in REFERENCES
-
-
-def reason(name: str) -> str:
-    """Why the primitive of this name is not differentiated."""
-    if name in REFERENCES:
-        return (
-            "The mutable reference is from outside of the function: its derivatives "
-            "have no place to go to. What is made inside (`jax.new_ref`) moves, and "
-            "the function can return its value."
-        )
-    otherwise = REMEDIES.get(name, "Neither eqx_taylor nor JAX can do so.")
-    return UNSUPPORTED.get(name, otherwise)
-
-
-def _kind_of_rule(rule: Callable[..., Any]) -> str:
-    function: Any = getattr(rule, "func", rule)  # It may be a `functools.partial`.
-    if function is constant_rule:
-        return "zero"
-    if function is piecewise_linear_rule:
-        return "piecewise linear"
-    if function is RULES[OTHERWISE]:
-        return "derived"
-    file = function.__module__.rpartition(".")[2]
-    made = _MAKERS.get(function.__qualname__)
-    return made or _KINDS.get(file, "recurrence")
 
 
 # JAX's are all the others. Optimistix and Diffrax have none.
