@@ -30,6 +30,7 @@ from .jax import (
     is_differentiable,
     is_literal,
     live_equations,
+    located,
     without_pruning,
     without_references,
     WithoutConstants,
@@ -346,7 +347,8 @@ class Walk:
         live = self.fact("live", inner, lambda: live_equations(jaxpr))
         for index, eqn in enumerate(live):
             self._here = f"{here}.{index}."
-            outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
+            with located(eqn):
+                outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
             env.update(zip(eqn.outvars, outputs))
         self._here = prefix
         return [read(atom) for atom in inner.outvars]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from .._core.interpreter import INLINED, joint, register, Walk
-from .._core.jax import bind, close, trace
+from .._core.jax import bind, close, inside_call, trace
 from .._core.series import mask, orders, Series
 from .pack import looking_ahead, pack, unpack
 
@@ -35,7 +35,8 @@ def _inline(walk: Walk, eqn, inputs) -> list[Series]:
     name = _CALLS[eqn.primitive.name]
     # JAX has renamed some.
     jaxpr = eqn.params[name if name in eqn.params else "call_jaxpr"]
-    return walk.interpret(close(jaxpr), inputs)
+    with inside_call(eqn):
+        return walk.interpret(close(jaxpr), inputs)
 
 
 @register("remat2")

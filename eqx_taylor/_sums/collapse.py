@@ -31,13 +31,17 @@ from .. import _rules as _rules
 from .._core.check import escaped
 from .._core.interpreter import DECLARED, Declared, target_key
 from .._core.jax import (
+    at_place,
     bind,
     close,
     closed_over,
+    current_place,
+    inside_call,
     is_differentiable,
     is_literal,
     joint_axes,
     live_equations,
+    located,
     trace,
     unstacked_type,
     vary,
@@ -174,6 +178,8 @@ class Node(abc.ABC):
     """What a program is made of: equations, and those with programs inside."""
 
     eqn: Any
+    # Where the equation stands: what JAX writes of it into a profile.
+    place: Any
     inputs: list[Value]
     outputs: list[Value]
 
@@ -206,12 +212,17 @@ def read(jaxpr: Any, inputs: Sequence[Value], program: list[Node]) -> list[Value
         operands = [value_of(atom) for atom in eqn.invars]
         name = eqn.primitive.name
         moves = any(value.moves for value in operands)
-        if moves and name in _INLINED:
-            results = read(close(eqn.params[_INLINED[name]]), operands, program)
-        else:
-            node = READERS[name](eqn, operands) if moves and name in READERS else None
-            program.append(Equation(eqn, operands) if node is None else node)
-            results = program[-1].outputs
+        with located(eqn):
+            if moves and name in _INLINED:
+                inlined = close(eqn.params[_INLINED[name]])
+                with inside_call(eqn):
+                    results = read(inlined, operands, program)
+            else:
+                reader = READERS.get(name) if moves else None
+                node = None if reader is None else reader(eqn, operands)
+                program.append(Equation(eqn, operands) if node is None else node)
+                program[-1].place = current_place()
+                results = program[-1].outputs
         env.update(zip(eqn.outvars, results))
     return [value_of(atom) for atom in inner.outvars]
 
@@ -226,7 +237,8 @@ def demand(program: Sequence[Node]) -> None:
 def run(program: Sequence[Node], sums: Sequence[Weights]) -> None:
     for node in program:
         if _is_wanted(node):
-            node.run(sums)
+            with at_place(node.place):
+                node.run(sums)
 
 
 def _is_wanted(node: Node) -> bool:
