@@ -22,17 +22,17 @@ from typing import Any
 from .decisions import decisions, Found, is_alarm, is_kink, is_step
 from .jax import (
     bind,
-    close,
     closed_over,
     is_differentiable,
     is_literal,
     live_equations,
+    located,
     without_pruning,
     without_references,
     WithoutConstants,
 )
 from .memo import constant_key, equation_key
-from .primitives import callee, CALLS
+from .primitives import CALLS
 from .rule import Cost, JaxprEqn, otherwise, Read, RULES, target_key
 from .series import (
     analytic_support,
@@ -223,7 +223,8 @@ class Walk:
         live = self.fact("live", inner, lambda: live_equations(jaxpr))
         for index, eqn in enumerate(live):
             self._here = f"{here}.{index}."
-            outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
+            with located(eqn):
+                outputs = self.apply(eqn, [read(atom) for atom in eqn.invars])
             env.update(zip(eqn.outvars, outputs))
         self._here = prefix
         return [read(atom) for atom in inner.outvars]
@@ -232,7 +233,7 @@ class Walk:
         """The series of one equation's outputs."""
         call = CALLS.get(eqn.primitive.name)
         if call is not None and call.is_read_in_place and not _all_constant(inputs):
-            return self.interpret(close(callee(eqn)), inputs)
+            return RULES[eqn.primitive.name].read(self, eqn, inputs)
         if eqn.primitive.name == "custom_jvp_call":
             written, places = without_pruning(eqn)
             # Its own rule, if it has one, is for all results.

@@ -4,6 +4,7 @@ The rest of the package sees JAX through this file and its public API only. Chec
 JAX 0.10 to 0.12; what changed between them is noted at each function.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -127,11 +128,43 @@ class WithoutConstants:
 
 
 def located(eqn: JaxprEqn) -> Any:
-    """A context in which equations get the names (`jax.named_scope`) and the line of
-    source that this one has."""
+    """A context in which equations get the names (`jax.named_scope`) that this one has,
+    after those that they would get anyway; and its line of source."""
     info = eqn.source_info
     names = source_info_util.current_name_stack() + info.name_stack
     return source_info_util.user_context(info.traceback, name_stack=names)
+
+
+def inside_call(eqn: JaxprEqn) -> Any:
+    """A context for reading the program of a call as a part of the one around it: the
+    names that JAX gives to equations in a call of a `jax.jit`."""
+    if eqn.primitive.name not in ("jit",):
+        return contextlib.nullcontext()
+    return jax.named_scope(f"jit({eqn.params['name']})")
+
+
+def current_place() -> Any:
+    """The names and the line of source that equations get now."""
+    return source_info_util._source_info_context.context
+
+
+def at_place(place: Any) -> Any:
+    """A context in which equations get what they did where `current_place` was asked
+    for this."""
+    names = place.name_stack
+    return source_info_util.user_context(place.traceback, name_stack=names)
+
+
+def transformation(name: str) -> Any:
+    """A context, or a decorator, that has JAX write `name(scope)` for the scopes in it,
+    as for its own transformations."""
+    return source_info_util.transform_name_stack(name)
+
+
+def without_names() -> Any:
+    """A context for reading a program within an equation, which is traced by itself:
+    JAX puts the names of the equation before those within."""
+    return source_info_util.reset_name_stack()
 
 
 def evaluate(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .jax import explicit_sharding, filled, join_axes, materialise
+from .jax import (
+    at_place,
+    current_place,
+    explicit_sharding,
+    filled,
+    join_axes,
+    materialise,
+)
 from .terms import add, scale, Term
 
 
@@ -114,6 +121,7 @@ class Series:
         "is_view",
         "is_slow",
         "_compute",
+        "_place",
         "_terms",
         "_pending",
         "_stored",
@@ -155,6 +163,8 @@ class Series:
         # Whether its first coefficient takes longer to compute than to load.
         self.is_slow = False
         self._compute = compute
+        # The equation's, whenever a coefficient is computed.
+        self._place = current_place()
         self._terms: list[Term] = list(terms)
         # Coefficients that are work, and that XLA would do again for each use; and
         # those that it has to store. Bits, as in a support.
@@ -176,9 +186,11 @@ class Series:
         if len(terms) <= k:
             caller, _now.by = _now.by, self
             try:
-                while len(terms) <= k:
-                    n = len(terms)
-                    terms.append(self._compute(n) if self.support >> n & 1 else None)
+                with at_place(self._place):
+                    while len(terms) <= k:
+                        n = len(terms)
+                        moves = self.support >> n & 1
+                        terms.append(self._compute(n) if moves else None)
             finally:
                 _now.by = caller
         if self.tentative:
@@ -295,12 +307,18 @@ class Series:
     @property
     def ahead(self) -> Any:
         """The value by which decisions are made."""
-        return self.dense(0) if self._ahead is None else self._ahead()
+        if self._ahead is None:
+            return self.dense(0)
+        with at_place(self._place):
+            return self._ahead()
 
     @property
     def here(self) -> Any:
         """The value at the point, whatever was decided."""
-        return self.dense(0) if self._here is None else self._here()
+        if self._here is None:
+            return self.dense(0)
+        with at_place(self._place):
+            return self._here()
 
     @property
     def is_constant(self) -> bool:

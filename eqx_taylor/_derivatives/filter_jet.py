@@ -33,6 +33,7 @@ from .._core.jax import (
     filled,
     is_differentiable,
     trace,
+    transformation,
 )
 from .._core.series import given
 from .._core.terms import scale, Term
@@ -296,6 +297,7 @@ class _Leaf(NamedTuple):
     terms: list[Any]
 
 
+@transformation("jet")
 def _jet_of_leaves(
     caller: str,
     fun: Callable[..., PyTree],

@@ -141,6 +141,7 @@ class SolutionSeries(NamedTuple):
         outs = [fun(*args) for args in zip(self.terms, *leaves)]
         return jtu.tree_unflatten(self.treedef, outs)
 
+    @jax.named_scope("ode_jet")
     def stacked(self) -> PyTree[Array]:
         """The coefficients, each leaf with a leading axis over orders."""
         return self.map(jnp.stack)
@@ -196,6 +197,7 @@ def slope(
     return increment(term, t, y, args, term.contr(jnp.zeros_like(unit), unit))
 
 
+@jax.named_scope("ode_jet")
 def solution_series(
     term: diffrax.AbstractTerm,
     t0: RealScalarLike,

@@ -16,6 +16,7 @@ from .ode_jet import increment
 _TABLEAU = diffrax.Dopri8.tableau
 
 
+@jax.named_scope("runge_kutta")
 def runge_kutta_step(
     terms: diffrax.AbstractTerm,
     t0: RealScalarLike,

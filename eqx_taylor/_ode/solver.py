@@ -292,6 +292,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         state = TaylorState(coefficients, t0, unit, state.steps, state.rest)
         return state, errors, kind
 
+    @jax.named_scope("defect")
     def _inside(
         self, terms, t0, t1, args, state: TaylorState
     ) -> tuple[Array, PyTree[Array]]:
@@ -311,6 +312,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
             errors = map(jnp.maximum, errors, found.errors(self.taylor_order))
         return foreign, jtu.tree_unflatten(treedef, list(errors))
 
+    @jax.named_scope("taylor_step")
     def step(
         self,
         terms: diffrax.AbstractTerm,
@@ -336,11 +338,12 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         # The series of the next step tells the error of this one, too.
         unit = unit_near(h)
         series = solution_series(terms, t1, unit, y1, args, K)
-        # Not by the first coefficient: that of a jump that comes next is another.
-        by_field = jtu.tree_map(
-            lambda slope: slope * jnp.asarray(h / unit, slope.dtype), series.slope
-        )
-        at_end = defect(by_field, y1, state.coefficients, s, 1.0)
+        with jax.named_scope("defect"):
+            # Not by the first coefficient: that of a jump that comes next is another.
+            by_field = jtu.tree_map(
+                lambda slope: slope * jnp.asarray(h / unit, slope.dtype), series.slope
+            )
+            at_end = defect(by_field, y1, state.coefficients, s, 1.0)
         coefficients = series.stacked()
         behind = 1 - max([0.0, *probe_points(self.probes)])
         y_error = _estimate(at_end, behind, errors, kind, coefficients, unit, K)
@@ -396,6 +399,7 @@ def _replaced(
     )
 
 
+@jax.named_scope("defect")
 def _estimate(
     at_end: Defect,
     behind: float,

@@ -20,7 +20,15 @@ from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
 from .._core.check import describe
-from .._core.jax import bind, close, evaluate, is_differentiable, is_literal, trace
+from .._core.jax import (
+    bind,
+    close,
+    evaluate,
+    is_differentiable,
+    is_literal,
+    located,
+    trace,
+)
 from .._core.primitives import callee, CALLS, ELEMENTWISE
 from .._core.rule import register
 from .counts import count_jaxpr
@@ -127,7 +135,9 @@ def _evaluate_with(closed: Jaxpr, num_tracers: int, *inputs: Any) -> list[Any]:
         return atom.val if is_literal(atom) else env[atom]
 
     for eqn in jaxpr.eqns:
-        env.update(zip(eqn.outvars, bind(eqn, [read(atom) for atom in eqn.invars])))
+        with located(eqn):
+            outs = bind(eqn, [read(atom) for atom in eqn.invars])
+        env.update(zip(eqn.outvars, outs))
     return [read(atom) for atom in jaxpr.outvars]
 
 

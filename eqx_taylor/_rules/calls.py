@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from .._core.interpreter import joint, Walk
-from .._core.jax import bind, close, trace
+from .._core.jax import bind, close, inside_call, trace
 from .._core.primitives import callee, CALLS
 from .._core.rule import register
 from .._core.series import mask, orders, Series
@@ -16,7 +16,8 @@ from .pack import looking_ahead, pack, unpack
 # Read in place by the interpreter, as long as anything moves.
 @register(*[name for name in CALLS if CALLS[name].is_read_in_place], kind="call")
 def _inline(walk: Walk, eqn, inputs) -> list[Series]:
-    return walk.interpret(close(callee(eqn)), inputs)
+    with inside_call(eqn):
+        return walk.interpret(close(callee(eqn)), inputs)
 
 
 @register("remat2", kind="call")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.jax import close, scan_params
+from .._core.jax import close, scan_params, without_names
 from .collapse import demand, EACH, Node, read, READERS, run, Value, Wanted, Weights
 
 
@@ -65,7 +65,8 @@ class _Body:
     def __init__(self, jaxpr: Any, moves: Sequence[bool]):
         self.program: list[Node] = []
         self.inputs = [Value(one) for one in moves]
-        self.outputs = read(close(jaxpr), self.inputs, self.program)
+        with without_names():
+            self.outputs = read(close(jaxpr), self.inputs, self.program)
 
     def _values(self) -> list[Value]:
         return [*self.inputs, *(x for node in self.program for x in node.outputs)]

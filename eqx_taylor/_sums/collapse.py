@@ -30,13 +30,17 @@ from jax.core import Tracer
 from .. import _rules as _rules
 from .._core.check import escaped
 from .._core.jax import (
+    at_place,
     bind,
     close,
     closed_over,
+    current_place,
+    inside_call,
     is_differentiable,
     is_literal,
     joint_axes,
     live_equations,
+    located,
     trace,
     unstacked_type,
     vary,
@@ -175,6 +179,8 @@ class Node(abc.ABC):
     """What a program is made of: equations, and those with programs inside."""
 
     eqn: Any
+    # Where the equation stands: what JAX writes of it into a profile.
+    place: Any
     inputs: list[Value]
     outputs: list[Value]
 
@@ -205,12 +211,17 @@ def read(jaxpr: Any, inputs: Sequence[Value], program: list[Node]) -> list[Value
         operands = [value_of(atom) for atom in eqn.invars]
         name = eqn.primitive.name
         moves = any(value.moves for value in operands)
-        if moves and name in CALLS and CALLS[name].is_transparent:
-            results = read(close(callee(eqn)), operands, program)
-        else:
-            node = READERS[name](eqn, operands) if moves and name in READERS else None
-            program.append(Equation(eqn, operands) if node is None else node)
-            results = program[-1].outputs
+        with located(eqn):
+            if moves and name in CALLS and CALLS[name].is_transparent:
+                inlined = close(callee(eqn))
+                with inside_call(eqn):
+                    results = read(inlined, operands, program)
+            else:
+                reader = READERS.get(name) if moves else None
+                node = None if reader is None else reader(eqn, operands)
+                program.append(Equation(eqn, operands) if node is None else node)
+                program[-1].place = current_place()
+                results = program[-1].outputs
         env.update(zip(eqn.outvars, results))
     return [value_of(atom) for atom in inner.outvars]
 
@@ -225,7 +236,8 @@ def demand(program: Sequence[Node]) -> None:
 def run(program: Sequence[Node], sums: Sequence[Weights]) -> None:
     for node in program:
         if _is_wanted(node):
-            node.run(sums)
+            with at_place(node.place):
+                node.run(sums)
 
 
 def _is_wanted(node: Node) -> bool:
