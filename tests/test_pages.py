@@ -196,3 +196,16 @@ def test_imports_go_downwards():
     for name in files:
         for imported in _imports(package / name):
             assert listed.index(name) < listed.index(imported), (name, imported)
+
+
+@pytest.mark.parametrize("folder", ["_core", "_rules", "_sums", "_derivatives"])
+def test_derivatives_know_nothing_of_odes(folder):
+    package = _ROOT / "eqx_taylor"
+    for path in (package / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *names]
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert "diffrax" not in {name.split(".")[0] for name in names}, path
+        assert not [x for x in _imports(path) if x.startswith("_ode/")], path

@@ -9,7 +9,8 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.check import check_integer, describe
-from .argument import Argument, check_function
+from .argument import Argument
+from .check import check_function
 
 
 def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[Array]]:

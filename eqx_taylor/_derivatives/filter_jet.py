@@ -12,19 +12,7 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .. import _rules as _rules
-from .._core.check import (
-    as_primal,
-    as_term,
-    check_boolean,
-    check_keywords,
-    check_primals,
-    common_order,
-    describe,
-    is_none,
-    term_leaves,
-    UNTRACEABLE,
-    untraceable,
-)
+from .._core.check import check_boolean, describe, is_none, UNTRACEABLE, untraceable
 from .._core.interpreter import Walk
 from .._core.jax import (
     all_varying,
@@ -36,6 +24,14 @@ from .._core.jax import (
 )
 from .._core.series import given
 from .._core.terms import scale, Term
+from .check import (
+    as_primal,
+    as_term,
+    check_keywords,
+    check_primals,
+    common_order,
+    term_leaves,
+)
 
 
 def jet(

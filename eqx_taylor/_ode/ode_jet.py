@@ -12,14 +12,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .. import _rules as _rules
-from .._core.check import (
-    as_ode_term,
-    as_slope,
-    check_order,
-    check_state,
-    UNTRACEABLE,
-    untraceable,
-)
+from .._core.check import UNTRACEABLE, untraceable
 from .._core.custom_types import Args, RealScalarLike, Y
 from .._core.interpreter import Walk
 from .._core.jax import (
@@ -33,7 +26,9 @@ from .._core.jax import (
 )
 from .._core.series import given, mask, unknown
 from .._core.terms import scale
-from .._rules.compose import power_of_two
+from .._core.units import power_of_two
+from .check import check_order, check_state
+from .vector_field import as_ode_term, as_slope
 
 
 def ode_jet(

@@ -11,15 +11,11 @@ import numpy as np
 import optimistix
 from jaxtyping import Array, Float, PyTree
 
-from .._core.check import (
-    as_ode_term,
-    check_integer,
-    check_scalar,
-    check_state,
-    describe,
-)
+from .._core.check import check_integer, check_scalar, describe
 from .._core.custom_types import Args, RealScalarLike, Y
+from .check import check_state
 from .regularizers import AbstractRegularizer, chosen, is_regularizer, rates_along
+from .vector_field import as_ode_term
 
 
 # -- as one more state

@@ -12,8 +12,9 @@ import jax.tree_util as jtu
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from .._core.check import check_key, check_order, describe
+from .._core.check import check_key, describe
 from .._core.custom_types import Args, RealScalarLike, Y
+from .check import check_order
 from .ode_jet import slope, solution_series, unit_of
 
 

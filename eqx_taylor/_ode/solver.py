@@ -13,18 +13,11 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from .._core.check import (
-    check_boolean,
-    check_carried,
-    check_integer,
-    check_order,
-    check_state,
-    check_term,
-    check_tolerances,
-)
+from .._core.check import check_boolean, check_integer
 from .._core.custom_types import Args, RealScalarLike, Y
 from .._core.jax import joint_axes, vary
 from .._core.polynomial import evaluate, evaluate_compensated
+from .check import check_carried, check_order, check_state, check_term, check_tolerances
 from .error_estimate import (
     BROKEN_AT_END,
     BY_RUNGE_KUTTA,

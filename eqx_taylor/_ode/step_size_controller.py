@@ -13,15 +13,9 @@ import jax.tree_util as jtu
 import optimistix
 from jaxtyping import Array, PyTree
 
-from .._core.check import (
-    check_boolean,
-    check_state,
-    check_step_limits,
-    check_term,
-    check_tolerances,
-    describe,
-)
+from .._core.check import check_boolean, describe
 from .._core.custom_types import Args, RealScalarLike, Y
+from .check import check_state, check_step_limits, check_term, check_tolerances
 from .error_estimate import (
     BROKEN_AT_END,
     BY_RUNGE_KUTTA,

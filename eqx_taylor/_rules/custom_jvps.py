@@ -13,8 +13,9 @@ from jax import lax
 from .._core.interpreter import INLINED, primal_values, Rule, RULES, Walk
 from .._core.jax import custom_jvp_rule, trace
 from .._core.series import Series
+from .._core.units import power_of_two
 from .bessel import FROM_THE_RIGHT
-from .compose import composed, power_of_two
+from .compose import composed
 from .define import derivative_rule, rewritten
 from .rows import at_least_single
 from .special import gaussian
