@@ -168,6 +168,23 @@ def test_every_message_is_explained():
         )
 
 
+# -- the page of references
+
+
+def test_references():
+    """Each work is once on the page, and each is linked to."""
+    anchors = re.findall(r"^### .* \{#(\w+)\}$", _text("references.md"), re.MULTILINE)
+    keys = re.findall(r"^@\w+\{(\w+),$", _text("references.md"), re.MULTILINE)
+    assert anchors == keys and len(set(keys)) == len(keys) > 10
+    linked = set()
+    for folder, kind in [("docs", "*.md"), ("eqx_taylor", "*.py")]:
+        for path in (_ROOT / folder).rglob(kind):
+            text = path.read_text(encoding="utf-8")
+            assert "```bibtex" not in text or path.name == "references.md", path
+            linked |= set(re.findall(r"\[[^][]*\]\[(\w+)\]", text))
+    assert set(keys) <= linked
+
+
 # -- the page of files
 
 

@@ -93,18 +93,7 @@ def jet(
         0.87758255 -0.23971277 -0.14626375
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{griewank2008evaluating,
-            author={Griewank, Andreas and Walther, Andrea},
-            title={Evaluating Derivatives},
-            edition={2nd},
-            publisher={SIAM},
-            year={2008},
-            note={Chapter 13},
-        }
-        ```
+    **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     factorial_scaled = check_boolean("jet", "factorial_scaled", factorial_scaled)
     check_primals("jet", fun, primals, series, {})
@@ -210,18 +199,7 @@ def filter_jet(
         1.0 4.0 16.0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{griewank2008evaluating,
-            author={Griewank, Andreas and Walther, Andrea},
-            title={Evaluating Derivatives},
-            edition={2nd},
-            publisher={SIAM},
-            year={2008},
-            note={Chapter 13},
-        }
-        ```
+    **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     factorial_scaled = check_boolean("filter_jet", "factorial_scaled", factorial_scaled)
     check_keywords(fun, kwargs)

@@ -90,20 +90,7 @@ def ode_jet(
         ((9,), (9,))
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{jorba2005software,
-            author={Jorba, {\`A}ngel and Zou, Maorong},
-            title={A software package for the numerical integration of {ODE}s by means
-                   of high-order {T}aylor methods},
-            journal={Experimental Mathematics},
-            volume={14},
-            number={1},
-            pages={99--117},
-            year={2005},
-        }
-        ```
+    **Reference:** [Jorba and Zou (2005)][jorba2005software].
     """
     order = check_order("ode_jet", order)
     y0 = check_state("ode_jet", y0)

@@ -103,17 +103,7 @@ def regularized(
         0.1353 15.707
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kelly2020learning,
-            author={Kelly, Jacob and Bettencourt, Jesse and Johnson, Matthew James and
-                    Duvenaud, David},
-            title={Learning Differential Equations that are Easy to Solve},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2020},
-        }
-        ```
+    **Reference:** [Kelly et al. (2020)][kelly2020learning].
     """
     regularizer = chosen("regularized", regularizer, order)
     term = as_ode_term("regularized", vector_field)

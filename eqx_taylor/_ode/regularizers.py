@@ -103,17 +103,7 @@ class SolutionDerivative(AbstractRegularizer):
         12.0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kelly2020learning,
-            author={Kelly, Jacob and Bettencourt, Jesse and Johnson, Matthew James and
-                    Duvenaud, David},
-            title={Learning Differential Equations that are Easy to Solve},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2020},
-        }
-        ```
+    **Reference:** [Kelly et al. (2020)][kelly2020learning].
     """
 
     order: int = eqx.field(static=True)
@@ -142,18 +132,7 @@ class KineticEnergy(AbstractRegularizer):
         1.3333334
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{finlay2020how,
-            author={Finlay, Chris and Jacobsen, J{\"o}rn-Henrik and Nurbekyan, Levon and
-                    Oberman, Adam},
-            title={How to Train Your Neural {ODE}: the World of {J}acobian and Kinetic
-                   Regularization},
-            booktitle={International Conference on Machine Learning},
-            year={2020},
-        }
-        ```
+    **Reference:** [Finlay et al. (2020)][finlay2020how].
     """
 
     order: int = eqx.field(default=1, init=False, static=True)

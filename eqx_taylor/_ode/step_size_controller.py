@@ -150,21 +150,7 @@ class TaylorController(
         0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{jorba2005software,
-            author={Jorba, {\`A}ngel and Zou, Maorong},
-            title={A software package for the numerical integration of {ODE}s by means
-                   of high-order {T}aylor methods},
-            journal={Experimental Mathematics},
-            volume={14},
-            number={1},
-            pages={99--117},
-            year={2005},
-            note={Section 3.2},
-        }
-        ```
+    **Reference:** [Jorba and Zou (2005), Section 3.2][jorba2005software].
     """
 
     rtol: RealScalarLike
