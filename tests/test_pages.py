@@ -168,6 +168,23 @@ def test_every_message_is_explained():
         )
 
 
+# -- the page of references
+
+
+def test_references():
+    """Each work is once on the page, and each is linked to."""
+    anchors = re.findall(r"^### .* \{#(\w+)\}$", _text("references.md"), re.MULTILINE)
+    keys = re.findall(r"^@\w+\{(\w+),$", _text("references.md"), re.MULTILINE)
+    assert anchors == keys and len(set(keys)) == len(keys) > 10
+    linked = set()
+    for folder, kind in [("docs", "*.md"), ("eqx_taylor", "*.py")]:
+        for path in (_ROOT / folder).rglob(kind):
+            text = path.read_text(encoding="utf-8")
+            assert "```bibtex" not in text or path.name == "references.md", path
+            linked |= set(re.findall(r"\[[^][]*\]\[(\w+)\]", text))
+    assert set(keys) <= linked
+
+
 # -- the page of files
 
 
@@ -196,3 +213,16 @@ def test_imports_go_downwards():
     for name in files:
         for imported in _imports(package / name):
             assert listed.index(name) < listed.index(imported), (name, imported)
+
+
+@pytest.mark.parametrize("folder", ["_core", "_rules", "_sums", "_derivatives"])
+def test_derivatives_know_nothing_of_odes(folder):
+    package = _ROOT / "eqx_taylor"
+    for path in (package / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *names]
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert "diffrax" not in {name.split(".")[0] for name in names}, path
+        assert not [x for x in _imports(path) if x.startswith("_ode/")], path

@@ -4,7 +4,6 @@ What the functions for derivatives have in common: which leaves of a PyTree are
 differentiated, straight lines through it, and what is wrong with it.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +14,11 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._core.check import as_term, describe, is_none
+from .._core.check import describe, is_none
 from .._core.jax import as_type
 from .._sums import calls as calls
 from .._sums.collapse import sums_over_directions
+from .check import as_term, check_floating, check_function
 from .filter_jet import jet_of_trees
 
 
@@ -243,29 +243,3 @@ def _as_arrays(fun: Callable) -> Callable:
         return jnp.asarray(y) if isinstance(y, float | complex | np.ndarray) else y
 
     return lambda *args: jtu.tree_map(as_array, fun(*args))
-
-
-# -- what users may pass
-
-
-def check_function(caller: str, fun: Any, /, *args: Any, **kwargs: Any) -> None:
-    if not callable(fun):
-        raise TypeError(f"{caller}: `fun` must be callable; got {describe(fun)}.")
-    try:
-        inspect.signature(fun).bind(*args, **kwargs)
-    except TypeError as e:
-        raise TypeError(
-            f"{caller}: `fun` cannot be called with these arguments: {e}. Close over "
-            "those that are not differentiated."
-        ) from e
-    except ValueError:
-        pass  # Some built-in functions have no signature.
-
-
-def check_floating(caller: str, name: str, array: Array) -> None:
-    if not jnp.issubdtype(array.dtype, jnp.inexact):
-        raise TypeError(
-            f"{caller}: {name} has dtype {array.dtype}, which cannot be "
-            "differentiated. Convert it to floating point, or close over it if it is "
-            "not to be differentiated."
-        )

@@ -9,7 +9,8 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.check import check_integer, describe
-from .argument import Argument, check_function
+from .argument import Argument
+from .check import check_function
 
 
 def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[Array]]:
@@ -52,18 +53,7 @@ def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[
         (10, 5)
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{griewank2008evaluating,
-            author={Griewank, Andreas and Walther, Andrea},
-            title={Evaluating Derivatives},
-            edition={2nd},
-            publisher={SIAM},
-            year={2008},
-            note={Chapter 13},
-        }
-        ```
+    **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     order = _checked("derivatives", fun, order)
 
@@ -168,18 +158,7 @@ def directional_derivatives(
         [ 0.02  0.1  -2.    0.  ]
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{griewank2008evaluating,
-            author={Griewank, Andreas and Walther, Andrea},
-            title={Evaluating Derivatives},
-            edition={2nd},
-            publisher={SIAM},
-            year={2008},
-            note={Chapter 13},
-        }
-        ```
+    **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     order = check_integer("directional_derivatives", "order", order, 0)
     argument = Argument("directional_derivatives", fun, x)

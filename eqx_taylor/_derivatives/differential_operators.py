@@ -75,17 +75,7 @@ def laplacian(
         (10,)
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{dangel2025collapsing,
-            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
-                    Andrea},
-            title={Collapsing {T}aylor Mode Automatic Differentiation},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2025},
-        }
-        ```
+    **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
     return _sum_of_squares(Argument("laplacian", fun, x, real=True), mask)
 
@@ -123,17 +113,7 @@ def biharmonic(
         120.0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{dangel2025collapsing,
-            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
-                    Andrea},
-            title={Collapsing {T}aylor Mode Automatic Differentiation},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2025},
-        }
-        ```
+    **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
     Argument("biharmonic", fun, x, real=True)
 
@@ -184,17 +164,7 @@ def weighted_laplacian(
         23.0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{dangel2025collapsing,
-            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
-                    Andrea},
-            title={Collapsing {T}aylor Mode Automatic Differentiation},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2025},
-        }
-        ```
+    **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
     argument = Argument("weighted_laplacian", fun, x, real=True)
     directions, counts = [], set()
@@ -272,17 +242,7 @@ def linear_operator(
         -0.69
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{dangel2025collapsing,
-            author={Dangel, Felix and Siebert, Tim and Zeinhofer, Marius and Walther,
-                    Andrea},
-            title={Collapsing {T}aylor Mode Automatic Differentiation},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2025},
-        }
-        ```
+    **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
     argument = Argument("linear_operator", fun, x)
     if not isinstance(terms, list | tuple) or len(terms) == 0:

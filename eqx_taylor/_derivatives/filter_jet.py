@@ -12,19 +12,7 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .. import _rules as _rules
-from .._core.check import (
-    as_primal,
-    as_term,
-    check_boolean,
-    check_keywords,
-    check_primals,
-    common_order,
-    describe,
-    is_none,
-    term_leaves,
-    UNTRACEABLE,
-    untraceable,
-)
+from .._core.check import check_boolean, describe, is_none, UNTRACEABLE, untraceable
 from .._core.interpreter import Walk
 from .._core.jax import (
     all_varying,
@@ -37,6 +25,14 @@ from .._core.jax import (
 )
 from .._core.series import given
 from .._core.terms import scale, Term
+from .check import (
+    as_primal,
+    as_term,
+    check_keywords,
+    check_primals,
+    common_order,
+    term_leaves,
+)
 
 
 def jet(
@@ -98,18 +94,7 @@ def jet(
         0.87758255 -0.23971277 -0.14626375
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{griewank2008evaluating,
-            author={Griewank, Andreas and Walther, Andrea},
-            title={Evaluating Derivatives},
-            edition={2nd},
-            publisher={SIAM},
-            year={2008},
-            note={Chapter 13},
-        }
-        ```
+    **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     factorial_scaled = check_boolean("jet", "factorial_scaled", factorial_scaled)
     check_primals("jet", fun, primals, series, {})
@@ -215,18 +200,7 @@ def filter_jet(
         1.0 4.0 16.0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{griewank2008evaluating,
-            author={Griewank, Andreas and Walther, Andrea},
-            title={Evaluating Derivatives},
-            edition={2nd},
-            publisher={SIAM},
-            year={2008},
-            note={Chapter 13},
-        }
-        ```
+    **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     factorial_scaled = check_boolean("filter_jet", "factorial_scaled", factorial_scaled)
     check_keywords(fun, kwargs)

@@ -57,19 +57,7 @@ def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
         (32, 3)
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{pearlmutter1994fast,
-            author={Pearlmutter, Barak A.},
-            title={Fast Exact Multiplication by the {H}essian},
-            journal={Neural Computation},
-            volume={6},
-            number={1},
-            pages={147--160},
-            year={1994},
-        }
-        ```
+    **Reference:** [Pearlmutter (1994)][pearlmutter1994fast].
     """
     argument = Argument("hvp", fun, x, real=True, v=v)
     terms = _gradient_coefficients(argument, argument.direction(v), 1)
@@ -121,20 +109,7 @@ def directional_gradients(
         [12.  4.] [6. 4.] [0. 2.]
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{christianson1992reverse,
-            author={Christianson, Bruce},
-            title={Reverse Accumulation and Accurate Rounding Error Estimates for
-                   {T}aylor Series Coefficients},
-            journal={Optimization Methods and Software},
-            volume={1},
-            number={1},
-            pages={81--94},
-            year={1992},
-        }
-        ```
+    **Reference:** [Christianson (1992)][christianson1992reverse].
     """
     order = check_integer("directional_gradients", "order", order, 0)
     argument = Argument("directional_gradients", fun, x, real=True, v=v)

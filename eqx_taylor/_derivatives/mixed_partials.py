@@ -57,20 +57,7 @@ def partial_derivative(
         18.0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{griewank2000evaluating,
-            author={Griewank, Andreas and Utke, Jean and Walther, Andrea},
-            title={Evaluating Higher Derivative Tensors by Forward Propagation of
-                   Univariate {T}aylor Series},
-            journal={Mathematics of Computation},
-            volume={69},
-            number={231},
-            pages={1117--1130},
-            year={2000},
-        }
-        ```
+    **Reference:** [Griewank, Utke and Walther (2000)][griewank2000evaluating].
     """
     argument = Argument("partial_derivative", fun, x)
     index = as_multi_index(argument, "multi_index", multi_index)
@@ -121,20 +108,7 @@ def derivative_tensor(
         2.0 2.0 0.0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{griewank2000evaluating,
-            author={Griewank, Andreas and Utke, Jean and Walther, Andrea},
-            title={Evaluating Higher Derivative Tensors by Forward Propagation of
-                   Univariate {T}aylor Series},
-            journal={Mathematics of Computation},
-            volume={69},
-            number={231},
-            pages={1117--1130},
-            year={2000},
-        }
-        ```
+    **Reference:** [Griewank, Utke and Walther (2000)][griewank2000evaluating].
     """
     order = check_integer("derivative_tensor", "order", order, 0)
     argument = Argument("derivative_tensor", fun, x)

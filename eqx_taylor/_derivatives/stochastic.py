@@ -102,28 +102,9 @@ def stochastic_laplacian(
         True
         ```
 
-    ??? cite "References"
-
-        ```bibtex
-        @inproceedings{shi2024stochastic,
-            author={Shi, Zekun and Hu, Zheyuan and Lin, Min and Kawaguchi, Kenji},
-            title={Stochastic {T}aylor Derivative Estimator: Efficient Amortization for
-                   Arbitrary Differential Operators},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2024},
-        }
-
-        @article{hutchinson1989stochastic,
-            author={Hutchinson, M. F.},
-            title={A Stochastic Estimator of the Trace of the Influence Matrix for
-                   {L}aplacian Smoothing Splines},
-            journal={Communications in Statistics - Simulation and Computation},
-            volume={18},
-            number={3},
-            pages={1059--1076},
-            year={1989},
-        }
-        ```
+    **References:**
+    [Shi et al. (2024)][shi2024stochastic];
+    [Hutchinson (1989)][hutchinson1989stochastic].
     """
     argument = Argument("stochastic_laplacian", fun, x, real=True)
     count, batch = _batches(argument, key, num_samples, batch_size)
@@ -198,17 +179,7 @@ def stochastic_biharmonic(
         True
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{shi2024stochastic,
-            author={Shi, Zekun and Hu, Zheyuan and Lin, Min and Kawaguchi, Kenji},
-            title={Stochastic {T}aylor Derivative Estimator: Efficient Amortization for
-                   Arbitrary Differential Operators},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2024},
-        }
-        ```
+    **Reference:** [Shi et al. (2024)][shi2024stochastic].
     """
     argument = Argument("stochastic_biharmonic", fun, x, real=True)
     count, batch = _batches(argument, key, num_samples, batch_size)

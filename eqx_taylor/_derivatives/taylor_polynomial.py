@@ -155,20 +155,7 @@ class TaylorPolynomial(eqx.Module):
             1.414
             ```
 
-        ??? cite "Reference"
-
-            ```bibtex
-            @article{chang1980ratio,
-                author={Chang, Y. F. and Corliss, George},
-                title={Ratio-Like and Recurrence Relation Tests for Convergence of
-                       Series},
-                journal={IMA Journal of Applied Mathematics},
-                volume={25},
-                number={4},
-                pages={349--359},
-                year={1980},
-            }
-            ```
+        **Reference:** [Chang and Corliss (1980)][chang1980ratio].
         """
         if self.order < 4:
             raise ValueError(
@@ -250,18 +237,7 @@ def taylor_polynomial(
         1.1051708 1.105171
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{griewank2008evaluating,
-            author={Griewank, Andreas and Walther, Andrea},
-            title={Evaluating Derivatives},
-            edition={2nd},
-            publisher={SIAM},
-            year={2008},
-            note={Chapter 13},
-        }
-        ```
+    **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     order = check_integer("taylor_polynomial", "order", order, 0)
     argument = Argument("taylor_polynomial", fun, x)

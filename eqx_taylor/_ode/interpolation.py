@@ -52,18 +52,7 @@ class TaylorInterpolation(AbstractLocalInterpolation):
         0.5488116 0.5488116
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{hairer1993solving,
-            author={Hairer, Ernst and N{\o}rsett, Syvert P. and Wanner, Gerhard},
-            title={Solving Ordinary Differential Equations {I}: Nonstiff Problems},
-            edition={2nd},
-            publisher={Springer},
-            year={1993},
-            note={Section I.8},
-        }
-        ```
+    **Reference:** [Hairer, Nørsett and Wanner (1993), Section I.8][hairer1993solving].
     """
 
     t0: RealScalarLike

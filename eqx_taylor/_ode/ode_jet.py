@@ -12,14 +12,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .. import _rules as _rules
-from .._core.check import (
-    as_ode_term,
-    as_slope,
-    check_order,
-    check_state,
-    UNTRACEABLE,
-    untraceable,
-)
+from .._core.check import UNTRACEABLE, untraceable
 from .._core.custom_types import Args, RealScalarLike, Y
 from .._core.interpreter import Walk
 from .._core.jax import (
@@ -33,7 +26,9 @@ from .._core.jax import (
 )
 from .._core.series import given, mask, unknown
 from .._core.terms import scale
-from .._rules.compose import power_of_two
+from .._core.units import power_of_two
+from .check import check_order, check_state
+from .vector_field import as_ode_term, as_slope
 
 
 def ode_jet(
@@ -95,20 +90,7 @@ def ode_jet(
         ((9,), (9,))
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{jorba2005software,
-            author={Jorba, {\`A}ngel and Zou, Maorong},
-            title={A software package for the numerical integration of {ODE}s by means
-                   of high-order {T}aylor methods},
-            journal={Experimental Mathematics},
-            volume={14},
-            number={1},
-            pages={99--117},
-            year={2005},
-        }
-        ```
+    **Reference:** [Jorba and Zou (2005)][jorba2005software].
     """
     order = check_order("ode_jet", order)
     y0 = check_state("ode_jet", y0)

@@ -11,15 +11,11 @@ import numpy as np
 import optimistix
 from jaxtyping import Array, Float, PyTree
 
-from .._core.check import (
-    as_ode_term,
-    check_integer,
-    check_scalar,
-    check_state,
-    describe,
-)
+from .._core.check import check_integer, check_scalar, describe
 from .._core.custom_types import Args, RealScalarLike, Y
+from .check import check_state
 from .regularizers import AbstractRegularizer, chosen, is_regularizer, rates_along
+from .vector_field import as_ode_term
 
 
 # -- as one more state
@@ -107,17 +103,7 @@ def regularized(
         0.1353 15.707
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kelly2020learning,
-            author={Kelly, Jacob and Bettencourt, Jesse and Johnson, Matthew James and
-                    Duvenaud, David},
-            title={Learning Differential Equations that are Easy to Solve},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2020},
-        }
-        ```
+    **Reference:** [Kelly et al. (2020)][kelly2020learning].
     """
     regularizer = chosen("regularized", regularizer, order)
     term = as_ode_term("regularized", vector_field)

@@ -12,8 +12,9 @@ import jax.tree_util as jtu
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from .._core.check import check_key, check_order, describe
+from .._core.check import check_key, describe
 from .._core.custom_types import Args, RealScalarLike, Y
+from .check import check_order
 from .ode_jet import slope, solution_series, unit_of
 
 
@@ -102,17 +103,7 @@ class SolutionDerivative(AbstractRegularizer):
         12.0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{kelly2020learning,
-            author={Kelly, Jacob and Bettencourt, Jesse and Johnson, Matthew James and
-                    Duvenaud, David},
-            title={Learning Differential Equations that are Easy to Solve},
-            booktitle={Advances in Neural Information Processing Systems},
-            year={2020},
-        }
-        ```
+    **Reference:** [Kelly et al. (2020)][kelly2020learning].
     """
 
     order: int = eqx.field(static=True)
@@ -141,18 +132,7 @@ class KineticEnergy(AbstractRegularizer):
         1.3333334
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @inproceedings{finlay2020how,
-            author={Finlay, Chris and Jacobsen, J{\"o}rn-Henrik and Nurbekyan, Levon and
-                    Oberman, Adam},
-            title={How to Train Your Neural {ODE}: the World of {J}acobian and Kinetic
-                   Regularization},
-            booktitle={International Conference on Machine Learning},
-            year={2020},
-        }
-        ```
+    **Reference:** [Finlay et al. (2020)][finlay2020how].
     """
 
     order: int = eqx.field(default=1, init=False, static=True)

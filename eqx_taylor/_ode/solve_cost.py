@@ -11,17 +11,12 @@ import optimistix
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
-from .._core.check import (
-    as_ode_term,
-    check_integer,
-    check_scalar,
-    check_state,
-    check_tolerances,
-    describe,
-)
+from .._core.check import check_integer, check_scalar, describe
 from .._core.custom_types import Args, RealScalarLike, Y
+from .check import check_state, check_tolerances
 from .ode_jet import slope
 from .solver import TaylorSolver
+from .vector_field import as_ode_term
 
 
 class SolveCost(eqx.Module):

@@ -13,18 +13,11 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from .._core.check import (
-    check_boolean,
-    check_carried,
-    check_integer,
-    check_order,
-    check_state,
-    check_term,
-    check_tolerances,
-)
+from .._core.check import check_boolean, check_integer
 from .._core.custom_types import Args, RealScalarLike, Y
 from .._core.jax import joint_axes, vary
 from .._core.polynomial import evaluate, evaluate_compensated
+from .check import check_carried, check_order, check_state, check_term, check_tolerances
 from .error_estimate import (
     BROKEN_AT_END,
     BY_RUNGE_KUTTA,
@@ -168,28 +161,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         True
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{jorba2005software,
-            author={Jorba, {\`A}ngel and Zou, Maorong},
-            title={A software package for the numerical integration of {ODE}s by means
-                   of high-order {T}aylor methods},
-            journal={Experimental Mathematics},
-            volume={14},
-            number={1},
-            pages={99--117},
-            year={2005},
-        }
-        @book{hairer1993solving,
-            author={Hairer, Ernst and N{\o}rsett, Syvert P. and Wanner, Gerhard},
-            title={Solving Ordinary Differential Equations {I}: Nonstiff Problems},
-            edition={2nd},
-            publisher={Springer},
-            year={1993},
-            note={Section I.8},
-        }
-        ```
+    **References:**
+    [Jorba and Zou (2005)][jorba2005software];
+    [Hairer, Nørsett and Wanner (1993), Section I.8][hairer1993solving].
     """
 
     # Not called `order`, which is a method of every Diffrax solver.

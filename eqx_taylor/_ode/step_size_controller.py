@@ -13,15 +13,9 @@ import jax.tree_util as jtu
 import optimistix
 from jaxtyping import Array, PyTree
 
-from .._core.check import (
-    check_boolean,
-    check_state,
-    check_step_limits,
-    check_term,
-    check_tolerances,
-    describe,
-)
+from .._core.check import check_boolean, describe
 from .._core.custom_types import Args, RealScalarLike, Y
+from .check import check_state, check_step_limits, check_term, check_tolerances
 from .error_estimate import (
     BROKEN_AT_END,
     BY_RUNGE_KUTTA,
@@ -156,21 +150,7 @@ class TaylorController(
         0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @article{jorba2005software,
-            author={Jorba, {\`A}ngel and Zou, Maorong},
-            title={A software package for the numerical integration of {ODE}s by means
-                   of high-order {T}aylor methods},
-            journal={Experimental Mathematics},
-            volume={14},
-            number={1},
-            pages={99--117},
-            year={2005},
-            note={Section 3.2},
-        }
-        ```
+    **Reference:** [Jorba and Zou (2005), Section 3.2][jorba2005software].
     """
 
     rtol: RealScalarLike

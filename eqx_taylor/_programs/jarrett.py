@@ -90,16 +90,7 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
         [(3,)]
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @misc{jarrett,
-            author={Jarrett Revels},
-            title={The "jarrett" trick: forward mode for elementwise functions within
-                reverse mode},
-            note={As `jax.jarrett` in JAX 0.1},
-        }
-        ```
+    **Reference:** [Revels, `jax.jarrett`][revels_jarrett].
     """
     if not callable(fun):
         raise TypeError(f"jarrett: `fun` must be callable; got {describe(fun)}.")

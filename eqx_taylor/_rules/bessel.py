@@ -12,7 +12,8 @@ from .._core.interpreter import Walk
 from .._core.jax import trace
 from .._core.rule import register
 from .._core.series import CONSTANT, orders, Series
-from .compose import composed, power_of_two
+from .._core.units import power_of_two
+from .compose import composed
 from .rows import at_least_single, sum_of_rows, widened
 
 

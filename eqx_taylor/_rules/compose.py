@@ -85,10 +85,3 @@ def composed(
 
 def _times(term: Term, x: Any) -> Term:
     return None if term is None or x is None else term * x
-
-
-def power_of_two(x):
-    """One near `x`, which is positive. Scaling with it is exact."""
-    x = lax.reduce_precision(x, jnp.finfo(x.dtype).nexp, 0)
-    largest = float(jnp.finfo(x.dtype).max) / 8  # It has a reciprocal.
-    return jnp.clip(x, float(jnp.finfo(x.dtype).tiny), largest)

@@ -15,8 +15,9 @@ from .._core.jax import close, trace
 from .._core.primitives import callee, CALLS
 from .._core.rule import Read, Rule, RULES, target_key
 from .._core.series import Series
+from .._core.units import power_of_two
 from .bessel import FROM_THE_RIGHT
-from .compose import composed, power_of_two
+from .compose import composed
 from .define import derivative_rule, rewritten
 from .rows import at_least_single
 from .special import gaussian

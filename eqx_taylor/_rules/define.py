@@ -290,18 +290,7 @@ def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
         1.0 2.0 4.0 8.0
         ```
 
-    ??? cite "Reference"
-
-        ```bibtex
-        @book{griewank2008evaluating,
-            author={Griewank, Andreas and Walther, Andrea},
-            title={Evaluating Derivatives},
-            edition={2nd},
-            publisher={SIAM},
-            year={2008},
-            note={Chapter 13},
-        }
-        ```
+    **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     register(target, kind="differential equation")(derivative_rule(fun))
 

@@ -12,7 +12,7 @@ from .._core.jax import bind
 from .._core.rule import Cost, otherwise, register, RULES, with_cost
 from .._core.series import convolve, convolve_square, Series
 from .._core.terms import scale, sub
-from .compose import power_of_two
+from .._core.units import power_of_two
 from .define import define_derivative, define_rewrite, rewritten
 from .kinks import define_piecewise_linear, piecewise_linear_rule
 

@@ -12,7 +12,7 @@ from .._core.jax import bind
 from .._core.rule import otherwise, register, RULES
 from .._core.series import CONSTANT, convolve, orders, product_support, Series
 from .._core.terms import add, scale
-from .compose import power_of_two
+from .._core.units import power_of_two
 from .define import define_derivative
 from .elementwise import bounded
 from .rows import at_least_single, stacked, sum_of_rows, widened

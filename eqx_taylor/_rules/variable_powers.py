@@ -15,7 +15,8 @@ from .._core.interpreter import primal_values, Walk
 from .._core.jax import bind
 from .._core.series import CONSTANT, convolve, mask, orders, Series
 from .._core.terms import add, scale, Term
-from .compose import composed, power_of_two
+from .._core.units import power_of_two
+from .compose import composed
 from .define import read
 from .first import choice, factor_where, first, largest, real_part
 

@@ -1,0 +1,106 @@
+"""What may be passed to ODE jets, and to the solver and its step size control."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+from .._core.check import check_integer, check_scalar
+from .._core.custom_types import Y
+
+
+def check_order(caller: str, order: Any) -> int:
+    return check_integer(caller, "order", order, least=1)
+
+
+def check_state(caller: str, y0: Y) -> PyTree[Array]:
+    def check(path, leaf):
+        if not eqx.is_array_like(leaf):
+            raise TypeError(
+                f"{caller}: the state must be a PyTree of arrays; y0{jtu.keystr(path)} "
+                f"is {leaf!r}."
+            )
+        leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"{caller}: the state must be floating-point or complex, but "
+                f"y0{jtu.keystr(path)} has dtype {leaf.dtype}. Convert it, or pass it "
+                "through `args`."
+            )
+        return leaf
+
+    return jtu.tree_map_with_path(check, y0)
+
+
+def check_term(caller: str, term: Any) -> None:
+    if isinstance(term, diffrax.ControlTerm):
+        raise ValueError(
+            f"{caller}: a `ControlTerm` is not a function of time that can be expanded "
+            "in a Taylor series. If its control is differentiable, convert it to an "
+            "`ODETerm` by `term.to_ode()`."
+        )
+    if isinstance(term, diffrax.MultiTerm):
+        for part in term.terms:
+            check_term(caller, part)
+    elif isinstance(getattr(term, "term", None), diffrax.AbstractTerm):
+        check_term(caller, term.term)  # One of Diffrax's wrappers of a term.
+
+
+def check_tolerances(caller: str, rtol: Any, atol: Any) -> None:
+    """Checks what the step size control aims at, but for traced values."""
+    for name, value in [("rtol", rtol), ("atol", atol)]:
+        check_scalar(caller, name, value)
+        if not isinstance(value, Tracer) and not (0 <= value < float("inf")):
+            raise ValueError(
+                f"{caller}: `{name}` must not be negative, and finite; got {value}."
+            )
+    if not isinstance(rtol, Tracer) and not isinstance(atol, Tracer):
+        if rtol == 0 and atol == 0:
+            raise ValueError(
+                f"{caller}: one of `rtol` and `atol` must be above zero: no step is "
+                "short enough for both to be 0."
+            )
+
+
+def check_step_limits(
+    caller: str, dtmin: Any, dtmax: Any, safety: Any, factormax: Any
+) -> None:
+    """Checks what bounds the steps, but for traced values."""
+
+    def fails(condition: Callable[..., Any], *values: Any) -> bool:
+        known = all(not isinstance(x, Tracer) and x is not None for x in values)
+        return known and not condition(*values)
+
+    if fails(lambda x: x >= 0, dtmin):
+        raise ValueError(f"{caller}: `dtmin` must not be negative; got {dtmin}.")
+    if fails(lambda x: x > 0, dtmax):
+        raise ValueError(f"{caller}: `dtmax` must be positive; got {dtmax}.")
+    if fails(lambda low, high: low <= high, dtmin, dtmax):
+        raise ValueError(
+            f"{caller}: `dtmin` must not exceed `dtmax`; got dtmin={dtmin}, "
+            f"dtmax={dtmax}."
+        )
+    if fails(lambda x: 0 < x <= 1, safety):
+        raise ValueError(f"{caller}: `safety` must be in (0, 1]; got {safety}.")
+    if fails(lambda x: x > 1, factormax):
+        raise ValueError(
+            f"{caller}: `factormax` must be above 1, or steps never grow; got "
+            f"{factormax}."
+        )
+
+
+def check_carried(order: int, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raises unless the series in a solver state is of the order of the solver: the
+    state may be that of another one."""
+    for shape in shapes:
+        if shape[0] != order + 1:
+            raise ValueError(
+                f"TaylorSolver: `solver_state` holds a series of order {shape[0] - 1}, "
+                f"and this solver is of order {order}. Resume with a solver of the "
+                "same order, or leave `solver_state` out, which costs nothing."
+            )
