@@ -138,7 +138,7 @@ def located(eqn: JaxprEqn) -> Any:
 def inside_call(eqn: JaxprEqn) -> Any:
     """A context for reading the program of a call as a part of the one around it: the
     names that JAX gives to equations in a call of a `jax.jit`."""
-    if eqn.primitive.name not in ("jit",):
+    if eqn.primitive.name != "jit":
         return contextlib.nullcontext()
     return jax.named_scope(f"jit({eqn.params['name']})")
 
