@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from eqx_taylor import _outer_solar_system as solar_system
-from eqx_taylor._core import interpreter as _interpreter, jax as _jax, series as _series
-from eqx_taylor._ode import ode_jet as _ode_jet, solver as _solver
+from eqx_taylor._core import jax as _jax
+from eqx_taylor._core.storage import storage_policy, StoragePolicy
+from eqx_taylor._ode import solver as _solver
 
 from ._heyoka import lorenz, solar_systems, solve, System, Time
 from ._report import Figure, main, Report
@@ -44,30 +45,20 @@ same one counts as often as it is computed again.
 """
 
 
-def _everything_stored(self: _series.Series, k: int, term: Any) -> Any:
-    """In place of `Series.stored_once`."""
-    if term is None:
-        return None
-    self._stored |= 1 << k
-    return _series.materialise(term)
-
-
 @contextlib.contextmanager
 def _without(choice: str | None) -> Iterator[None]:
-    def same(x):
-        return x
-
-    patches = {
-        "stored": [(_series, "materialise", same), (_ode_jet, "materialise", same)],
-        "not if used once": [(_series.Series, "stored_once", _everything_stored)],
-        "side by side": [(_series, "_SIDE_BY_SIDE", 1)],
-        "long loops": [(_series, "join_axes", same)],
-        "probe": [(_solver, "probe_points", lambda number: [])],
-        None: [],
+    policies = {
+        "stored": StoragePolicy(stores=False),
+        "not if used once": StoragePolicy(stores_what_is_used_once=True),
+        "side by side": StoragePolicy(side_by_side=1),
+        "long loops": StoragePolicy(long=0),
     }
     with contextlib.ExitStack() as stack:
-        for where, name, value in patches[choice]:
-            stack.enter_context(mock.patch.object(where, name, value))
+        if choice == "probe":
+            none = mock.patch.object(_solver, "probe_points", lambda number: [])
+            stack.enter_context(none)
+        elif choice is not None:
+            stack.enter_context(storage_policy(policies[choice]))
         yield
 
 
@@ -109,8 +100,8 @@ def _slow_functions(seconds: float) -> Figure:
     """The jet of a function that is made of sines, which are stored."""
     _, _, fun, x, v, _ = seed()
     runs = []
-    for slow in (_interpreter.SLOW, set()):
-        with mock.patch.object(_interpreter, "SLOW", slow):
+    for stores in (True, False):
+        with storage_policy(StoragePolicy(stores_slow=stores)):
             jet = jax.jit(lambda x, v: by_filter_jet(fun, x, v, 6))
             executable = jet.lower(x, v).compile()
         runs.append(lambda executable=executable: executable(x, v))

@@ -259,12 +259,11 @@ class Walk:
             cost = _cost(eqn, inputs)
             fused = cost in (Cost.VIEW, Cost.FUSED)
             for series in inputs:
-                series.uses += 1 if fused else 2
+                series.storage.uses += 1 if fused else 2
+            sources = [series.storage for series in inputs] if fused else None
             for series in found:
                 if not series.filed:
-                    series.is_slow = cost is Cost.SLOW
-                    series.sources = inputs if fused else None
-                    series.is_view = cost is Cost.VIEW
+                    series.storage.cost, series.storage.sources = cost, sources
                     series.is_tracked = False
                     self.file(series, closed)
             for series in made:
@@ -318,8 +317,9 @@ class Walk:
         history = self.history
         if history is not None:
             series.wrap(lambda compute: history.cached(series.key, compute))
-        elif not closed or series.is_slow:
-            series.wrap(lambda compute: lambda k: series.stored_once(k, compute(k)))
+        elif not closed or series.storage.is_slow:
+            once = series.storage.once
+            series.wrap(lambda compute: lambda k: once(k, compute(k), closed))
         return series
 
     def auxiliary(self, series: Series, inputs: Sequence[Series]) -> Series:

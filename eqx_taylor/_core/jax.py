@@ -182,21 +182,6 @@ def materialise(x: Any) -> Any:
     return jax.lax.optimization_barrier(x) if BARRIER_HOLDS else x
 
 
-def join_axes(x: Any) -> Any:
-    """With the last axes joined to one, until it is long enough for a loop over it to
-    be fast. Not more: the others may be divided among devices."""
-    shape = list(x.shape)
-    while len(shape) > 1 and shape[-1] < _LONG:
-        last = shape.pop()
-        shape[-1] *= last
-    if len(shape) == x.ndim or explicit_sharding(jax.typeof(x)):
-        return x
-    return jax.lax.reshape(x, shape)
-
-
-_LONG = 64
-
-
 def live_equations(jaxpr: Jaxpr) -> list[Any]:
     """The equations that the outputs or an effect depend on, in order; those with
     programs inside without what nobody needs of these."""

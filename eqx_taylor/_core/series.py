@@ -10,18 +10,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .jax import (
-    at_place,
-    current_place,
-    explicit_sharding,
-    filled,
-    join_axes,
-    materialise,
-)
+from .jax import at_place, current_place, explicit_sharding, filled
+from .rule import Cost
+from .storage import policy, Storage
 from .terms import add, scale, Term
 
 
@@ -31,11 +25,6 @@ Aval = Any
 Support = int
 
 CONSTANT: Support = 1
-
-# Arrays of fewer numbers are as well computed again as stored.
-_SMALL = 8
-# Sums of products are made of as many, side by side: a power of two.
-_SIDE_BY_SIDE = 4
 
 
 def mask(order: int) -> Support:
@@ -116,16 +105,10 @@ class Series:
         "key",
         "tentative",
         "is_tracked",
-        "sources",
-        "uses",
-        "is_view",
-        "is_slow",
+        "storage",
         "_compute",
         "_place",
         "_terms",
-        "_pending",
-        "_stored",
-        "_factors",
         "_derivative",
         "_ahead",
         "_here",
@@ -153,25 +136,11 @@ class Series:
         # Whether these are found as its coefficients are computed. (Those of an
         # equation's outputs are known from its inputs.)
         self.is_tracked = not filed
-        # Where coefficient `k` takes coefficient `k` of a few others and next to no
-        # work, those; `None` where it takes products with all lower orders, or more.
-        self.sources: Sequence[Series] | None = None
-        # How many equations are computed from it. What is not next to no work is two.
-        self.uses = 0
-        # Whether it is but another look at its source.
-        self.is_view = False
-        # Whether its first coefficient takes longer to compute than to load.
-        self.is_slow = False
+        self.storage = Storage()
         self._compute = compute
         # The equation's, whenever a coefficient is computed.
         self._place = current_place()
         self._terms: list[Term] = list(terms)
-        # Coefficients that are work, and that XLA would do again for each use; and
-        # those that it has to store. Bits, as in a support.
-        self._pending = 0
-        self._stored = 0
-        # The forms in which coefficients were multiplied, and what was given a form.
-        self._factors: dict[Any, tuple[Any, Any]] = {}
         self._derivative: Series | None = None
         # In the series of a solution: the value a little ahead; and, of what was
         # decided there, the value at the point itself.
@@ -210,8 +179,7 @@ class Series:
     def retract(self, k: int) -> None:
         """Forgets coefficient `k` and those above it."""
         del self._terms[k:]
-        self._pending &= (1 << k) - 1
-        self._stored &= (1 << k) - 1
+        self.storage.forget(k)
 
     def settle(self, k: int, term: Term) -> None:
         """Makes coefficient `k` known, unless it is."""
@@ -220,55 +188,17 @@ class Series:
         if len(self._terms) == k:
             self._terms.append(term)
 
-    def stored_once(self, k: int, term: Term) -> Term:
-        """Coefficient `k`, just computed, such that XLA does not compute it again and
-        again: within all that is computed from it this takes up to twice the time of
-        the outer Solar System on a CPU. What is used once is faster as a part of that.
-        """
-        sources = self.sources
-        if self.closed and k > 0:
-            return term
-        if term is None or not (
-            sources is None or any(s._pending >> k & 1 for s in sources)
-        ):
-            return term
-        # Coefficient 0 is asked for before it is known who else will.
-        if k > 0 and self.uses == 1:
-            self._pending |= 1 << k
-            return term
-        self._stored |= 1 << k
-        return materialise(term)
-
-    def factor(self, k: int, shape: tuple[int, ...] | None = None) -> Term:
-        """Coefficient `k` for products with many other orders: stored, unless it is a
-        look at what is. With a `shape` it is broadcast to that, and axes are joined."""
+    def for_products(self, k: int, shape: tuple[int, ...] | None = None) -> Term:
+        """Coefficient `k`, for products with many other orders. From now on it is one
+        that XLA has stored. With a `shape` it is broadcast to that, and axes are
+        joined."""
         term = self[k]
         if term is None or shape is None and self.closed:
             return term
         if shape is None or shape == self.aval.shape:
-            term = self._terms[k] = self._store(k, term)
-        if shape is None:
-            return term
-        known, factor = self._factors.get((k, shape), (None, None))
-        if known is not term:
-            factor = term
-            if shape != self.aval.shape:
-                factor = materialise(jnp.broadcast_to(term, shape))
-            # Stored once more in this form: or XLA would undo it.
-            if (joined := join_axes(factor)) is not factor:
-                factor = materialise(joined)
-            self._factors[k, shape] = term, factor
-        return factor
-
-    def _store(self, k: int, term: Term) -> Term:
-        bit = 1 << k
-        pending, stored = self._pending & bit, self._stored & bit
-        is_cheap = self.is_view or self.is_constant or self.aval.size < _SMALL
-        if stored or is_cheap and not pending:
-            return term
-        self._stored |= bit
-        self._pending &= ~bit
-        return materialise(term)
+            is_cheap = self.is_constant or self.aval.size < policy().small
+            term = self._terms[k] = self.storage.before_products(k, term, is_cheap)
+        return term if shape is None else self.storage.in_form(k, term, shape)
 
     def depend_on(self, inputs: "Sequence[Series]", ahead: int = 0) -> None:
         """Has it be taken back together with those it is computed from: coefficient
@@ -337,7 +267,7 @@ class Series:
             self._derivative = Series(
                 self.aval, self.support >> 1, compute, closed=self.closed, filed=True
             )
-            self._derivative.is_view = True
+            self._derivative.storage.cost = Cost.VIEW
             self._derivative.is_tracked = True  # What `self` depends on may come later.
             self._derivative.depend_on([self], ahead=1)
         return self._derivative
@@ -416,7 +346,7 @@ def _from_outside(aval: Aval, support: Support, terms, closed: bool = True) -> S
     series = Series(
         aval, support, _nothing_more, closed=closed, terms=terms, filed=True
     )
-    series.is_view = True
+    series.storage.cost = Cost.VIEW
     return series
 
 
@@ -467,7 +397,7 @@ def convolve(
     total = None
     for j in range(first, k + 1):
         if _meet(a, j, b, k - j):
-            a_j, b_kj = a.factor(j), b.factor(k - j)
+            a_j, b_kj = a.for_products(j), b.for_products(k - j)
             if a_j is not None and b_kj is not None:
                 total = add(total, product(a_j, b_kj))
     return total
@@ -514,21 +444,23 @@ def products(
 ) -> Term:
     """`Σ w a_i b_j` for all `(i, j, w)`, element by element; with axes joined.
 
-    Two things make it fast on a CPU. A few sums are formed side by side: in a single
-    one, each addition would wait for the one before, and of a few numbers that is all
-    the time there is. And loops are long: the last axes of an array of shape (6, 6, 3)
-    are joined, or the innermost loop would be over three numbers.
+    Two things make it fast on a CPU, by the thresholds of a `StoragePolicy`. A few sums
+    are formed side by side: in a single one, each addition would wait for the one
+    before, and of a few numbers that is all the time there is. And loops are long: the
+    last axes of an array of shape (6, 6, 3) are joined, or the innermost loop would be
+    over three numbers.
     """
     shape = _joint_shape(a, b)
-    sums: list[Term] = [None] * _SIDE_BY_SIDE
+    sums: list[Term] = [None] * policy().side_by_side
     n = 0
     for i, j, weight in pairs:
         if not _meet(a, i, b, j):
             continue
-        a_i, b_j = a.factor(i, shape), b.factor(j, shape)
+        a_i, b_j = a.for_products(i, shape), b.for_products(j, shape)
         if a_i is not None and b_j is not None:
             product = lax.mul(scale(a_i, weight), b_j)
-            sums[n % _SIDE_BY_SIDE] = add(sums[n % _SIDE_BY_SIDE], product)
+            place = n % len(sums)
+            sums[place] = add(sums[place], product)
             n += 1
     while len(sums) > 1:
         sums = [add(*pair) for pair in zip(sums[::2], sums[1::2])]
@@ -540,7 +472,7 @@ def disjoined(total: Term, a: Series, b: Series) -> Term:
     shape = _joint_shape(a, b)
     if total is None or shape is None or total.shape == shape:
         return total
-    return lax.reshape(materialise(total), shape)
+    return lax.reshape(policy().store(total), shape)
 
 
 def _joint_shape(a: Series, b: Series) -> tuple[int, ...] | None:

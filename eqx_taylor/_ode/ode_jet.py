@@ -18,13 +18,13 @@ from .._core.interpreter import Walk
 from .._core.jax import (
     all_varying,
     Jaxpr,
-    materialise,
     trace,
     vary,
     varying_axes,
     with_constants,
 )
 from .._core.series import given, mask, unknown
+from .._core.storage import policy
 from .._core.terms import scale
 from .._core.units import power_of_two
 from .check import check_order, check_state
@@ -246,14 +246,14 @@ def _expand(
             series.look_ahead(lambda value=value: value)
     slopes = walk.interpret(jaxpr, [time, *state])
     for slope in slopes:
-        slope.uses += 1
+        slope.storage.uses += 1
     # y' = f  =>  y_{k+1} = f_k / (k + 1)
     for k in range(order):
         walk.advance(k)
         for y, slope in zip(state, slopes):
             term = scale(slope[k], 1 / (k + 1))
             if term is not None:
-                term = materialise(vary(term, varying_axes(y.aval)))
+                term = policy().store(vary(term, varying_axes(y.aval)))
             y.append(term)
     return [[y.dense(k) for k in range(order + 1)] for y in state]
 

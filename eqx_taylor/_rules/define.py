@@ -328,7 +328,7 @@ def integrals(
         inner = walk.inside(outs[0].key, decides_ahead)
         g = slope(inner)
         for series in g:
-            series.uses += 1
+            series.storage.uses += 1
         return inner, g
 
     def compute(k):

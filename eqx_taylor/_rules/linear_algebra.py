@@ -17,7 +17,7 @@ from jax import lax
 
 from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import as_type, bind
-from .._core.rule import register
+from .._core.rule import Cost, register
 from .._core.series import CONSTANT, convolve, Series
 from .._core.terms import add, scale, sub, Term
 from .define import joined_support, read
@@ -77,7 +77,8 @@ def image(
     aval = jax.eval_shape(fun, x.aval)
     series = Series(aval, support, compute, closed=x.closed, filed=True)
     # Outputs of the rule itself, which are not filed yet, will be stored.
-    series.is_view = x.is_view or not x.filed
+    if x.storage.cost is Cost.VIEW or not x.filed:
+        series.storage.cost = Cost.VIEW
     series.depend_on(inputs)
     return series
 

@@ -115,7 +115,7 @@ def _negative_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
         if total is None:
             return None
         shape = None if total.shape == x.aval.shape else x.aval.shape
-        total = lax.div(total, divisor.factor(0, shape) if shape else divisor[0])
+        total = lax.div(total, divisor.for_products(0, shape) if shape else divisor[0])
         return disjoined(total, x, y)
 
     def compute_divisor():

@@ -65,7 +65,7 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
         return scale(p[0], j)
 
     def term(j, k):
-        h_j, g_i = h.factor(j), g.factor(k - j)
+        h_j, g_i = h.for_products(j), g.for_products(k - j)
         if h_j is None or g_i is None:
             return None
         return lax.mul(lax.mul(multiple[j] - (k - j), h_j), g_i)

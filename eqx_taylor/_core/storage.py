@@ -1,0 +1,149 @@
+"""What XLA is made to store of the coefficients of a series, and in which form.
+
+XLA computes again, in every loop that uses it, what is cheap in its eyes. Of a series
+under construction, whose coefficients enter all higher orders, that is too often: the
+outer Solar System takes up to twice the time on a CPU. No rule knows of this.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .jax import explicit_sharding, materialise
+from .rule import Cost
+from .terms import Term
+
+
+@dataclass(frozen=True)
+class StoragePolicy:
+    """What is stored, and the thresholds: those of one platform. The figures are those
+    of a CPU; `benchmarks/engine.py` takes them away, one after the other.
+
+    **Fields:**
+
+    - `stores`: whether anything is stored at all.
+    - `stores_what_is_used_once`: whether that is, too, and not made a part of its use.
+    - `stores_slow`: whether functions are, which take longer than to load their values.
+    - `small`: arrays of fewer numbers are as well computed again.
+    - `side_by_side`: so many sums of products are formed at a time; a power of two.
+    - `long`: the last axes of an array are joined until they have so many numbers.
+    """
+
+    stores: bool = True
+    stores_what_is_used_once: bool = False
+    stores_slow: bool = True
+    small: int = 8
+    side_by_side: int = 4
+    long: int = 64
+
+    def store(self, x: Any) -> Any:
+        return materialise(x) if self.stores else x
+
+    def join_axes(self, x: Any) -> Any:
+        """Joins the last axes of an array to one, until it is long enough for a loop
+        over it to be fast. Not more: the others may be divided among devices."""
+        shape = list(x.shape)
+        while len(shape) > 1 and shape[-1] < self.long:
+            last = shape.pop()
+            shape[-1] *= last
+        if len(shape) == x.ndim or explicit_sharding(jax.typeof(x)):
+            return x
+        return jax.lax.reshape(x, shape)
+
+
+_POLICY = ContextVar("storage policy", default=StoragePolicy())
+
+
+def policy() -> StoragePolicy:
+    """The policy that programs are written by now."""
+    return _POLICY.get()
+
+
+@contextlib.contextmanager
+def storage_policy(other: StoragePolicy) -> Iterator[None]:
+    """A context in which programs are written by another policy."""
+    token = _POLICY.set(other)
+    try:
+        yield
+    finally:
+        _POLICY.reset(token)
+
+
+class Storage:
+    """What is known of how the coefficients of one series are used, and what has been
+    stored of them."""
+
+    __slots__ = ("sources", "uses", "cost", "_pending", "_stored", "_forms")
+
+    def __init__(self, cost: Cost = Cost.WORK):
+        self.cost = cost
+        # Storages of the operands, where coefficient `k` takes coefficient `k` of these
+        # and next to no work; `None` where it takes products with all lower orders.
+        self.sources: Sequence[Storage] | None = None
+        # Uses by later equations; an equation that is not fused counts twice.
+        self.uses = 0
+        # Orders, as the bits of an integer: coefficients that are work, and that XLA
+        # would do again for each use; and those that it has to store.
+        self._pending = 0
+        self._stored = 0
+        # The forms in which coefficients were multiplied, and what was given a form.
+        self._forms: dict[Any, tuple[Any, Any]] = {}
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the first coefficient takes longer to compute than to load."""
+        return self.cost is Cost.SLOW and policy().stores_slow
+
+    def forget(self, k: int) -> None:
+        """Forgets what it knows of coefficient `k` and those above it."""
+        self._pending &= (1 << k) - 1
+        self._stored &= (1 << k) - 1
+
+    def once(self, k: int, term: Term, known: bool) -> Term:
+        """Coefficient `k`, just computed, such that XLA does not compute it again and
+        again. What is used once is faster as a part of that; and so are all but the
+        first of a series that is `known`."""
+        sources = self.sources
+        if known and k > 0:
+            return term
+        if term is None or not (
+            sources is None or any(source._pending >> k & 1 for source in sources)
+        ):
+            return term
+        # Coefficient 0 is asked for before it is known who else will.
+        is_used_once = k > 0 and self.uses == 1
+        if is_used_once and not policy().stores_what_is_used_once:
+            self._pending |= 1 << k
+            return term
+        self._stored |= 1 << k
+        return policy().store(term)
+
+    def before_products(self, k: int, term: Term, is_cheap: bool) -> Term:
+        """Coefficient `k`, stored before it is multiplied by many other orders, unless
+        it is but a look at what is stored, or is cheap otherwise."""
+        bit = 1 << k
+        pending = self._pending & bit
+        is_cheap = is_cheap or self.cost is Cost.VIEW
+        if self._stored & bit or is_cheap and not pending:
+            return term
+        self._stored |= bit
+        self._pending &= ~bit
+        return policy().store(term)
+
+    def in_form(self, k: int, term: Any, shape: tuple[int, ...]) -> Any:
+        """Coefficient `k`, broadcast to a shape, and with axes joined."""
+        known, form = self._forms.get((k, shape), (None, None))
+        if known is not term:
+            form = term
+            if shape != term.shape:
+                form = policy().store(jnp.broadcast_to(term, shape))
+            # Stored once more in this form: or XLA would undo it.
+            if (joined := policy().join_axes(form)) is not form:
+                form = policy().store(joined)
+            self._forms[k, shape] = term, form
+        return form
