@@ -1,6 +1,5 @@
 """Rules for primitives and functions of one's own."""
 
-from ._core.interpreter import Walk as Walk
 from ._core.jax import bind as bind
 from ._core.rule import register as register
 from ._core.series import (
@@ -9,6 +8,7 @@ from ._core.series import (
     Series as Series,
 )
 from ._core.terms import add as add, scale as scale, sub as sub
+from ._core.walk import Walk as Walk
 from ._rules.define import (
     define_bilinear as define_bilinear,
     define_derivative as define_derivative,

@@ -21,8 +21,8 @@ from helpers import assert_orders_close, nested_jet, random_series
 from jax.experimental import checkify
 
 import eqx_taylor
-from eqx_taylor._core.interpreter import Walk
 from eqx_taylor._core.rule import OTHERWISE, RULES as _RULES
+from eqx_taylor._core.walk import Walk
 from eqx_taylor._rules import refusals
 
 

@@ -15,8 +15,8 @@ from helpers import assert_close, count_equations, nested_ode_jet
 from jax import lax
 
 from eqx_taylor import filter_jet, ode_jet, TaylorController, TaylorSolver
-from eqx_taylor._core.interpreter import Walk
 from eqx_taylor._core.jax import trace
+from eqx_taylor._core.walk import Walk
 
 
 KNOTS = np.array([-1.0, 0.0, 0.5, 2.0])

@@ -25,8 +25,8 @@ from helpers import (
 )
 from jax import lax
 
-from eqx_taylor._core.interpreter import Walk
 from eqx_taylor._core.series import given, mask
+from eqx_taylor._core.walk import Walk
 
 
 class Case(NamedTuple):

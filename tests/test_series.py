@@ -114,7 +114,7 @@ def test_derivative():
 
 def test_unknown_grows():
     series = unknown(AVAL, mask(2), [_term(1, 2)])
-    assert not series.closed
+    assert not series.is_known
     with pytest.raises(AssertionError):
         series[1]
     series.append(_term(3, 4))

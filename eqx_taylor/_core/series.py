@@ -72,7 +72,7 @@ class Series:
     - `compute`: a function from the order `k` to the coefficient, an array or `None`.
         It may ask for coefficients up to `k` of the inputs and up to `k - 1` of the
         series itself: this is what a recurrence is.
-    - `closed`, `terms`, `filed`: for the interpreter.
+    - `is_known`, `terms`, `is_kept`: for the interpreter.
 
     !!! example
 
@@ -94,15 +94,16 @@ class Series:
         ```
     """
 
-    # `closed` says that every coefficient can be had now; it is false for the solution
-    # of an ODE under construction, and for all that depends on it.
+    # `is_known` says that every coefficient can be had now; it is false for the
+    # solution of an ODE under construction, and for all that depends on it.
 
     __slots__ = (
         "aval",
         "support",
-        "closed",
-        "filed",
+        "is_known",
+        "is_kept",
         "key",
+        "recurrence",
         "tentative",
         "is_tracked",
         "storage",
@@ -120,22 +121,25 @@ class Series:
         support: Support,
         compute: Callable[[int], Term],
         *,
-        closed: bool = True,
+        is_known: bool = True,
         terms: Sequence[Term] = (),
-        filed: bool = False,
+        is_kept: bool = False,
     ):
         self.aval = aval
         self.support = support
-        self.closed = closed
-        # The name under which a walk keeps the coefficients, once it has filed them.
-        # What comes from outside the walk is not filed.
-        self.filed = filed
+        self.is_known = is_known
+        # Whether a walk keeps its coefficients, or need not: those of a series that is
+        # given, or that is another look at one that is kept.
+        self.is_kept = is_kept
+        # The name under which a history has them.
         self.key = ""
+        # The recurrence of the equation that it is an output of, if several are.
+        self.recurrence: Any = None
         # The series under construction that it depends on, and how many orders ahead.
         self.tentative: dict[Tentative, int] = {}
         # Whether these are found as its coefficients are computed. (Those of an
         # equation's outputs are known from its inputs.)
-        self.is_tracked = not filed
+        self.is_tracked = not is_kept
         self.storage = Storage()
         self._compute = compute
         # The equation's, whenever a coefficient is computed.
@@ -146,7 +150,7 @@ class Series:
         # decided there, the value at the point itself.
         self._ahead: Callable[[], Any] | None = None
         self._here: Callable[[], Any] | None = None
-        if not filed:
+        if not is_kept:
             _made_by(self)
 
     def __getitem__(self, k: int) -> Term:
@@ -180,8 +184,10 @@ class Series:
         """Forgets coefficient `k` and those above it."""
         del self._terms[k:]
         self.storage.forget(k)
+        if self.recurrence is not None:
+            self.recurrence.retract(k)
 
-    def settle(self, k: int, term: Term) -> None:
+    def make_known(self, k: int, term: Term) -> None:
         """Makes coefficient `k` known, unless it is."""
         if k > 0:
             self[k - 1]
@@ -193,7 +199,7 @@ class Series:
         that XLA has stored. With a `shape` it is broadcast to that, and axes are
         joined."""
         term = self[k]
-        if term is None or shape is None and self.closed:
+        if term is None or shape is None and self.is_known:
             return term
         if shape is None or shape == self.aval.shape:
             is_cheap = self.is_constant or self.aval.size < policy().small
@@ -265,7 +271,11 @@ class Series:
                 return scale(self[k + 1], k + 1)
 
             self._derivative = Series(
-                self.aval, self.support >> 1, compute, closed=self.closed, filed=True
+                self.aval,
+                self.support >> 1,
+                compute,
+                is_known=self.is_known,
+                is_kept=True,
             )
             self._derivative.storage.cost = Cost.VIEW
             self._derivative.is_tracked = True  # What `self` depends on may come later.
@@ -277,8 +287,8 @@ class Reading:
     """One call of a rule, and the series that the rule has constructed itself: those of
     its outputs, and others that it computes them with."""
 
-    def __init__(self, closed: bool):
-        self.closed = closed
+    def __init__(self, is_known: bool):
+        self.is_known = is_known
         self.made: list[Series] = []
 
 
@@ -291,11 +301,11 @@ _now = _Now()
 
 
 @contextlib.contextmanager
-def reading(closed: bool) -> Iterator[list[Series]]:
+def reading(is_known: bool) -> Iterator[list[Series]]:
     """Collects the series that are constructed within, except by other rules, and by
     functions that compute a coefficient: when these are called is not the same in each
     reading of a program, so that such a series can have no name in a history."""
-    caller, _now.by = _now.by, Reading(closed)
+    caller, _now.by = _now.by, Reading(is_known)
     try:
         yield _now.by.made
     finally:
@@ -306,7 +316,7 @@ def _made_by(series: Series) -> None:
     """Tells a new series whether all that it may be computed from is known."""
     by = _now.by
     if by is not None:
-        series.closed = series.closed and by.closed
+        series.is_known = series.is_known and by.is_known
         if isinstance(by, Reading):
             by.made.append(series)
 
@@ -339,15 +349,25 @@ def given(aval: Aval, terms: Sequence[Term], support: Support | None = None) -> 
 
 def unknown(aval: Aval, support: Support, terms: Sequence[Term] = ()) -> Series:
     """A series of which only the type, the support and these first terms are known."""
-    return _from_outside(aval, support, terms, closed=False)
+    return _from_outside(aval, support, terms, is_known=False)
 
 
-def _from_outside(aval: Aval, support: Support, terms, closed: bool = True) -> Series:
+def _from_outside(aval: Aval, support: Support, terms, is_known: bool = True) -> Series:
     series = Series(
-        aval, support, _nothing_more, closed=closed, terms=terms, filed=True
+        aval, support, _nothing_more, is_known=is_known, terms=terms, is_kept=True
     )
     series.storage.cost = Cost.VIEW
     return series
+
+
+def primal_values(inputs: Sequence[Series]) -> list[Any]:
+    """The operands of an equation, at the point."""
+    return [series.dense(0) for series in inputs]
+
+
+def ahead_values(inputs: Sequence[Series]) -> list[Any]:
+    """The operands of a decision."""
+    return [series.ahead for series in inputs]
 
 
 def _nothing_more(k):
@@ -478,7 +498,7 @@ def disjoined(total: Term, a: Series, b: Series) -> Term:
 def _joint_shape(a: Series, b: Series) -> tuple[int, ...] | None:
     """Of products with many orders; `None` where there is one product at each, and in a
     jet, which is faster, and takes less memory, as XLA itself would have it."""
-    if a.is_constant or b.is_constant or a.closed and b.closed:
+    if a.is_constant or b.is_constant or a.is_known and b.is_known:
         return None
     if explicit_sharding(a.aval) or explicit_sharding(b.aval):
         return None  # Axes along which an array is divided stay as they are.

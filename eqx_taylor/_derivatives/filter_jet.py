@@ -13,7 +13,6 @@ from jaxtyping import PyTree
 
 from .. import _rules as _rules
 from .._core.check import check_boolean, describe, is_none, UNTRACEABLE, untraceable
-from .._core.interpreter import Walk
 from .._core.jax import (
     all_varying,
     as_type,
@@ -25,6 +24,7 @@ from .._core.jax import (
 )
 from .._core.series import given
 from .._core.terms import scale, Term
+from .._core.walk import Walk
 from .check import (
     as_primal,
     as_term,

@@ -14,7 +14,6 @@ from jaxtyping import Array, PyTree
 from .. import _rules as _rules
 from .._core.check import UNTRACEABLE, untraceable
 from .._core.custom_types import Args, RealScalarLike, Y
-from .._core.interpreter import Walk
 from .._core.jax import (
     all_varying,
     Jaxpr,
@@ -27,6 +26,7 @@ from .._core.series import given, mask, unknown
 from .._core.storage import policy
 from .._core.terms import scale
 from .._core.units import power_of_two
+from .._core.walk import Walk
 from .check import check_order, check_state
 from .vector_field import as_ode_term, as_slope
 

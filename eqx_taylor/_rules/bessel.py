@@ -8,11 +8,11 @@ import jax.scipy.special as jss
 import numpy as np
 from jax import lax
 
-from .._core.interpreter import Walk
 from .._core.jax import trace
 from .._core.rule import register
 from .._core.series import CONSTANT, orders, Series
 from .._core.units import power_of_two
+from .._core.walk import Walk
 from .compose import composed
 from .rows import at_least_single, sum_of_rows, widened
 

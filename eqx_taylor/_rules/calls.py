@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 
-from .._core.interpreter import joint, Walk
 from .._core.jax import bind, close, inside_call, trace
 from .._core.primitives import callee, CALLS
+from .._core.recurrence import recurrence
 from .._core.rule import register
 from .._core.series import mask, orders, Series
+from .._core.walk import Walk
 from .pack import looking_ahead, pack, unpack
 
 
@@ -23,7 +24,7 @@ def _inline(walk: Walk, eqn, inputs) -> list[Series]:
 @register("remat2", kind="call")
 def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
-    if not walk.is_known(inputs) or len(eqn.outvars) == 0:
+    if not walk.takes_all_orders(inputs) or len(eqn.outvars) == 0:
         return walk.interpret(jaxpr, inputs)
     policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]
 
@@ -61,19 +62,19 @@ def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
     # Supports are found by tracing derivatives, and that takes the axes of the mesh.
     # Whoever asks for them afterwards is told what was found here.
     jax.eval_shape(mapped(find_supports, in_specs=(), out_specs=()))
-    if walk.is_known(inputs):
+    if walk.takes_all_orders(inputs):
         return up_to(walk.stop)
     supports = walk.output_supports(jaxpr, [series.support for series in inputs])
     types = [(var.aval, support) for var, support in zip(eqn.outvars, supports)]
     # As for a `while_loop`: each order begins again with the first.
-    return joint(types, lambda k: [series[k] for series in up_to(k)])
+    return recurrence(types, lambda k: [series[k] for series in up_to(k)])
 
 
 # Where the results of a call are, is a parameter with an entry for each.
 @register("compute_on", "fused_call", kind="call")
 def _placed(walk: Walk, eqn, inputs) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
-    if not walk.is_known(inputs) or len(eqn.outvars) == 0:
+    if not walk.takes_all_orders(inputs) or len(eqn.outvars) == 0:
         return walk.interpret(jaxpr, inputs)
     name = "out_spaces" if "out_spaces" in eqn.params else "out_memory_spaces"
 
@@ -106,7 +107,7 @@ def _emitted(walk: Walk, eqn, jaxpr, inputs, stop, transform, ahead=()) -> list[
 
     def fun(arrays):
         series = unpack(avals, supports, stop, arrays, ahead)
-        outs = walk.within(stop).interpret(jaxpr, series)
+        outs = walk.body_walk(stop).interpret(jaxpr, series)
         return pack(outs, out_supports, stop)
 
     packed = pack(inputs, supports, stop, ahead)

@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import primal_values, Walk
 from .._core.jax import bind, filled, stacked_type
-from .._core.series import CONSTANT, orders, Series
+from .._core.series import CONSTANT, orders, primal_values, Series
 from .._core.terms import add, Term
+from .._core.walk import Walk
 from .define import read
 
 

@@ -19,10 +19,12 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax import lax
 
-from .._core.interpreter import History, joint, order_of_entry, primal_values, Walk
+from .._core.history import History, order_of_entry
 from .._core.jax import close, evaluate, filled, scan_params
+from .._core.recurrence import recurrence
 from .._core.rule import register
-from .._core.series import CONSTANT, given, Series, Support
+from .._core.series import CONSTANT, given, primal_values, Series, Support
+from .._core.walk import Walk
 from .pack import copies, look_ahead, looking_ahead, pack, unpack
 
 
@@ -120,7 +122,7 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
             carry = unpack(carry_avals, carry_supports, stop, carry_arrays)
             look_ahead(carry, carry_ahead, carried_ahead)
             x = unpack(x_avals, x_supports, stop, x_arrays, xs_ahead)
-            outs = walk.within(stop).interpret(p.jaxpr, [*outer, *carry, *x])
+            outs = walk.body_walk(stop).interpret(p.jaxpr, [*outer, *carry, *x])
             arrays = pack(outs, supports, stop)
             split = len(carry_arrays)
             carried_ahead = [outs[i].ahead for i in carry_ahead]
@@ -162,7 +164,7 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
             )
             x = unpack(x_avals, x_supports, k, x_arrays, xs_ahead)
             history = History(stored)
-            here = walk.within(k, history, effects=k == 0)
+            here = walk.body_walk(k, history, effects=k == 0)
             outs = here.interpret(p.jaxpr, [*outer, *carry, *x])
             terms = [outs[i].dense(k) for i in returned]
             split = len(carry_k)
@@ -189,9 +191,9 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
 def _outputs(walk, eqn, inputs, supports, all_orders, one_order) -> list[Series]:
     if len(supports) == 0:
         return []  # A loop for its effects: done by the walk, on primal values.
-    if walk.is_known(inputs):
+    if walk.takes_all_orders(inputs):
         return all_orders()
-    return joint(list(zip(_avals(eqn.outvars), supports)), one_order)
+    return recurrence(list(zip(_avals(eqn.outvars), supports)), one_order)
 
 
 # -- while_loop
@@ -224,7 +226,7 @@ def _while(walk: Walk, eqn, inputs) -> list[Series]:
 
         def body(arrays):
             carry = unpack(avals, supports, stop, arrays)
-            here = walk.within(stop, effects=effects)
+            here = walk.body_walk(stop, effects=effects)
             outs = here.interpret(body_jaxpr, [*outer, *carry])
             new = pack(outs, supports, stop)
             return _where(predicate(arrays), new, arrays) if is_batched else new
@@ -274,7 +276,7 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
 
         def run(branch, arrays):
             operands = unpack(avals, in_supports, stop, arrays, ahead)
-            outs = walk.within(stop).interpret(branch, operands)
+            outs = walk.body_walk(stop).interpret(branch, operands)
             return pack(outs, supports, stop)
 
         arrays = choose(
@@ -291,7 +293,7 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
         def run(number, arrays, stored):
             operands = unpack(avals, in_supports, k, arrays, ahead)
             history = History(stored, prefix=f"branch{number}/")
-            here = walk.within(k, history, effects=k == 0)
+            here = walk.body_walk(k, history, effects=k == 0)
             outs = here.interpret(branches[number], operands)
             return [outs[i].dense(k) for i in returned], history.fresh
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import jax.scipy.special as jss
 from jax import lax
 
-from .._core.interpreter import primal_values, Walk
 from .._core.jax import close, trace
 from .._core.primitives import callee, CALLS
 from .._core.rule import Read, Rule, RULES, target_key
-from .._core.series import Series
+from .._core.series import primal_values, Series
 from .._core.units import power_of_two
+from .._core.walk import Walk
 from .bessel import FROM_THE_RIGHT
 from .compose import composed
 from .define import derivative_rule, rewritten

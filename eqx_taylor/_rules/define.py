@@ -7,18 +7,20 @@ from typing import Any
 from jax import lax
 
 from .._core.decisions import has_kink
-from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import bind, is_differentiable, trace
+from .._core.recurrence import recurrence
 from .._core.rule import Cost, otherwise, Read, register, Target
 from .._core.series import (
     CONSTANT,
     convolve,
     convolve_square,
+    primal_values,
     product_support,
     Series,
     Support,
 )
 from .._core.terms import scale, Term
+from .._core.walk import Walk
 
 
 def define_linear(
@@ -186,7 +188,7 @@ def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Seri
     # What else it may return is the pattern of a sparse product.
     support = product_support(a.support, b.support, walk.order)
     supports = [support, *[CONSTANT] * (len(eqn.outvars) - 1)]
-    return joint([(v.aval, s) for v, s in zip(eqn.outvars, supports)], compute)
+    return recurrence([(v.aval, s) for v, s in zip(eqn.outvars, supports)], compute)
 
 
 def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
@@ -325,7 +327,7 @@ def integrals(
         # a user's derivative, and of primitives with a kink, are the function's.
         name = eqn.primitive.name
         decides_ahead = name == "custom_jvp_call" or has_kink(name)
-        inner = walk.inside(outs[0].key, decides_ahead)
+        inner = walk.definition_walk(outs[0].key, decides_ahead)
         g = slope(inner)
         for series in g:
             series.storage.uses += 1
@@ -353,11 +355,8 @@ def read(walk: Walk, fun: Callable[..., Any], inputs: Sequence[Series]) -> list[
         out = fun(*args)
         return list(out) if isinstance(out, tuple) else [out]
 
-    decides_ahead, walk.decides_ahead = walk.decides_ahead, False
-    try:
-        return walk.interpret(trace(as_list, *[s.aval for s in inputs]), inputs)
-    finally:
-        walk.decides_ahead = decides_ahead
+    jaxpr = trace(as_list, *[series.aval for series in inputs])
+    return walk.deciding_here().interpret(jaxpr, inputs)
 
 
 def joined_support(inputs: Sequence[Series]) -> Support:
@@ -370,4 +369,4 @@ def outputs(eqn, support: Support, compute) -> list[Series]:
     types = [
         (var.aval, support if is_differentiable(var.aval) else 1) for var in eqn.outvars
     ]
-    return joint(types, compute)
+    return recurrence(types, compute)

@@ -11,11 +11,11 @@ import contextlib
 import jax
 
 from .._core.check import escaped
-from .._core.interpreter import Walk
 from .._core.jax import bind, is_differentiable, name_of, trace
 from .._core.memo import params_key
 from .._core.rule import OTHERWISE, register
 from .._core.series import CONSTANT, mask, Series, unknown
+from .._core.walk import Reach, Walk
 from . import refusals
 from .define import integrals, joined_support
 from .kinks import piecewise_linear_rule
@@ -34,7 +34,7 @@ def _derived(walk: Walk, eqn, inputs) -> list[Series]:
 
 @register("custom_jvp_call", kind="derived")
 def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
-    if params_key(eqn) in walk.supposed_linear:
+    if params_key(eqn) in walk.assumed_linear:
         support = joined_support(inputs)
         return [unknown(var.aval, support) for var in eqn.outvars]
     with _escaped_values(eqn):
@@ -95,7 +95,7 @@ def _derivative(walk: Walk, eqn, inputs, moving):
 
     avals = [series.aval for series in inputs]
     try:
-        return walk.fact(
+        return walk.cached(
             ("derivative", tuple(moving)),
             eqn,
             lambda: trace(fun, *avals, *[avals[i] for i in moving]),
@@ -126,19 +126,20 @@ def _is_piecewise_linear(walk: Walk, eqn, inputs) -> bool:
     moving = _moving(eqn, inputs)
 
     def find_out():
-        probe = Walk(order=6, abstract=True)
-        probe.supposed_linear = frozenset([params_key(eqn)])
+        assumed = frozenset([params_key(eqn)])
+        probe = Walk(order=6, reach=Reach.NOTHING, assumed_linear=assumed)
         xs = [
             unknown(series.aval, 0b1001 if i in moving else 1)
             for i, series in enumerate(inputs)
         ]
         slopes = [unknown(inputs[i].aval, 0b100) for i in moving]
-        probe.suppose(eqn, xs, [unknown(var.aval, mask(6)) for var in eqn.outvars])
+        every = [unknown(var.aval, mask(6)) for var in eqn.outvars]
+        probe.assume_outputs(eqn, xs, every)
         jaxpr = _derivative(walk, eqn, inputs, moving)
         outs = probe.interpret(jaxpr, [*xs, *slopes])
         # A zero that a rule writes out is a constant; a slope has none, being linear.
         return all(series.support & ~CONSTANT in (0, 0b100) for series in outs)
 
-    if walk.supposed_linear:
+    if walk.assumed_linear:
         return False  # Of another function; one question at a time.
-    return walk.fact(("piecewise linear", tuple(moving)), eqn, find_out)
+    return walk.cached(("piecewise linear", tuple(moving)), eqn, find_out)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._core.interpreter import Walk
 from .._core.jax import is_jaxpr, trace
 from .._core.rule import register, Rule, RULES, target_key
 from .._core.series import Series
+from .._core.walk import Walk
 from .define import derivative_rule, rewritten
 from .linear_algebra import adjoint, diagonal, matmul
 

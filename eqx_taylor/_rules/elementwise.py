@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import constant_rule, primal_values, Walk
 from .._core.jax import bind
 from .._core.rule import Cost, otherwise, register, RULES, with_cost
-from .._core.series import convolve, convolve_square, Series
+from .._core.series import convolve, convolve_square, primal_values, Series
 from .._core.terms import scale, sub
 from .._core.units import power_of_two
+from .._core.walk import constant_rule, Walk
 from .define import define_derivative, define_rewrite, rewritten
 from .kinks import define_piecewise_linear, piecewise_linear_rule
 

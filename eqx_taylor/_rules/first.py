@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import Walk
 from .._core.series import CONSTANT, Series
+from .._core.walk import Walk
 
 
 def first(

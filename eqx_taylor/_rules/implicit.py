@@ -15,11 +15,12 @@ import equinox.internal as eqxi
 import jax
 import jax.tree_util as jtu
 
-from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
+from .._core.recurrence import recurrence
 from .._core.rule import otherwise, register
-from .._core.series import CONSTANT, Series, Tentative
+from .._core.series import CONSTANT, primal_values, Series, Tentative
 from .._core.terms import sub, Term
+from .._core.walk import Walk
 from .define import joined_support
 
 
@@ -43,7 +44,7 @@ def _solved(
     else:
         support = walk.analytic_support(inputs)
     x = [
-        Series(aval, support, lambda k, i=i: outs[i][k], closed=False, filed=True)
+        Series(aval, support, lambda k, i=i: outs[i][k], is_known=False, is_kept=True)
         for i, aval in enumerate(x_avals)
     ]
     tentative = Tentative(x)
@@ -56,7 +57,7 @@ def _solved(
 
     @ft.cache
     def reading():
-        inner = walk.inside(outs[0].key)
+        inner = walk.definition_walk(outs[0].key)
         return inner, inner.interpret(product, [*inputs, *x])
 
     def residual(k):
@@ -67,13 +68,13 @@ def _solved(
         # It may not be the first time that this coefficient is asked for.
         inner.retract(tentative, k)
         for series in x:
-            series.settle(k, None)
+            series.make_known(k, None)
         inner.advance(k)
         terms = [sub(series[k], ax[k]) for series, ax in zip(b, products)]
         inner.retract(tentative, k)
         if is_plain:
             for series, ax in zip(b, products):
-                ax.settle(k, series[k])  # What it will be; not to be computed anew.
+                ax.make_known(k, series[k])  # What it will be; not to be computed anew.
         return terms
 
     def compute(k):
@@ -92,7 +93,7 @@ def _solved(
     types = [(aval, support) for aval in x_avals]
     # What else it returns, such as the number of an iteration's steps, does not move.
     types += [(var.aval, CONSTANT) for var in eqn.outvars[len(b) :]]
-    outs = joint(types, compute)
+    outs = recurrence(types, compute)
     return outs
 
 
@@ -114,7 +115,7 @@ def _custom_linear_solve(walk: Walk, eqn, inputs) -> list[Series]:
         return bind(eqn, [*operands[: -len(r)], *r])[: len(r)]
 
     x_avals = [var.aval for var in eqn.outvars[: len(b)]]
-    jaxpr = walk.fact(
+    jaxpr = walk.cached(
         "product", eqn, lambda: trace(product, *[s.aval for s in inputs], *x_avals)
     )
     is_fixed = all(series.is_constant for series in consts)
@@ -138,7 +139,7 @@ def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
         return bind(eqn, [*operands[:-1], *r])
 
     avals = [series.aval for series in [*inputs, b]]
-    jaxpr = walk.fact("product", eqn, lambda: trace(product, *avals))
+    jaxpr = walk.cached("product", eqn, lambda: trace(product, *avals))
     return _solved(walk, eqn, inputs, [b], jaxpr, inverse, data.is_constant)
 
 
@@ -148,7 +149,7 @@ def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
 @register("linear_solve", kind="implicit function")
 def _lineax(walk: Walk, eqn, inputs) -> list[Series]:
     avals = [series.aval for series in inputs]
-    system = walk.fact("system", eqn, lambda: _lineax_system(eqn, avals))
+    system = walk.cached("system", eqn, lambda: _lineax_system(eqn, avals))
     is_fixed = all(
         series.is_constant for i, series in enumerate(inputs) if i not in system.b
     )

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._core.decisions import is_kink
-from .._core.interpreter import ahead_values, primal_values, Walk
 from .._core.jax import bind, is_differentiable
 from .._core.rule import register, Target
-from .._core.series import CONSTANT, Series
+from .._core.series import ahead_values, CONSTANT, primal_values, Series
 from .._core.terms import Term
+from .._core.walk import Walk
 from .define import joined_support, outputs
 
 

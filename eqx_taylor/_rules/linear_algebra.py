@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import as_type, bind
+from .._core.recurrence import recurrence
 from .._core.rule import Cost, register
-from .._core.series import CONSTANT, convolve, Series
+from .._core.series import CONSTANT, convolve, primal_values, Series
 from .._core.terms import add, scale, sub, Term
+from .._core.walk import Walk
 from .define import joined_support, read
 
 
@@ -75,9 +76,9 @@ def image(
 
     support = x.support >> first << first
     aval = jax.eval_shape(fun, x.aval)
-    series = Series(aval, support, compute, closed=x.closed, filed=True)
+    series = Series(aval, support, compute, is_known=x.is_known, is_kept=True)
     # Outputs of the rule itself, which are not filed yet, will be stored.
-    if x.storage.cost is Cost.VIEW or not x.filed:
+    if x.storage.cost is Cost.VIEW or not x.is_kept:
         series.storage.cost = Cost.VIEW
     series.depend_on(inputs)
     return series
@@ -248,7 +249,7 @@ def _lu(walk: Walk, eqn, inputs) -> list[Series]:
 
     packed, pivots, permutation = (var.aval for var in eqn.outvars)
     support = walk.analytic_support(inputs)
-    outs = joint([(packed, support), (pivots, 1), (permutation, 1)], compute)
+    outs = recurrence([(packed, support), (pivots, 1), (permutation, 1)], compute)
     lowers = moving(outs[0], inputs, lambda x: jnp.tril(x[..., :, :r], -1))
     uppers = moving(outs[0], inputs, lambda x: jnp.triu(x[..., :r, :]))
     return outs
@@ -310,7 +311,7 @@ def _qr(walk: Walk, eqn, inputs) -> list[Series]:
         (jax.eval_shape(lambda x: x[..., :, r:], q_aval), CONSTANT),
         *[(aval, CONSTANT) for aval in pivots],
     ]
-    outs = joint(types, compute)
+    outs = recurrence(types, compute)
     moving_q, moving_upper = moving(outs[0], inputs), moving(outs[1], inputs)
     moving_adjoint = moving(outs[0], inputs, adjoint)
     if q_aval.shape[-1] == r:

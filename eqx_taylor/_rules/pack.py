@@ -4,8 +4,8 @@ to some order, in a flat list of arrays."""
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .._core.interpreter import Walk
 from .._core.series import given, mask, orders, Series, Support
+from .._core.walk import Walk
 
 
 def looking_ahead(walk: Walk, inputs: Sequence[Series], jaxprs) -> list[int]:

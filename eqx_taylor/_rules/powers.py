@@ -12,7 +12,6 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import primal_values, Walk
 from .._core.jax import bind, is_literal
 from .._core.rule import otherwise, register
 from .._core.series import (
@@ -21,10 +20,12 @@ from .._core.series import (
     disjoined,
     mask,
     orders,
+    primal_values,
     products,
     Series,
 )
 from .._core.terms import add, scale, sub
+from .._core.walk import Walk
 from .define import rewritten
 from .first import choice, factor_where, first, largest
 from .products import repeated_product

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._core.interpreter import primal_values, Walk
 from .._core.jax import bind
-from .._core.series import CONSTANT, orders, Series
+from .._core.series import CONSTANT, orders, primal_values, Series
+from .._core.walk import Walk
 from .define import read
 
 

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
-from .._core.interpreter import Walk
 from .._core.rule import register
 from .._core.series import Series
+from .._core.walk import Walk
 from .define import define_bilinear, define_linear
 from .kinks import define_piecewise_linear, piecewise_linear_rule
 

@@ -7,12 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._core.interpreter import primal_values, Walk
 from .._core.jax import bind
 from .._core.rule import otherwise, register, RULES
-from .._core.series import CONSTANT, convolve, orders, product_support, Series
+from .._core.series import (
+    CONSTANT,
+    convolve,
+    orders,
+    primal_values,
+    product_support,
+    Series,
+)
 from .._core.terms import add, scale
 from .._core.units import power_of_two
+from .._core.walk import Walk
 from .define import define_derivative
 from .elementwise import bounded
 from .rows import at_least_single, stacked, sum_of_rows, widened

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import bind
+from .._core.recurrence import recurrence
 from .._core.rule import otherwise, register
-from .._core.series import CONSTANT, convolve, Series
+from .._core.series import CONSTANT, convolve, primal_values, Series
 from .._core.terms import add, scale, sub, Term
+from .._core.walk import Walk
 from .linear_algebra import (
     add_adjoint,
     adjoint,
@@ -110,7 +111,7 @@ def _eigh(walk: Walk, eqn, inputs) -> list[Series]:
         return add_adjoint(half_diagonal(a, eqn.params["lower"]))
 
     support = walk.analytic_support(inputs)
-    v, w = joint([(var.aval, support) for var in eqn.outvars], compute)
+    v, w = recurrence([(var.aval, support) for var in eqn.outvars], compute)
     a_moving = moving(a, inputs, as_read)
     v_moving, w_moving = moving(v, inputs), moving(w, inputs)
     return [v, w]
@@ -146,7 +147,7 @@ def _eig(walk: Walk, eqn, inputs) -> list[Series]:
     w_aval = eqn.outvars[0].aval
     v_aval = jax.ShapeDtypeStruct(a.aval.shape, w_aval.dtype)
     support = walk.analytic_support(inputs)
-    outs = joint([(w_aval, support), *[(v_aval, support)] * len(sides)], compute)
+    outs = recurrence([(w_aval, support), *[(v_aval, support)] * len(sides)], compute)
     steps = [
         _eigenpairs(walk, a, outs[0], v, is_left=side == "left")
         for side, v in zip(sides, outs[1:])
@@ -251,7 +252,7 @@ def _svd(walk: Walk, eqn, inputs) -> list[Series]:
         (jax.ShapeDtypeStruct((*batch, m, r), a.aval.dtype), support),
         (jax.ShapeDtypeStruct((*batch, r, n), a.aval.dtype), support),
     ]
-    s, u, v_adjoint = joint(types, compute)
+    s, u, v_adjoint = recurrence(types, compute)
     v = image(v_adjoint, adjoint, inputs)
     a_moving, a_adjoint = moving(a, inputs), moving(a, inputs, adjoint)
     s_moving, u_moving, v_moving = (moving(x, inputs) for x in (s, u, v))

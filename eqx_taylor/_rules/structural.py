@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import joint, primal_values, Walk
 from .._core.jax import bind
+from .._core.recurrence import recurrence
 from .._core.rule import Cost, register, with_cost
-from .._core.series import CONSTANT, Series
+from .._core.series import CONSTANT, primal_values, Series
 from .._core.terms import add, sub
+from .._core.walk import Walk
 from .define import define_affine, define_linear, joined_support
 
 
@@ -89,7 +90,7 @@ def _optimization_barrier(walk: Walk, eqn, inputs) -> list[Series]:
         kept = iter(lax.optimization_barrier([x for x in terms if x is not None]))
         return [None if x is None else next(kept) for x in terms]
 
-    return joint([(s.aval, s.support | CONSTANT) for s in inputs], compute)
+    return recurrence([(s.aval, s.support | CONSTANT) for s in inputs], compute)
 
 
 # The next number in the direction of the second operand, which moves as the first.

@@ -11,11 +11,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.interpreter import primal_values, Walk
 from .._core.jax import bind
-from .._core.series import CONSTANT, convolve, mask, orders, Series
+from .._core.series import CONSTANT, convolve, mask, orders, primal_values, Series
 from .._core.terms import add, scale, Term
 from .._core.units import power_of_two
+from .._core.walk import Walk
 from .compose import composed
 from .define import read
 from .first import choice, factor_where, first, largest, real_part

@@ -15,11 +15,14 @@ subexpression elimination, it shares pairs like sine and cosine, and it is what 
 primitive whose derivative calls the primitive a recurrence and not a regress.
 """
 
+import copy
+import enum
 import functools as ft
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from .decisions import decisions, Found, is_alarm, is_kink, is_step
+from .history import History
 from .jax import (
     bind,
     closed_over,
@@ -33,66 +36,36 @@ from .jax import (
 )
 from .memo import constant_key, equation_key
 from .primitives import CALLS
+from .recurrence import recurrence
 from .rule import Cost, JaxprEqn, otherwise, Read, RULES, target_key
 from .series import (
+    ahead_values,
     analytic_support,
     constant,
     mask,
+    primal_values,
     reading,
     Series,
     Support,
     Tentative,
     unknown,
 )
-from .terms import Term
 
 
 Jaxpr = Any
+# Facts about objects, by what they say and the object's identity, with the object.
+Cache = dict[Hashable, tuple[Any, Any]]
 
 
-class History:
-    """Coefficients of inner values that outlive a trace.
+class Reach(enum.IntEnum):
+    """How far the coefficients of an equation are computed when it is met."""
 
-    The body of a loop is traced anew for each order. What it computed at lower orders
-    comes in as `stored`, what it computes now goes out as `fresh`; both are flat
-    dictionaries of arrays, stacked by the loop over its iterations. It is a cache: what
-    is not found is computed again.
-    """
-
-    def __init__(self, stored: dict[str, Any], prefix: str = "", fresh=None):
-        self.stored = stored
-        self.fresh: dict[str, Any] = {} if fresh is None else fresh
-        self.prefix = prefix
-
-    def cached(self, key: str, compute: Callable[[int], Term]):
-        def cached_compute(k):
-            name = f"{self.prefix}{key}:{k}"
-            if name in self.stored:
-                return self.stored[name]
-            term = compute(k)
-            if term is not None:
-                self.fresh[name] = term
-            return term
-
-        return cached_compute
-
-    def forget(self, key: str, k: int) -> None:
-        self.fresh.pop(f"{self.prefix}{key}:{k}", None)
-
-    def inner(self, key: str) -> dict[str, Any]:
-        """What was filed below `key`, by a loop inside this loop's body."""
-        start = f"{self.prefix}{key}/"
-        found = {**self.stored, **self.fresh}
-        return {k[len(start) :]: v for k, v in found.items() if k.startswith(start)}
-
-    def file(self, key: str, entries: dict[str, Any]) -> None:
-        for name, value in entries.items():
-            self.fresh[f"{self.prefix}{key}/{name}"] = value
-
-
-def order_of_entry(name: str) -> int:
-    """The order of the coefficient that a history holds under this name."""
-    return int(name.rpartition(":")[2])
+    # Types and supports only: nothing is emitted.
+    NOTHING = 0
+    # The first.
+    FIRST = 1
+    # All of them, if those of its operands can be had; else the first.
+    ALL = 2
 
 
 class Walk:
@@ -132,51 +105,65 @@ class Walk:
         *,
         stop: int | None = None,
         history: History | None = None,
-        eager: bool = True,
-        abstract: bool = False,
+        reach: Reach = Reach.ALL,
         effects: bool = True,
+        decides_ahead: bool = True,
+        assumed_linear: frozenset[Hashable] = frozenset(),
+        cache: Cache | None = None,
     ):
         self.order = order
         self.stop = order if stop is None else stop
         self.history = history
-        # Whether equations with known inputs are computed at once.
-        self.eager = eager and not abstract
-        # Whether only types and supports are asked for: nothing is emitted.
-        self.abstract = abstract
-        # Whether prints and callbacks happen: once, not again at each order.
-        self.effects = effects and not abstract
+        self.reach = reach
+        # Prints and callbacks happen once, not again at each order.
+        self.effects = effects and reach is not Reach.NOTHING
+        # Decisions are made ahead of the point, where series look ahead; or at the
+        # point, in formulas of rules, which avoid by them what is singular there.
+        self.decides_ahead = decides_ahead
         # Functions (`params_key`) that are taken for linear, to see if they can be.
-        self.supposed_linear: frozenset[Hashable] = frozenset()
-        # Whether decisions are made ahead of the point, where series look ahead; or at
-        # the point, in formulas of rules, which avoid by them what is singular there.
-        self.decides_ahead = True
+        self.assumed_linear = assumed_linear
         self.tape: list[Series] = []
-        # What was found out about the jaxprs within, for all the walks that read them.
-        self.facts: dict[Hashable, tuple[Any, Any]] = {}
+        # Facts about the jaxprs within, for all the walks that read them.
+        self._cache: Cache = {} if cache is None else cache
         # The series, and what has to stay alive for the key to be valid.
         self._memo: dict[Hashable, tuple[list[Series], Any]] = {}
+        # The place in the program, and how often there was a name for it.
         self._here = ""
         self._counts: dict[str, int] = {}
 
-    def inside(self, key: str, decides_ahead: bool = True) -> "Walk":
-        """A walk of a program that defines a series of this walk: nothing is known
-        before it is asked for, but what is met here is shared with it."""
-        walk = Walk(self.order, history=self.history, eager=False, effects=False)
-        walk.abstract, walk.supposed_linear = self.abstract, self.supposed_linear
-        walk.facts, walk._memo = self.facts, self._memo
-        walk._here = f"{key}'"
-        walk.decides_ahead = self.decides_ahead and decides_ahead
+    def definition_walk(self, key: str, decides_ahead: bool = True) -> "Walk":
+        """A walk of a program that defines a series of this walk: nothing is computed
+        before it is asked for, and what is met here is shared with it."""
+        walk = Walk(
+            self.order,
+            history=self.history,
+            reach=min(self.reach, Reach.FIRST),
+            effects=False,
+            decides_ahead=self.decides_ahead and decides_ahead,
+            assumed_linear=self.assumed_linear,
+            cache=self._cache,
+        )
+        walk._memo, walk._here = self._memo, f"{key}'"
         return walk
 
-    def within(
+    def body_walk(
         self, stop: int, history: History | None = None, effects: bool = True
     ) -> "Walk":
         """A walk of the body of a loop, a branch or a call: a program of its own, whose
         inputs are known up to order `stop`."""
-        effects = effects and self.effects
-        walk = Walk(self.order, stop=stop, history=history, effects=effects)
-        walk.facts = self.facts
-        walk.decides_ahead = self.decides_ahead
+        return Walk(
+            self.order,
+            stop=stop,
+            history=history,
+            effects=effects and self.effects,
+            decides_ahead=self.decides_ahead,
+            cache=self._cache,
+        )
+
+    def deciding_here(self) -> "Walk":
+        """This walk, with its tape and its memo, but with decisions at the point."""
+        walk = copy.copy(self)
+        walk.decides_ahead = False
         return walk
 
     def output_supports(
@@ -187,20 +174,24 @@ class Walk:
         def find_out():
             variables = jaxpr.jaxpr.invars
             inputs = [unknown(var.aval, s) for var, s in zip(variables, supports)]
-            walk = Walk(self.order, abstract=True)
-            walk.facts, walk.supposed_linear = self.facts, self.supposed_linear
+            walk = Walk(
+                self.order,
+                reach=Reach.NOTHING,
+                assumed_linear=self.assumed_linear,
+                cache=self._cache,
+            )
             outputs = walk.interpret(jaxpr, inputs)
             return [series.support & mask(self.order) for series in outputs]
 
-        key = ("supports", tuple(supports), self.order, self.supposed_linear)
-        return self.fact(key, jaxpr.jaxpr, find_out)
+        key = ("supports", tuple(supports), self.order, self.assumed_linear)
+        return self.cached(key, jaxpr.jaxpr, find_out)
 
-    def fact(self, key: Hashable, about: Any, find_out: Callable[[], Any]) -> Any:
+    def cached(self, key: Hashable, about: Any, find_out: Callable[[], Any]) -> Any:
         """What `find_out()` returns, asked once about each object."""
         key = (key, id(about))
-        if key not in self.facts:
-            self.facts[key] = (find_out(), about)
-        return self.facts[key][0]
+        if key not in self._cache:
+            self._cache[key] = (find_out(), about)
+        return self._cache[key][0]
 
     # -- reading
 
@@ -220,7 +211,7 @@ class Walk:
 
         prefix = self._here
         here = self._new_name()
-        live = self.fact("live", inner, lambda: live_equations(jaxpr))
+        live = self.cached("live", inner, lambda: live_equations(jaxpr))
         for index, eqn in enumerate(live):
             self._here = f"{here}.{index}."
             with located(eqn):
@@ -231,10 +222,11 @@ class Walk:
 
     def apply(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         """The series of one equation's outputs."""
-        call = CALLS.get(eqn.primitive.name)
+        name = eqn.primitive.name
+        call = CALLS.get(name)
         if call is not None and call.is_read_in_place and not _all_constant(inputs):
-            return RULES[eqn.primitive.name].read(self, eqn, inputs)
-        if eqn.primitive.name == "custom_jvp_call":
+            return RULES[name].read(self, eqn, inputs)
+        if name == "custom_jvp_call":
             written, places = without_pruning(eqn)
             # Its own rule, if it has one, is for all results.
             if len(places) == len(written.outvars):
@@ -244,46 +236,64 @@ class Walk:
                 return [outputs[i] for i in places]
         if any(series.is_decided for series in inputs) and is_alarm(eqn):
             inputs = [constant(s.aval, s.here) if s.is_decided else s for s in inputs]
-        looks_ahead = any(series.moves_ahead for series in inputs)
-        key = equation_key(eqn, inputs)
-        if looks_ahead and not self.decides_ahead and (is_step(eqn) or is_kink(eqn)):
-            key = (key, "here")
-        found, _ = self._memo.get(key, (None, None))
-        if found is None:
-            closed = all(series.closed for series in inputs)
-            with reading(closed) as made:
-                found = choose_rule(eqn, inputs)(self, eqn, inputs)
-                if len(found) != len(eqn.outvars):
-                    # JAX has left out results, in a way that is not seen through.
-                    found = RULES[eqn.primitive.name].read(self, eqn, inputs)
-            cost = _cost(eqn, inputs)
-            fused = cost in (Cost.VIEW, Cost.FUSED)
-            for series in inputs:
-                series.storage.uses += 1 if fused else 2
-            sources = [series.storage for series in inputs] if fused else None
-            for series in found:
-                if not series.filed:
-                    series.storage.cost, series.storage.sources = cost, sources
-                    series.is_tracked = False
-                    self.file(series, closed)
-            for series in made:
-                if not series.filed:
-                    self.auxiliary(series, inputs)
-            if looks_ahead and not (eqn.effects or is_step(eqn)):
-                self._look_ahead(eqn, inputs, found)
+        key = self._memo_key(eqn, inputs)
+        outputs, _ = self._memo.get(key, (None, None))
+        if outputs is None:
+            outputs = self._read(eqn, inputs)
             if not eqn.effects:
-                self._memo[key] = (found, (eqn, inputs))
-            elif self.effects and len(found) == 0:
-                bind(eqn, primal_values(inputs))
-            for series in found:
-                series.depend_on(inputs)
-        self.tape.extend(found)
-        if not self.abstract:
+                self._memo[key] = (outputs, (eqn, inputs))
+        self.tape.extend(outputs)
+        if self.reach is not Reach.NOTHING:
             # Coefficient 0 of everything can be had by now. It is computed in any case:
             # a predicate then need not go back through the whole program.
-            for series in found:
-                series[self.stop if self.eager and series.closed else 0]
-        return found
+            takes_all = self.reach is Reach.ALL
+            for series in outputs:
+                series[self.stop if takes_all and series.is_known else 0]
+        return outputs
+
+    def _memo_key(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> Hashable:
+        key = equation_key(eqn, inputs)
+        looks_ahead = any(series.moves_ahead for series in inputs)
+        if looks_ahead and not self.decides_ahead and (is_step(eqn) or is_kink(eqn)):
+            return key, "here"
+        return key
+
+    def _read(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
+        """What the rule makes of an equation; and all series that it has made for it,
+        kept by this walk."""
+        is_known = all(series.is_known for series in inputs)
+        with reading(is_known) as made:
+            outputs = choose_rule(eqn, inputs)(self, eqn, inputs)
+            if len(outputs) != len(eqn.outvars):
+                # JAX has left out results, in a way that is not seen through.
+                outputs = RULES[eqn.primitive.name].read(self, eqn, inputs)
+        self._count_uses(eqn, inputs, outputs)
+        for series in outputs:
+            if not series.is_kept:
+                series.is_tracked = False
+                self._keep(series, is_known)
+        for series in made:
+            if not series.is_kept:
+                self.auxiliary(series, inputs)
+        if any(series.moves_ahead for series in inputs):
+            if not (eqn.effects or is_step(eqn)):
+                self._look_ahead(eqn, inputs, outputs)
+        if eqn.effects and self.effects and len(outputs) == 0:
+            bind(eqn, primal_values(inputs))
+        for series in outputs:
+            series.depend_on(inputs)
+        return outputs
+
+    def _count_uses(self, eqn: JaxprEqn, inputs, outputs: Sequence[Series]) -> None:
+        """Tells operands that they are used, and outputs what they cost."""
+        cost = _cost(eqn, inputs)
+        is_fused = cost in (Cost.VIEW, Cost.FUSED)
+        for series in inputs:
+            series.storage.uses += 1 if is_fused else 2
+        sources = [series.storage for series in inputs] if is_fused else None
+        for series in outputs:
+            if not series.is_kept:
+                series.storage.cost, series.storage.sources = cost, sources
 
     def _look_ahead(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
         """Says of outputs what they are ahead: what the equation makes of its inputs
@@ -303,29 +313,29 @@ class Walk:
 
     def decisions(self, jaxpr: Jaxpr) -> Found:
         """Which decisions there are in a jaxpr."""
-        return self.fact("decisions", jaxpr, lambda: decisions(jaxpr))
+        return self.cached("decisions", jaxpr, lambda: decisions(jaxpr))
 
-    def suppose(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
+    def assume_outputs(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
         """Has an equation be found, wherever it is met, with these outputs."""
         self._memo[equation_key(eqn, inputs)] = (outputs, (eqn, inputs))
 
-    def file(self, series: Series, closed: bool) -> Series:
-        """Gives a new series its name; its coefficients are kept under it."""
-        series.filed = True
+    def _keep(self, series: Series, is_known: bool) -> Series:
+        """Gives a new series its name, under which its coefficients are kept."""
+        series.is_kept = True
         series.key = self._new_name()
-        series.closed = closed
+        series.is_known = is_known
         history = self.history
         if history is not None:
             series.wrap(lambda compute: history.cached(series.key, compute))
-        elif not closed or series.storage.is_slow:
+        elif not is_known or series.storage.is_slow:
             once = series.storage.once
-            series.wrap(lambda compute: lambda k: once(k, compute(k), closed))
+            series.wrap(lambda compute: lambda k: once(k, compute(k), is_known))
         return series
 
     def auxiliary(self, series: Series, inputs: Sequence[Series]) -> Series:
         """A series that a rule computes from `inputs` for itself, kept as the outputs
         of an equation are."""
-        self.file(series, all(x.closed for x in inputs)).depend_on(inputs)
+        self._keep(series, all(x.is_known for x in inputs)).depend_on(inputs)
         return series
 
     def _new_name(self) -> str:
@@ -358,9 +368,10 @@ class Walk:
 
     # -- what rules ask for
 
-    def is_known(self, inputs: Sequence[Series]) -> bool:
-        """Whether all orders of an equation can be had at once, from known inputs."""
-        return self.eager and self.history is None and all(s.closed for s in inputs)
+    def takes_all_orders(self, inputs: Sequence[Series]) -> bool:
+        """Whether all orders of an equation are computed at once, from known inputs."""
+        takes_all = self.reach is Reach.ALL and self.history is None
+        return takes_all and all(series.is_known for series in inputs)
 
     def analytic_support(self, inputs: Sequence[Series]) -> Support:
         """The orders that an analytic function of these series may have: the set of
@@ -423,7 +434,7 @@ def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[S
     looks_ahead = any(series.moves_ahead for series in inputs)
     looks_ahead = looks_ahead and walk.decides_ahead and is_step(eqn)
     operands = ahead_values if looks_ahead else primal_values
-    outs = joint(
+    outs = recurrence(
         [(var.aval, 1) for var in eqn.outvars],
         lambda k: bind(eqn, operands(inputs)),
     )
@@ -437,34 +448,3 @@ def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[S
             if not is_differentiable(var.aval):
                 series.look_here(lambda i=i: here()[i])
     return outs
-
-
-def joint(
-    types: Sequence[tuple[Any, Support]], compute: Callable[[int], Sequence[Term]]
-) -> list[Series]:
-    """Series whose coefficients are computed together: `compute(k)` for all of them."""
-    results: dict[int, list[Any]] = {}
-
-    def compute_one(k, i):
-        # Asked for again: the coefficient was taken back, and so were the others.
-        if k not in results or results[k][i] is _TAKEN:
-            results[k] = list(compute(k))
-        term, results[k][i] = results[k][i], _TAKEN
-        return term
-
-    return [
-        Series(aval, support, lambda k, i=i: compute_one(k, i))
-        for i, (aval, support) in enumerate(types)
-    ]
-
-
-_TAKEN = object()
-
-
-def ahead_values(inputs: Sequence[Series]) -> list[Any]:
-    """The operands of a decision."""
-    return [series.ahead for series in inputs]
-
-
-def primal_values(inputs: Sequence[Series]) -> list[Any]:
-    return [series.dense(0) for series in inputs]
