@@ -1,12 +1,9 @@
 """Rules for primitives and functions of one's own."""
 
+from ._core.convolution import convolve as convolve, convolve_square as convolve_square
 from ._core.jax import bind as bind
 from ._core.rule import register as register
-from ._core.series import (
-    convolve as convolve,
-    convolve_square as convolve_square,
-    Series as Series,
-)
+from ._core.series import Series as Series
 from ._core.terms import add as add, scale as scale, sub as sub
 from ._core.walk import Walk as Walk
 from ._rules.define import (

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given as drawn, settings, strategies as st
 from jax import lax
 
+from eqx_taylor._core.convolution import convolve, convolve_square
 from eqx_taylor._core.polynomial import evaluate
 from eqx_taylor._core.series import (
     analytic_support,
     constant,
-    convolve,
-    convolve_square,
     given,
     mask,
     orders,

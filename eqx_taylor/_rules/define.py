@@ -6,19 +6,12 @@ from typing import Any
 
 from jax import lax
 
+from .._core.convolution import convolve, convolve_square
 from .._core.decisions import has_kink
 from .._core.jax import bind, is_differentiable, trace
 from .._core.recurrence import recurrence
 from .._core.rule import Cost, otherwise, Read, register, Target
-from .._core.series import (
-    CONSTANT,
-    convolve,
-    convolve_square,
-    primal_values,
-    product_support,
-    Series,
-    Support,
-)
+from .._core.series import CONSTANT, primal_values, product_support, Series, Support
 from .._core.terms import scale, Term
 from .._core.walk import Walk
 

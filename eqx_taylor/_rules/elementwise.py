@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._core.convolution import convolve, convolve_square
 from .._core.jax import bind
 from .._core.rule import Cost, otherwise, register, RULES, with_cost
-from .._core.series import convolve, convolve_square, primal_values, Series
+from .._core.series import primal_values, Series
 from .._core.terms import scale, sub
 from .._core.units import power_of_two
 from .._core.walk import constant_rule, Walk

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._core.convolution import convolve
 from .._core.jax import as_type, bind
 from .._core.recurrence import recurrence
 from .._core.rule import Cost, register
-from .._core.series import CONSTANT, convolve, primal_values, Series
+from .._core.series import CONSTANT, primal_values, Series
 from .._core.terms import add, scale, sub, Term
 from .._core.walk import Walk
 from .define import joined_support, read

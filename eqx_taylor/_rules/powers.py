@@ -12,18 +12,10 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
+from .._core.convolution import convolve_square, disjoined, products
 from .._core.jax import bind, is_literal
 from .._core.rule import otherwise, register
-from .._core.series import (
-    CONSTANT,
-    convolve_square,
-    disjoined,
-    mask,
-    orders,
-    primal_values,
-    products,
-    Series,
-)
+from .._core.series import CONSTANT, mask, orders, primal_values, Series
 from .._core.terms import add, scale, sub
 from .._core.walk import Walk
 from .define import rewritten

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
+from .._core.convolution import convolve
 from .._core.jax import bind
 from .._core.rule import Cost, register
-from .._core.series import convolve, primal_values, Series
+from .._core.series import primal_values, Series
 from .._core.terms import sub
 from .._core.walk import Walk
 from .define import define_bilinear, define_rewrite

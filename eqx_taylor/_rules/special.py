@@ -7,16 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._core.convolution import convolve
 from .._core.jax import bind
 from .._core.rule import otherwise, register, RULES
-from .._core.series import (
-    CONSTANT,
-    convolve,
-    orders,
-    primal_values,
-    product_support,
-    Series,
-)
+from .._core.series import CONSTANT, orders, primal_values, product_support, Series
 from .._core.terms import add, scale
 from .._core.units import power_of_two
 from .._core.walk import Walk

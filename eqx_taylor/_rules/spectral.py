@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._core.convolution import convolve
 from .._core.jax import bind
 from .._core.recurrence import recurrence
 from .._core.rule import otherwise, register
-from .._core.series import CONSTANT, convolve, primal_values, Series
+from .._core.series import CONSTANT, primal_values, Series
 from .._core.terms import add, scale, sub, Term
 from .._core.walk import Walk
 from .linear_algebra import (

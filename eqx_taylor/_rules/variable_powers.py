@@ -11,8 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from .._core.convolution import convolve
 from .._core.jax import bind
-from .._core.series import CONSTANT, convolve, mask, orders, primal_values, Series
+from .._core.series import CONSTANT, mask, orders, primal_values, Series
 from .._core.terms import add, scale, Term
 from .._core.units import power_of_two
 from .._core.walk import Walk
