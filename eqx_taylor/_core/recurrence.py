@@ -2,29 +2,38 @@
 
 import functools as ft
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from .series import Aval, Series, Support
+from .jax import bind, is_differentiable
+from .series import Aval, CONSTANT, primal_values, Series, Support
 from .terms import Term
 
 
+# From the order `k >= 1` to coefficient `k` of all series of a recurrence. It may ask
+# for coefficients up to `k` of what they are computed from, and up to `k - 1` of the
+# series themselves.
+Step = Callable[[int], Sequence[Term]]
+
+
 class Recurrence:
-    """A function from `k` to coefficient `k` of several series, and what it returned.
+    """Series whose coefficients are computed together, and taken back together.
 
     **Arguments:**
 
-    - `types`: of each series the type and the support.
-    - `step`: from the order `k` to the coefficients of all of them. It may ask for
-        coefficients up to `k - 1` of the series themselves.
+    - `types`: the type and the support of each series.
+    - `first`: returns coefficient 0 of each.
+    - `step`: from the order to the coefficients of each.
     """
 
-    __slots__ = ("outs", "_step", "_terms")
+    __slots__ = ("outs", "_first", "_step", "_terms")
 
     def __init__(
         self,
         types: Sequence[tuple[Aval, Support]],
-        step: Callable[[int], Sequence[Term]],
+        first: Callable[[], Sequence[Term]],
+        step: Step,
     ):
-        self._step = step
+        self._first, self._step = first, step
         self._terms: dict[int, Sequence[Term]] = {}
         self.outs = [
             Series(aval, support, ft.partial(self._term, i))
@@ -35,17 +44,40 @@ class Recurrence:
 
     def _term(self, i: int, k: int) -> Term:
         if k not in self._terms:
-            self._terms[k] = self._step(k)
+            self._terms[k] = self._step(k) if k else self._first()
         return self._terms[k][i]
 
     def retract(self, k: int) -> None:
-        """Forgets what was computed of order `k` and above, of all outputs."""
+        """Forgets what was computed of order `k` and above, of all series."""
         for order in [order for order in self._terms if order >= k]:
             del self._terms[order]
 
 
-def recurrence(
-    types: Sequence[tuple[Aval, Support]], step: Callable[[int], Sequence[Term]]
+def outputs(
+    eqn: Any,
+    inputs: Sequence[Series],
+    supports: Support | Sequence[Support],
+    step: Step,
 ) -> list[Series]:
-    """The series of a `Recurrence`."""
-    return Recurrence(types, step).outs
+    """The outputs of an equation: coefficient 0 is the primitive's own value, and the
+    others are those that `step` returns. One support is that of all outputs that can
+    move."""
+    if isinstance(supports, Support):
+        can_move = [is_differentiable(var.aval) for var in eqn.outvars]
+        supports = [supports if moves else CONSTANT for moves in can_move]
+    types = [(var.aval, support) for var, support in zip(eqn.outvars, supports)]
+    return Recurrence(types, lambda: bind(eqn, primal_values(inputs)), step).outs
+
+
+def output(
+    eqn: Any,
+    inputs: Sequence[Series],
+    support: Support,
+    step: Callable[[int], Term],
+) -> Series:
+    """The one output of an equation that moves; likewise."""
+
+    def compute(k):
+        return step(k) if k else bind(eqn, primal_values(inputs))[0]
+
+    return Series(eqn.outvars[0].aval, support, compute)

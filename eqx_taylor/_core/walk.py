@@ -36,11 +36,12 @@ from .jax import (
 )
 from .memo import constant_key, equation_key
 from .primitives import CALLS
-from .recurrence import recurrence
+from .recurrence import Recurrence
 from .rule import Cost, JaxprEqn, otherwise, Read, RULES, target_key
 from .series import (
     ahead_values,
     analytic_support,
+    CONSTANT,
     constant,
     mask,
     primal_values,
@@ -50,6 +51,7 @@ from .series import (
     Tentative,
     unknown,
 )
+from .terms import Term
 
 
 Jaxpr = Any
@@ -429,15 +431,17 @@ def _of_the_arguments(rule: Read, n: int) -> Read:
     return of_the_arguments
 
 
+def _nothing(k: int) -> Sequence[Term]:
+    raise AssertionError(f"coefficient {k} of a constant")
+
+
 def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     """No coefficient but the first: of constants, and of functions without slope."""
     looks_ahead = any(series.moves_ahead for series in inputs)
     looks_ahead = looks_ahead and walk.decides_ahead and is_step(eqn)
     operands = ahead_values if looks_ahead else primal_values
-    outs = recurrence(
-        [(var.aval, 1) for var in eqn.outvars],
-        lambda k: bind(eqn, operands(inputs)),
-    )
+    types = [(var.aval, CONSTANT) for var in eqn.outvars]
+    outs = Recurrence(types, lambda: bind(eqn, operands(inputs)), _nothing).outs
     if looks_ahead or any(series.is_decided for series in inputs):
 
         @ft.cache

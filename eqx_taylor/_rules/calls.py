@@ -7,7 +7,7 @@ import jax
 
 from .._core.jax import bind, close, inside_call, trace
 from .._core.primitives import callee, CALLS
-from .._core.recurrence import recurrence
+from .._core.recurrence import Recurrence
 from .._core.rule import register
 from .._core.series import mask, orders, Series
 from .._core.walk import Walk
@@ -67,7 +67,11 @@ def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
     supports = walk.output_supports(jaxpr, [series.support for series in inputs])
     types = [(var.aval, support) for var, support in zip(eqn.outvars, supports)]
     # As for a `while_loop`: each order begins again with the first.
-    return recurrence(types, lambda k: [series[k] for series in up_to(k)])
+
+    def one_order(k):
+        return [series[k] for series in up_to(k)]
+
+    return Recurrence(types, lambda: one_order(0), one_order).outs
 
 
 # Where the results of a call are, is a parameter with an entry for each.

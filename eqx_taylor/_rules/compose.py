@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.jax import bind, filled, stacked_type
-from .._core.series import CONSTANT, orders, primal_values, Series
+from .._core.jax import filled, stacked_type
+from .._core.recurrence import output
+from .._core.series import CONSTANT, orders, Series
 from .._core.terms import add, Term
 from .._core.walk import Walk
 from .define import read
@@ -65,15 +66,13 @@ def composed(
         return jnp.concatenate([first[None], total[:-1]])
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         if step is not None:
             return _times(powers[k], terms[0][k // step - 1])
         # Not those above, which are zero: an infinite term may not meet them.
         return jnp.sum(terms[0][:k] * powers[k][:k], axis=0)
 
     support = walk.analytic_support([x])
-    y = Series(aval, support, compute)
+    y = output(eqn, inputs, support, compute)
     units = walk.auxiliary(Series(aval, CONSTANT, compute_unit), [x])
     terms = walk.auxiliary(Series(several, CONSTANT, compute_terms), [x])
     h = walk.auxiliary(Series(aval, x.support & ~CONSTANT, compute_scaled), [x])

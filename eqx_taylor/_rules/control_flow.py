@@ -21,7 +21,7 @@ from jax import lax
 
 from .._core.history import History, order_of_entry
 from .._core.jax import close, evaluate, filled, scan_params
-from .._core.recurrence import recurrence
+from .._core.recurrence import Recurrence
 from .._core.rule import register
 from .._core.series import CONSTANT, given, primal_values, Series, Support
 from .._core.walk import Walk
@@ -193,7 +193,8 @@ def _outputs(walk, eqn, inputs, supports, all_orders, one_order) -> list[Series]
         return []  # A loop for its effects: done by the walk, on primal values.
     if walk.takes_all_orders(inputs):
         return all_orders()
-    return recurrence(list(zip(_avals(eqn.outvars), supports)), one_order)
+    types = list(zip(_avals(eqn.outvars), supports))
+    return Recurrence(types, lambda: one_order(0), one_order).outs
 
 
 # -- while_loop

@@ -9,7 +9,7 @@ from jax import lax
 from .._core.convolution import convolve, convolve_square
 from .._core.decisions import has_kink
 from .._core.jax import bind, is_differentiable, trace
-from .._core.recurrence import recurrence
+from .._core.recurrence import output, outputs
 from .._core.rule import Cost, otherwise, Read, register, Target
 from .._core.series import CONSTANT, primal_values, product_support, Series, Support
 from .._core.terms import scale, Term
@@ -89,14 +89,12 @@ def _linear_rule(
         return otherwise(walk, eqn, inputs)
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))
         if all(inputs[i][k] is None for i in linear):
             return [None] * len(eqn.outvars)
         args = [s.dense(k) if i in linear else s[0] for i, s in enumerate(inputs)]
         return bind(linear_part(eqn), args)
 
-    return outputs(eqn, joined_support(inputs), compute)
+    return outputs(eqn, inputs, joined_support(inputs), compute)
 
 
 def define_bilinear(
@@ -170,8 +168,6 @@ def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Seri
         return bind(eqn, args)[0]
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))
         if elementwise and a is b:
             term = convolve_square(a, k)
         else:
@@ -181,7 +177,7 @@ def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Seri
     # What else it may return is the pattern of a sparse product.
     support = product_support(a.support, b.support, walk.order)
     supports = [support, *[CONSTANT] * (len(eqn.outvars) - 1)]
-    return recurrence([(v.aval, s) for v, s in zip(eqn.outvars, supports)], compute)
+    return outputs(eqn, inputs, supports, compute)
 
 
 def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
@@ -234,10 +230,7 @@ def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
 def rewritten(walk: Walk, eqn, inputs, fun: Callable[..., Any]) -> Series:
     [other] = read(walk, fun, inputs)
 
-    def compute(k):
-        return bind(eqn, primal_values(inputs))[0] if k == 0 else other[k]
-
-    return Series(eqn.outvars[0].aval, other.support | CONSTANT, compute)
+    return output(eqn, inputs, other.support | CONSTANT, lambda k: other[k])
 
 
 def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
@@ -327,8 +320,6 @@ def integrals(
         return inner, g
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))
         inner, g = right_hand_side()
         inner.advance(k - 1)
         terms: list[Term] = [None] * len(eqn.outvars)
@@ -336,7 +327,7 @@ def integrals(
             terms[i] = scale(g_i[k - 1], 1 / k)
         return terms
 
-    outs = outputs(eqn, walk.analytic_support(inputs), compute)
+    outs = outputs(eqn, inputs, walk.analytic_support(inputs), compute)
     return outs
 
 
@@ -355,11 +346,3 @@ def read(walk: Walk, fun: Callable[..., Any], inputs: Sequence[Series]) -> list[
 def joined_support(inputs: Sequence[Series]) -> Support:
     """The support of a sum of series."""
     return ft.reduce(lambda support, series: support | series.support, inputs, 0)
-
-
-def outputs(eqn, support: Support, compute) -> list[Series]:
-    """The outputs of `eqn`; integers among them have their first coefficient only."""
-    types = [
-        (var.aval, support if is_differentiable(var.aval) else 1) for var in eqn.outvars
-    ]
-    return recurrence(types, compute)

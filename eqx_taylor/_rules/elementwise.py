@@ -9,8 +9,9 @@ from jax import lax
 
 from .._core.convolution import convolve, convolve_square
 from .._core.jax import bind
+from .._core.recurrence import output
 from .._core.rule import Cost, otherwise, register, RULES, with_cost
-from .._core.series import primal_values, Series
+from .._core.series import Series
 from .._core.terms import scale, sub
 from .._core.units import power_of_two
 from .._core.walk import constant_rule, Walk
@@ -167,11 +168,9 @@ def _sigmoid(walk: Walk, eqn, inputs, first_slope, linear_factor) -> list[Series
         return sub(linear, convolve_square(y, k, first=1))
 
     def compute_y(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         return scale(convolve(lax.mul, x.derivative, e, k - 1), 1 / k)
 
-    y = Series(aval, support, compute_y)
+    y = output(eqn, inputs, support, compute_y)
     e = walk.auxiliary(Series(aval, support, compute_e), [x])
     return [y]
 

@@ -16,7 +16,7 @@ import jax
 import jax.tree_util as jtu
 
 from .._core.jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
-from .._core.recurrence import recurrence
+from .._core.recurrence import outputs
 from .._core.rule import otherwise, register
 from .._core.series import CONSTANT, primal_values, Series, Tentative
 from .._core.terms import sub, Term
@@ -78,8 +78,6 @@ def _solved(
         return terms
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))
         terms: list[Term] = [None] * len(eqn.outvars)
         right = residual(k)
         if any(term is not None for term in right):
@@ -90,10 +88,9 @@ def _solved(
             terms[: len(b)] = inverse(primal_values(inputs), right)
         return terms
 
-    types = [(aval, support) for aval in x_avals]
     # What else it returns, such as the number of an iteration's steps, does not move.
-    types += [(var.aval, CONSTANT) for var in eqn.outvars[len(b) :]]
-    outs = recurrence(types, compute)
+    rest = [CONSTANT] * len(eqn.outvars[len(b) :])
+    outs = outputs(eqn, inputs, [support] * len(b) + rest, compute)
     return outs
 
 

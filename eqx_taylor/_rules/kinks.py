@@ -10,11 +10,12 @@ from jax import lax
 
 from .._core.decisions import is_kink
 from .._core.jax import bind, is_differentiable
+from .._core.recurrence import Recurrence
 from .._core.rule import register, Target
 from .._core.series import ahead_values, CONSTANT, primal_values, Series
 from .._core.terms import Term
 from .._core.walk import Walk
-from .define import joined_support, outputs
+from .define import joined_support
 
 
 def define_piecewise_linear(*targets: Target) -> None:
@@ -124,8 +125,6 @@ def piecewise_linear_rule(
         return outs
 
     def compute(k):
-        if k == 0:
-            return first()
         terms: list[Term] = [None] * len(eqn.outvars)
         if any(inputs[i][k] is not None for i in moving):
             tangent_map, _ = linearised(*moving)
@@ -134,7 +133,12 @@ def piecewise_linear_rule(
                 terms[i] = tangent
         return terms
 
-    return outputs(eqn, joined_support(inputs) | CONSTANT, compute)
+    support = joined_support(inputs) | CONSTANT
+    types = [
+        (var.aval, support if i in kept else CONSTANT)
+        for i, var in enumerate(eqn.outvars)
+    ]
+    return Recurrence(types, first, compute).outs
 
 
 def _sloped(exact, sloped):

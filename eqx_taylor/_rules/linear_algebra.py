@@ -17,7 +17,7 @@ from jax import lax
 
 from .._core.convolution import convolve
 from .._core.jax import as_type, bind
-from .._core.recurrence import recurrence
+from .._core.recurrence import output, outputs, Recurrence
 from .._core.rule import Cost, register
 from .._core.series import CONSTANT, primal_values, Series
 from .._core.terms import add, scale, sub, Term
@@ -117,8 +117,6 @@ def _solved(
     *matrix, b = inputs
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         rest = b[k]
         for part, product in parts:
             rest = sub(rest, convolve(product, part, x, k, first=1))
@@ -128,7 +126,7 @@ def _solved(
         support = joined_support([b]) | CONSTANT
     else:
         support = walk.analytic_support(inputs)
-    x = Series(eqn.outvars[0].aval, support, compute)
+    x = output(eqn, inputs, support, compute)
     return [x]
 
 
@@ -180,8 +178,6 @@ def _cholesky(walk: Walk, eqn, inputs) -> list[Series]:
     [a] = inputs
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         half = None if a[k] is None else half_diagonal(a[k])
         half = sub(half, half_gram(factor, factor_adjoint, k))
         if half is None:
@@ -193,7 +189,7 @@ def _cholesky(walk: Walk, eqn, inputs) -> list[Series]:
         return matmul(jnp.tril(lower), half_diagonal(solve(right, left_side=True)))
 
     support = walk.analytic_support(inputs)
-    factor = Series(eqn.outvars[0].aval, support, compute)
+    factor = output(eqn, inputs, support, compute)
     factor_adjoint = moving(factor, inputs, adjoint)
     return [factor]
 
@@ -226,8 +222,6 @@ def _lu(walk: Walk, eqn, inputs) -> list[Series]:
         return lower, lower[..., :r, :], jnp.triu(packed[..., :r, :])
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))
         order = outs[2][0][..., None]
         rows = None if a[k] is None else jnp.take_along_axis(a[k], order, -2)
         rest = sub(rows, convolve(matmul, lowers, uppers, k, first=1))
@@ -248,9 +242,7 @@ def _lu(walk: Walk, eqn, inputs) -> list[Series]:
             new_lower = jnp.concatenate([new_lower, below], -2)
         return [pack(new_lower, new_upper), None, None]
 
-    packed, pivots, permutation = (var.aval for var in eqn.outvars)
-    support = walk.analytic_support(inputs)
-    outs = recurrence([(packed, support), (pivots, 1), (permutation, 1)], compute)
+    outs = outputs(eqn, inputs, walk.analytic_support(inputs), compute)
     lowers = moving(outs[0], inputs, lambda x: jnp.tril(x[..., :, :r], -1))
     uppers = moving(outs[0], inputs, lambda x: jnp.triu(x[..., :r, :]))
     return outs
@@ -273,11 +265,12 @@ def _qr(walk: Walk, eqn, inputs) -> list[Series]:
     m, n = a.aval.shape[-2:]
     r = min(m, n)
 
+    # With the square part of R, and the columns of Q that belong to it.
+    def parts():
+        q, upper, *pivots = bind(eqn, primal_values(inputs))
+        return [q[..., :, :r], upper[..., :r, :], q[..., :, r:], *pivots]
+
     def compute(k):
-        if k == 0:
-            # With the square part of R, and the columns of Q that belong to it.
-            q, upper, *pivots = bind(eqn, primal_values(inputs))
-            return [q[..., :, :r], upper[..., :r, :], q[..., :, r:], *pivots]
         terms: list[Term] = [None] * len(outs)
         columns = a[k]
         if columns is not None and eqn.params.get("pivoting"):
@@ -312,7 +305,7 @@ def _qr(walk: Walk, eqn, inputs) -> list[Series]:
         (jax.eval_shape(lambda x: x[..., :, r:], q_aval), CONSTANT),
         *[(aval, CONSTANT) for aval in pivots],
     ]
-    outs = recurrence(types, compute)
+    outs = Recurrence(types, parts, compute).outs
     moving_q, moving_upper = moving(outs[0], inputs), moving(outs[1], inputs)
     moving_adjoint = moving(outs[0], inputs, adjoint)
     if q_aval.shape[-1] == r:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._core.convolution import convolve_square, disjoined, products
-from .._core.jax import bind, is_literal
+from .._core.jax import is_literal
+from .._core.recurrence import output
 from .._core.rule import otherwise, register
-from .._core.series import CONSTANT, mask, orders, primal_values, Series
+from .._core.series import CONSTANT, mask, orders, Series
 from .._core.terms import add, scale, sub
 from .._core.walk import Walk
 from .define import rewritten
@@ -31,14 +32,12 @@ def _sqrt(walk: Walk, eqn, inputs) -> list[Series]:
     aval = eqn.outvars[0].aval
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         rest = sub(x[k], convolve_square(y, k, first=1))
         if rest is None:
             return None
         return lax.div(lax.mul(rest, factor[0]), divisor[0])
 
-    y = Series(aval, walk.analytic_support(inputs), compute)
+    y = output(eqn, inputs, walk.analytic_support(inputs), compute)
     most = largest(aval)
     least = float(jnp.finfo(aval.dtype).tiny)
     at_zero = first(walk, inputs, aval, lambda: x[0] == 0, bool)
@@ -99,11 +98,8 @@ def _weights(exponent: float, k: int):
 
 def _negative_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
     x = inputs[0]
-    aval = eqn.outvars[0].aval
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         total = products(x, y, _weights(exponent, k))
         if total is None:
             return None
@@ -117,7 +113,7 @@ def _negative_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
         # Roots do not go on below a negative zero.
         return choice(x[0] == 0, 0, x[0], x[0])
 
-    y = Series(aval, walk.analytic_support(inputs), compute)
+    y = output(eqn, inputs, walk.analytic_support(inputs), compute)
     divisor = first(walk, [x], x.aval, compute_divisor)
     return y
 
@@ -128,8 +124,6 @@ def _positive_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
     most = largest(aval)
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         total = products(x, quotient, _weights(exponent, k))
         if total is None:
             return None
@@ -173,7 +167,7 @@ def _positive_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
 
     support = walk.analytic_support(inputs)
     moving = orders(x.support & mask(walk.order) & ~CONSTANT)
-    y = Series(aval, support, compute)
+    y = output(eqn, inputs, support, compute)
     at_zero = first(walk, [x], aval, lambda: x[0] == 0, bool)
     divisor = first(walk, [x], aval, lambda: choice(at_zero[0], 1, x[0], x[0]))
     quotient = walk.auxiliary(Series(aval, support, compute_quotient), [x])

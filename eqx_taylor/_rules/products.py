@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._core.convolution import convolve
-from .._core.jax import bind
+from .._core.recurrence import output
 from .._core.rule import Cost, register
-from .._core.series import primal_values, Series
+from .._core.series import Series
 from .._core.terms import sub
 from .._core.walk import Walk
 from .define import define_bilinear, define_rewrite
@@ -32,8 +32,6 @@ def _div(walk: Walk, eqn, inputs) -> list[Series]:
     a, b = inputs
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         rest = sub(a[k], convolve(lax.mul, b, q, k, first=1))
         return None if rest is None else lax.div(rest, b[0])
 
@@ -41,7 +39,7 @@ def _div(walk: Walk, eqn, inputs) -> list[Series]:
         support = a.support
     else:
         support = walk.analytic_support(inputs)
-    q = Series(eqn.outvars[0].aval, support, compute)
+    q = output(eqn, inputs, support, compute)
     return [q]
 
 

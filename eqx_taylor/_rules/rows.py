@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._core.jax import bind
-from .._core.series import CONSTANT, orders, primal_values, Series
+from .._core.recurrence import output
+from .._core.series import CONSTANT, orders, Series
 from .._core.walk import Walk
 from .define import read
 
@@ -77,8 +77,6 @@ def sum_of_rows(
         return rest if total is None else total + rest
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         if y[k] is None:
             return None
         total = jnp.sum(y[k], axis=0)
@@ -97,7 +95,7 @@ def sum_of_rows(
     h = auxiliary(single, x.support & ~CONSTANT, compute_scaled)
     slope, linear, offset = map(compute_rows, range(3))
     y = auxiliary(several, support & ~CONSTANT, compute_several)
-    return Series(aval, support, compute)
+    return output(eqn, inputs, support, compute)
 
 
 def stacked(arrays):

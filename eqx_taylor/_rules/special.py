@@ -8,9 +8,9 @@ import numpy as np
 from jax import lax
 
 from .._core.convolution import convolve
-from .._core.jax import bind
+from .._core.recurrence import output
 from .._core.rule import otherwise, register, RULES
-from .._core.series import CONSTANT, orders, primal_values, product_support, Series
+from .._core.series import CONSTANT, orders, product_support, Series
 from .._core.terms import add, scale
 from .._core.units import power_of_two
 from .._core.walk import Walk
@@ -169,8 +169,6 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
         return jnp.where(is_entire(), entire[k][0], singular[k][0])
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         total = convolve(lax.mul, x.derivative, slope, k - 1)
         if total is None:
             return None
@@ -187,7 +185,7 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
     lowered = auxiliary(compute_lowered, rows, support)
     singular = auxiliary(compute_singular, row, support)
     slope = auxiliary(compute_slope, x.aval, support)
-    return [Series(aval, support, compute)]
+    return [output(eqn, inputs, support, compute)]
 
 
 def _gamma_density(b, x):

@@ -11,7 +11,7 @@ from jax import lax
 
 from .._core.convolution import convolve
 from .._core.jax import bind
-from .._core.recurrence import recurrence
+from .._core.recurrence import outputs, Recurrence
 from .._core.rule import otherwise, register
 from .._core.series import CONSTANT, primal_values, Series
 from .._core.terms import add, scale, sub, Term
@@ -97,8 +97,6 @@ def _eigh(walk: Walk, eqn, inputs) -> list[Series]:
         return otherwise(walk, eqn, inputs)  # Some vectors only.
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))
         m = _remainder(a_moving, v, v_moving, w_moving, k)
         if m is None:
             return [None, None]
@@ -112,7 +110,7 @@ def _eigh(walk: Walk, eqn, inputs) -> list[Series]:
         return add_adjoint(half_diagonal(a, eqn.params["lower"]))
 
     support = walk.analytic_support(inputs)
-    v, w = recurrence([(var.aval, support) for var in eqn.outvars], compute)
+    v, w = outputs(eqn, inputs, support, compute)
     a_moving = moving(a, inputs, as_read)
     v_moving, w_moving = moving(v, inputs), moving(w, inputs)
     return [v, w]
@@ -140,15 +138,14 @@ def _eig(walk: Walk, eqn, inputs) -> list[Series]:
         )
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))
         pairs = [step(k) for step in steps]
         return [pairs[0][0], *[v_k for _, v_k in pairs]]
 
     w_aval = eqn.outvars[0].aval
     v_aval = jax.ShapeDtypeStruct(a.aval.shape, w_aval.dtype)
     support = walk.analytic_support(inputs)
-    outs = recurrence([(w_aval, support), *[(v_aval, support)] * len(sides)], compute)
+    types = [(w_aval, support), *[(v_aval, support)] * len(sides)]
+    outs = Recurrence(types, lambda: bind(eqn, primal_values(inputs)), compute).outs
     steps = [
         _eigenpairs(walk, a, outs[0], v, is_left=side == "left")
         for side, v in zip(sides, outs[1:])
@@ -222,8 +219,6 @@ def _svd(walk: Walk, eqn, inputs) -> list[Series]:
     eqn = eqn.replace(params=thin)
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))
         m_k = _remainder(a_moving, v, u_moving, s_moving, k)
         n_k = _remainder(a_adjoint, u, v_moving, s_moving, k)
         if m_k is None or n_k is None:
@@ -253,7 +248,8 @@ def _svd(walk: Walk, eqn, inputs) -> list[Series]:
         (jax.ShapeDtypeStruct((*batch, m, r), a.aval.dtype), support),
         (jax.ShapeDtypeStruct((*batch, r, n), a.aval.dtype), support),
     ]
-    s, u, v_adjoint = recurrence(types, compute)
+    together = Recurrence(types, lambda: bind(eqn, primal_values(inputs)), compute)
+    s, u, v_adjoint = together.outs
     v = image(v_adjoint, adjoint, inputs)
     a_moving, a_adjoint = moving(a, inputs), moving(a, inputs, adjoint)
     s_moving, u_moving, v_moving = (moving(x, inputs) for x in (s, u, v))

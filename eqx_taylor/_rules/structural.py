@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._core.jax import bind
-from .._core.recurrence import recurrence
+from .._core.recurrence import output, outputs
 from .._core.rule import Cost, register, with_cost
-from .._core.series import CONSTANT, primal_values, Series
+from .._core.series import CONSTANT, Series
 from .._core.terms import add, sub
 from .._core.walk import Walk
 from .define import define_affine, define_linear, joined_support
@@ -84,13 +84,11 @@ def _add(walk: Walk, eqn, inputs) -> list[Series]:
 @register("optimization_barrier", kind="linear", cost=Cost.FUSED)
 def _optimization_barrier(walk: Walk, eqn, inputs) -> list[Series]:
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))
         terms = [series[k] for series in inputs]
         kept = iter(lax.optimization_barrier([x for x in terms if x is not None]))
         return [None if x is None else next(kept) for x in terms]
 
-    return recurrence([(s.aval, s.support | CONSTANT) for s in inputs], compute)
+    return outputs(eqn, inputs, [s.support | CONSTANT for s in inputs], compute)
 
 
 # The next number in the direction of the second operand, which moves as the first.
@@ -100,8 +98,6 @@ def _nextafter(walk: Walk, eqn, inputs) -> list[Series]:
     aval = eqn.outvars[0].aval
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         return None if x[k] is None else jnp.broadcast_to(x[k], aval.shape)
 
-    return [Series(aval, x.support | CONSTANT, compute)]
+    return [output(eqn, inputs, x.support | CONSTANT, compute)]

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._core.convolution import convolve
-from .._core.jax import bind
-from .._core.series import CONSTANT, mask, orders, primal_values, Series
+from .._core.recurrence import output
+from .._core.series import CONSTANT, mask, orders, Series
 from .._core.terms import add, scale, Term
 from .._core.units import power_of_two
 from .._core.walk import Walk
@@ -84,8 +84,6 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
         return scale(add(lower[k], last), 1 / k)
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         if g[k] is None:
             return None
         by_recurrence = singular(k, g[k], lower[k])
@@ -117,7 +115,7 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
             factor = factor * factor
         return jnp.where(is_used & (binomial != 0), binomial * power * u**n, 0)
 
-    y = Series(aval, support, compute)
+    y = output(eqn, inputs, support, compute)
     is_singular = first(
         walk, both, aval, lambda: at_zero[0] & ~is_product[0], dtype=bool
     )
@@ -159,8 +157,6 @@ def _moving_power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Serie
         return convolve(lax.mul, g, w.derivative, k - 1, first=1)
 
     def compute(k):
-        if k == 0:
-            return bind(eqn, primal_values(inputs))[0]
         if g[k] is None:
             return None
         is_power = is_product[0] & (singular.r[0] + still[k] > k)
@@ -183,7 +179,7 @@ def _moving_power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Serie
             return rests[k - 1]
         return choice(exponent[k] == 0, rests[k - 1], 0, rests[k - 1])
 
-    y = Series(aval, walk.analytic_support(both), compute)
+    y = output(eqn, inputs, walk.analytic_support(both), compute)
     at_zero, is_product, p = _kinds(walk, aval, x, exponent)
     singular = _Singular(walk, aval, p, at_zero)
     power = _power(walk, eqn, inputs, x, p)
