@@ -73,12 +73,11 @@ def composed(
 
     support = walk.analytic_support([x])
     y = output(eqn, inputs, support, compute)
-    units = walk.auxiliary(Series(aval, CONSTANT, compute_unit), [x])
-    terms = walk.auxiliary(Series(several, CONSTANT, compute_terms), [x])
-    h = walk.auxiliary(Series(aval, x.support & ~CONSTANT, compute_scaled), [x])
+    units = Series(aval, CONSTANT, compute_unit)
+    terms = Series(several, CONSTANT, compute_terms)
+    h = Series(aval, x.support & ~CONSTANT, compute_scaled)
     kept = aval if step is not None else several
     powers = Series(kept, support & ~CONSTANT, compute_powers)
-    powers = walk.auxiliary(powers, [x])
     return [y]
 
 

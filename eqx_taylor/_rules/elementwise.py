@@ -171,7 +171,7 @@ def _sigmoid(walk: Walk, eqn, inputs, first_slope, linear_factor) -> list[Series
         return scale(convolve(lax.mul, x.derivative, e, k - 1), 1 / k)
 
     y = output(eqn, inputs, support, compute_y)
-    e = walk.auxiliary(Series(aval, support, compute_e), [x])
+    e = Series(aval, support, compute_e)
     return [y]
 
 

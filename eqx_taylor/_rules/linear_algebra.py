@@ -310,6 +310,7 @@ def _qr(walk: Walk, eqn, inputs) -> list[Series]:
     moving_adjoint = moving(outs[0], inputs, adjoint)
     if q_aval.shape[-1] == r:
         return [outs[0], outs[1], *outs[3:]]
+    # Kept at once, as they are read here.
     for series in outs:
         walk.auxiliary(series, inputs)
     [others] = read(walk, _other_columns, [outs[0]])

@@ -170,9 +170,8 @@ def _positive_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
     y = output(eqn, inputs, support, compute)
     at_zero = first(walk, [x], aval, lambda: x[0] == 0, bool)
     divisor = first(walk, [x], aval, lambda: choice(at_zero[0], 1, x[0], x[0]))
-    quotient = walk.auxiliary(Series(aval, support, compute_quotient), [x])
+    quotient = Series(aval, support, compute_quotient)
     infinite = first(walk, [x], aval, lambda: factor_where(at_zero[0], most, x[0]))
     if exponent > 1:
         size = Series(aval, x.support & ~CONSTANT, compute_size)
-        size = walk.auxiliary(size, [x])
     return y

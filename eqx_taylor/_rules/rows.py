@@ -41,9 +41,6 @@ def sum_of_rows(
     single = jax.ShapeDtypeStruct((1, *x.aval.shape), x.aval.dtype)
     several = jax.ShapeDtypeStruct((number, *x.aval.shape), x.aval.dtype)
 
-    def auxiliary(aval, support, compute):
-        return walk.auxiliary(Series(aval, support, compute), [x])
-
     def compute_unit(_):
         return lax.stop_gradient(unit(lax.stop_gradient(x[0])))
 
@@ -54,7 +51,7 @@ def sum_of_rows(
                 found.extend(rows(first, u))
             return jnp.broadcast_to(found[i], several.shape)
 
-        return auxiliary(several, CONSTANT, compute)
+        return Series(several, CONSTANT, compute)
 
     def compute_scaled(k):
         if x[k] is None:
@@ -90,11 +87,11 @@ def sum_of_rows(
 
     found: list[Any] = []
     support = walk.analytic_support([x])
-    units = auxiliary(x.aval, CONSTANT, compute_unit)
-    factors = auxiliary(x.aval, CONSTANT, compute_factor)
-    h = auxiliary(single, x.support & ~CONSTANT, compute_scaled)
+    units = Series(x.aval, CONSTANT, compute_unit)
+    factors = Series(x.aval, CONSTANT, compute_factor)
+    h = Series(single, x.support & ~CONSTANT, compute_scaled)
     slope, linear, offset = map(compute_rows, range(3))
-    y = auxiliary(several, support & ~CONSTANT, compute_several)
+    y = Series(several, support & ~CONSTANT, compute_several)
     return output(eqn, inputs, support, compute)
 
 

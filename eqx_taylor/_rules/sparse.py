@@ -31,7 +31,6 @@ define_piecewise_linear("bcoo_fromdense", "bcsr_fromdense")
 @register("coo_fromdense", "csr_fromdense", kind="piecewise linear")
 def _from_dense(walk: Walk, eqn, inputs) -> list[Series]:
     data, *pattern = piecewise_linear_rule(walk, eqn, inputs)
-    walk.auxiliary(data, inputs)
 
     def compute(k):
         if k == 0 or data[k] is None:

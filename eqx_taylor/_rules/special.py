@@ -94,9 +94,6 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
     )
     sign = 1 if eqn.primitive.name == "igamma" else -1
 
-    def auxiliary(compute, aval, support):
-        return walk.auxiliary(Series(aval, support, compute), inputs)
-
     def first_operand():
         return jnp.broadcast_to(a[0], x.aval.shape).astype(x.aval.dtype)
 
@@ -175,16 +172,16 @@ def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
         return lax.convert_element_type(scale(total, sign / k), aval.dtype)
 
     support = walk.analytic_support([x])
-    densities = auxiliary(compute_densities, rows, CONSTANT)
+    densities = Series(rows, CONSTANT, compute_densities)
     velocities = product_support(x.support >> 1, x.support, walk.order)
-    distance = auxiliary(compute_distance, x.aval, x.support)
-    velocity = auxiliary(compute_velocity, row, velocities)
-    h = auxiliary(compute_step, row, x.support)
-    scales = auxiliary(compute_scale, x.aval, CONSTANT)
-    entire = auxiliary(compute_entire, rows, support)
-    lowered = auxiliary(compute_lowered, rows, support)
-    singular = auxiliary(compute_singular, row, support)
-    slope = auxiliary(compute_slope, x.aval, support)
+    distance = Series(x.aval, x.support, compute_distance)
+    velocity = Series(row, velocities, compute_velocity)
+    h = Series(row, x.support, compute_step)
+    scales = Series(x.aval, CONSTANT, compute_scale)
+    entire = Series(rows, support, compute_entire)
+    lowered = Series(rows, support, compute_lowered)
+    singular = Series(row, support, compute_singular)
+    slope = Series(x.aval, support, compute_slope)
     return [output(eqn, inputs, support, compute)]
 
 

@@ -150,8 +150,6 @@ def _eig(walk: Walk, eqn, inputs) -> list[Series]:
         _eigenpairs(walk, a, outs[0], v, is_left=side == "left")
         for side, v in zip(sides, outs[1:])
     ]
-    for series in outs[len(eqn.outvars) :]:
-        walk.auxiliary(series, inputs)
     return outs[: len(eqn.outvars)]
 
 
@@ -182,7 +180,6 @@ def _eigenpairs(walk: Walk, a: Series, w: Series, v: Series, is_left: bool):
         return of_this_side(diagonal(t)), u + _times_diagonal(v[0], factor)
 
     inverse = Series(v.aval, CONSTANT, lambda k: jnp.linalg.inv(v[0]))
-    walk.auxiliary(inverse, [a])
     a_moving = moving(a, [a], as_complex)
     v_moving, w_moving = moving(v, [a]), moving(w, [a], of_this_side)
     return step
@@ -254,8 +251,6 @@ def _svd(walk: Walk, eqn, inputs) -> list[Series]:
     a_moving, a_adjoint = moving(a, inputs), moving(a, inputs, adjoint)
     s_moving, u_moving, v_moving = (moving(x, inputs) for x in (s, u, v))
     if not params["compute_uv"]:
-        for series in (u, v_adjoint):
-            walk.auxiliary(series, inputs)
         return [s]
     return [s, u, v_adjoint]
 

@@ -123,14 +123,11 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
     is_polynomial = first(walk, both, aval, compute_is_polynomial, dtype=bool)
     nothing = first(walk, both, aval, lambda: lax.full_like(p[0], 0))
     base = first(walk, both, aval, compute_base)
-    h = walk.auxiliary(Series(aval, x.support & ~CONSTANT, compute_h), both)
+    h = Series(aval, x.support & ~CONSTANT, compute_h)
     multiple = Series(aval, x.support & ~CONSTANT, compute_multiple)
-    multiple = walk.auxiliary(multiple, both)
     lower = Series(aval, support & ~CONSTANT, compute_lower)
-    lower = walk.auxiliary(lower, both)
-    g = walk.auxiliary(Series(aval, support, compute_g), both)
+    g = Series(aval, support, compute_g)
     [product] = composed(walk, eqn, inputs, x, unit, outer)
-    walk.auxiliary(product, both)
     return y
 
 
@@ -183,15 +180,14 @@ def _moving_power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Serie
     at_zero, is_product, p = _kinds(walk, aval, x, exponent)
     singular = _Singular(walk, aval, p, at_zero)
     power = _power(walk, eqn, inputs, x, p)
-    base = Series(aval, x.support | CONSTANT, compute_base)
-    base = walk.auxiliary(base, both)
+    # Kept at once, as it is read here.
+    base = walk.auxiliary(Series(aval, x.support | CONSTANT, compute_base), both)
     [w] = read(walk, lambda x, v: v * lax.log(x), [base, exponent])
     lower = Series(aval, y.support & ~CONSTANT, compute_lower)
-    lower = walk.auxiliary(lower, both)
-    g = walk.auxiliary(Series(aval, y.support, compute_g), both)
+    g = Series(aval, y.support, compute_g)
     every = mask(walk.order)
-    rests = walk.auxiliary(Series(aval, every, compute_rests), both)
-    still = walk.auxiliary(Series(aval, every, compute_still), both)
+    rests = Series(aval, every, compute_rests)
+    still = Series(aval, every, compute_still)
     return y
 
 
