@@ -296,6 +296,13 @@ def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
     return (wrapper.f, *_static_values(getattr(wrapper, "transforms", ())))
 
 
+def name_of_call(eqn: JaxprEqn) -> str:
+    """The name of a primitive, or of a function with a `custom_jvp`."""
+    if eqn.primitive.name != "custom_jvp_call":
+        return eqn.primitive.name
+    return name_of(eqn.params["call_jaxpr"])
+
+
 def closed_over(eqn: JaxprEqn) -> int:
     """How many of the first operands of the call of a function with a `custom_jvp` are
     arrays that the function closes over. JAX makes operands of them; and when the call

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.extend.core import Primitive
 
+from .checked_rule import checked, is_own
 from .jax import custom_jvp_rule
 
 
@@ -174,7 +175,8 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
         )
 
     def decorator(read: Read) -> Read:
-        RULES.update(dict.fromkeys(keys, Rule(read, **facts)))
+        safe = read if is_own(read) else checked(read)
+        RULES.update(dict.fromkeys(keys, Rule(safe, **facts)))
         return read
 
     return decorator

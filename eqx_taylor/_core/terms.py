@@ -99,3 +99,32 @@ def sub(a: Term, b: Term) -> Term:
     if a is None:
         return lax.neg(b)
     return lax.sub(a, b)
+
+
+def over(a: Term, divisor: Any) -> Term:
+    """`a / divisor`, where `a` may be known to be zero.
+
+    **Arguments:**
+
+    - `a`: a coefficient; an array, or `None` for zero.
+    - `divisor`: an array of its shape and dtype.
+
+    **Returns:**
+
+    An array of their shape, or `None`.
+
+    **Raises:**
+
+    `TypeError`, by `jax.lax.div`, for arrays that differ in shape or dtype.
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import rules
+        >>> a, b = jnp.array([1.0, 2.0]), jnp.array([4.0, 4.0])
+        >>> print(rules.over(a, b), rules.over(None, b))
+        [0.25 0.5 ] None
+        ```
+    """
+    return None if a is None else lax.div(a, divisor)

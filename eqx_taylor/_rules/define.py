@@ -1,19 +1,25 @@
 """The kinds of rules. The files beside this one declare which primitive is of which."""
 
 import functools as ft
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax import lax
 
+from .._core.checked_rule import checked_step, is_own
 from .._core.convolution import convolve, convolve_square
 from .._core.decisions import has_kink
-from .._core.jax import bind, is_differentiable, trace
+from .._core.jax import bind, is_differentiable, name_of_call, trace
 from .._core.recurrence import output, outputs
 from .._core.rule import Cost, otherwise, Read, register, Target
 from .._core.series import CONSTANT, primal_values, product_support, Series, Support
 from .._core.terms import scale, Term
 from .._core.walk import Walk
+
+
+# From the series of an output and of the operands to what computes coefficient `k`.
+Equation = Callable[..., Callable[[int], Term]]
 
 
 def define_linear(
@@ -180,6 +186,74 @@ def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Seri
     return outputs(eqn, inputs, supports, compute)
 
 
+def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
+    """A decorator, which declares what is computed by a recurrence of its own.
+
+    The function that is decorated takes the series of the output, and one for each
+    operand. It returns a function from the order `k`, which is at least 1, to
+    coefficient `k` of the output. That may ask for coefficients up to `k` of the
+    operands, and up to `k - 1` of the output. Coefficient 0 is the primitive's own
+    value. Coefficients are normalised: coefficient `k` is the derivative of order `k`
+    over `k!`; and `None` stands for one that is known to be zero.
+
+    The output is taken for an analytic function of all operands. What has several
+    outputs, or is not analytic, takes [`eqx_taylor.rules.register`][].
+
+    **Arguments:**
+
+    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
+        function with a `jax.custom_jvp` whose `defjvp` has been called.
+
+    **Returns:**
+
+    The decorator, which returns the function as it is. The rule holds for all that is
+    traced from then on.
+
+    **Raises:**
+
+    `TypeError` for a target that is none of these; `ValueError` for a function whose
+    `defjvp` has not been called.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import filter_jet, rules
+        >>> @jax.custom_jvp
+        ... def sqrt(x):
+        ...     return jnp.sqrt(x)
+        >>> @sqrt.defjvp
+        ... def _(primals, tangents):
+        ...     (x,), (dx,) = primals, tangents
+        ...     return sqrt(x), dx / (2 * sqrt(x))
+        >>> @rules.define_recurrence(sqrt)
+        ... def recurrence(y, x):  # y y = x, solved for y_k
+        ...     def step(k):
+        ...         rest = rules.sub(x[k], rules.convolve_square(y, k, first=1))
+        ...         return rules.over(rest, 2 * y[0])
+        ...     return step
+        >>> y, derivatives = filter_jet(sqrt, (4.0,), ([1.0, None, None],))
+        >>> print(y, *derivatives)
+        2.0 0.25 -0.03125 0.01171875
+        ```
+    """
+
+    def decorator(equation: Equation) -> Equation:
+        @register(*targets)
+        def rule(walk: Walk, eqn, inputs) -> list[Series]:
+            support = walk.analytic_support(inputs)
+            y = output(eqn, inputs, support, lambda k: step(k))
+            step = applied(equation, eqn, [y, *inputs])
+            if not is_own(equation):
+                step = checked_step(equation, eqn, y.aval, step)
+            return [y]
+
+        return equation
+
+    return decorator
+
+
 def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
     """Declares what has the series of another JAX expression.
 
@@ -228,8 +302,9 @@ def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
 
 
 def rewritten(walk: Walk, eqn, inputs, fun: Callable[..., Any]) -> Series:
-    [other] = read(walk, fun, inputs)
-
+    others = read(walk, ft.partial(applied_to, fun, eqn), inputs)
+    _check_values(eqn, "another expression", others, [eqn.outvars[0].aval])
+    [other] = others
     return output(eqn, inputs, other.support | CONSTANT, lambda k: other[k])
 
 
@@ -289,7 +364,11 @@ def derivative_rule(fun: Callable[..., Any]) -> Read:
     def rule(walk: Walk, eqn, inputs) -> list[Series]:
         def slope(inner: Walk) -> list[Series]:
             slopes = [series.derivative for series in inputs]
-            return read(inner, fun, [*outs, *inputs, *slopes])
+            given = [*outs, *inputs, *slopes]
+            found = read(inner, ft.partial(applied_to, fun, eqn), given)
+            moving = [v.aval for v in eqn.outvars if is_differentiable(v.aval)]
+            _check_values(eqn, "its derivative", found, moving)
+            return found
 
         outs = integrals(walk, eqn, inputs, slope)
         return outs
@@ -329,6 +408,49 @@ def integrals(
 
     outs = outputs(eqn, inputs, walk.analytic_support(inputs), compute)
     return outs
+
+
+def applied(fun: Callable[..., Any], eqn, args: Sequence[Any]) -> Any:
+    """`fun(*args)`. If it does not take so many arguments, the error says what they
+    are."""
+    try:
+        return fun(*args)
+    except TypeError as e:
+        try:
+            inspect.signature(fun).bind(*args)
+        except TypeError:
+            name = name_of_call(eqn)
+            raise TypeError(
+                f"rules: the function {fun!r} was given for `{name}`, and cannot be "
+                f"called with {len(args)} arguments. It is given the outputs that the "
+                "rule asks for, the operands, and what else its kind of rule has: "
+                f"`{name}` has {len(eqn.outvars)} output(s) and {len(eqn.invars)} "
+                "operand(s) here. The arrays that a function closes over are not among "
+                "them."
+            ) from e
+        raise
+
+
+def applied_to(fun: Callable[..., Any], eqn, *args: Any) -> Any:
+    return applied(fun, eqn, args)
+
+
+def _check_values(eqn, what: str, found: Sequence[Series], wanted: Sequence[Any]):
+    """What a user's function returns must have the types of the outputs."""
+    kinds, types = (
+        [(x.shape, x.dtype) for x in avals]
+        for avals in ([series.aval for series in found], wanted)
+    )
+    if kinds != types:
+        shown, right = (
+            ", ".join(f"{dtype}{list(shape)}" for shape, dtype in some) or "nothing"
+            for some in (kinds, types)
+        )
+        raise ValueError(
+            f"rules: what was declared for `{name_of_call(eqn)}` as {what} returns "
+            f"{shown}, and must return {right}: one array for each output that moves, "
+            "of its shape and dtype."
+        )
 
 
 def read(walk: Walk, fun: Callable[..., Any], inputs: Sequence[Series]) -> list[Series]:

@@ -9,7 +9,7 @@ from .._core.convolution import convolve
 from .._core.recurrence import output
 from .._core.rule import Cost, register
 from .._core.series import Series
-from .._core.terms import sub
+from .._core.terms import over, sub
 from .._core.walk import Walk
 from .define import define_bilinear, define_rewrite
 
@@ -32,8 +32,7 @@ def _div(walk: Walk, eqn, inputs) -> list[Series]:
     a, b = inputs
 
     def compute(k):
-        rest = sub(a[k], convolve(lax.mul, b, q, k, first=1))
-        return None if rest is None else lax.div(rest, b[0])
+        return over(sub(a[k], convolve(lax.mul, b, q, k, first=1)), b[0])
 
     if b.is_constant:
         support = a.support

@@ -1,0 +1,70 @@
+"""What the rules of users return is checked: a wrong number of series, or coefficients
+of another type, would end far away from the rule, or in wrong numbers."""
+
+import functools as ft
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from .jax import name_of_call
+
+
+def checked(read: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule, with checks of what it returns, and of each coefficient."""
+
+    @ft.wraps(read)
+    def checked_read(walk, eqn, inputs):
+        outputs = read(walk, eqn, inputs)
+        are_series = isinstance(outputs, list | tuple) and all(
+            hasattr(series, "support") for series in outputs
+        )
+        if not are_series or len(outputs) != len(eqn.outvars):
+            returned = f"{len(outputs)} of them" if are_series else repr(outputs)
+            raise ValueError(
+                f"rules: the rule {_name(read)} for `{name_of_call(eqn)}` must return "
+                "a list of one `eqx_taylor.rules.Series` for each output, "
+                f"{len(eqn.outvars)} here; it returned {returned}."
+            )
+        for series, var in zip(outputs, eqn.outvars):
+            check_type(read, eqn, "a series", series.aval, var.aval)
+            if not series.is_kept:
+                series.wrap(ft.partial(checked_step, read, eqn, var.aval))
+        return list(outputs)
+
+    return checked_read
+
+
+def checked_step(
+    fun: Callable[..., Any], eqn: Any, aval: Any, step: Callable[[int], Any]
+) -> Callable[[int], Any]:
+    """What computes coefficients, with checks of their type."""
+
+    def checked_compute(k):
+        term = step(k)
+        if term is not None:
+            kind = jnp.asarray(term)
+            check_type(fun, eqn, f"coefficient {k}", kind, aval)
+        return term
+
+    return checked_compute
+
+
+def check_type(fun: Callable[..., Any], eqn: Any, what: str, found: Any, wanted: Any):
+    kinds = [(x.shape, x.dtype) for x in (found, wanted)]
+    if kinds[0] != kinds[1]:
+        is_of, must_be = (f"{dtype}{list(shape)}" for shape, dtype in kinds)
+        raise ValueError(
+            f"rules: what was registered for `{name_of_call(eqn)}`, {_name(fun)}, "
+            f"returned {what} of type {is_of}, and the output is {must_be}: they must "
+            "have the same shape and dtype."
+        )
+
+
+def is_own(fun: Any) -> bool:
+    """Whether a function is the package's own, which tests have checked."""
+    return getattr(fun, "__module__", __name__).startswith("eqx_taylor.")
+
+
+def _name(fun: Any) -> str:
+    return getattr(fun, "__qualname__", repr(fun))

@@ -1,0 +1,147 @@
+"""Rules of users that are wrong: one message, with the rule, the equation, the remedy."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from eqx_taylor import filter_jet, rules
+
+
+def _function():
+    @jax.custom_jvp
+    def double(x):
+        return 2 * x
+
+    double.defjvps(lambda dx, y, x: 2 * dx)
+    return double
+
+
+def _jet(fun, x=1.0):
+    x = jnp.asarray(x)
+    return filter_jet(fun, (x,), ([jnp.ones_like(x), None],))
+
+
+def test_facts_that_there_are_not():
+    with pytest.raises(TypeError, match=r"no fact `liner` to declare.*linear, factors"):
+        rules.register(_function(), liner=slice(0, 1))
+
+
+@pytest.mark.parametrize(
+    "returned, words",
+    [
+        (lambda y: y, r"each output, 1 here; it returned <"),
+        (lambda y: [y, y], r"each output, 1 here; it returned 2 of them"),
+        (lambda y: [], r"each output, 1 here; it returned 0 of them"),
+    ],
+)
+def test_other_numbers_of_series(returned, words):
+    fun = _function()
+
+    @rules.register(fun)
+    def my_rule(walk, eqn, inputs):
+        [x] = inputs
+        y = rules.Series(eqn.outvars[0].aval, x.support, lambda k: rules.scale(x[k], 2))
+        return returned(y)
+
+    with pytest.raises(ValueError, match=rf"my_rule for `double` must.*{words}"):
+        _jet(fun)
+
+
+@pytest.mark.parametrize(
+    "wrong, what",
+    [
+        (lambda x: x.astype(jnp.float32), r"float32\[3\]"),
+        (lambda x: x[None], r"float64\[1, 3\]"),
+        (lambda x: jnp.sum(x), r"float64\[\]"),
+    ],
+)
+def test_other_types_of_coefficients(wrong, what):
+    x = [1.0, 2.0, 3.0]
+    words = rf"`double`.*my_rule.*coefficient 1 of type {what}.*float64\[3\]"
+    fun = _function()
+
+    @rules.register(fun)
+    def my_rule(walk, eqn, inputs):
+        [x] = inputs
+
+        def compute(k):
+            if k == 0:
+                return rules.bind(eqn, [x[0]])[0]
+            return None if x[k] is None else wrong(2 * x[k])
+
+        return [rules.Series(eqn.outvars[0].aval, x.support, compute)]
+
+    with pytest.raises(ValueError, match=words):
+        _jet(fun, x)
+
+    fun = _function()
+
+    @rules.define_recurrence(fun)
+    def my_rule_too(y, x):
+        return lambda k: None if x[k] is None else wrong(2 * x[k])
+
+    with pytest.raises(ValueError, match=words.replace("my_rule", "my_rule_too")):
+        _jet(fun, x)
+
+
+def test_other_types_of_series():
+    fun = _function()
+
+    @rules.register(fun)
+    def my_rule(walk, eqn, inputs):
+        kind = jax.ShapeDtypeStruct((2,), jnp.float32)
+        return [rules.Series(kind, 0b11, lambda k: jnp.ones(2, jnp.float32))]
+
+    with pytest.raises(ValueError, match=r"a series of type float32\[2\].*float64\[\]"):
+        _jet(fun)
+
+
+def test_derivatives_and_rewrites_of_other_types():
+    fun = _function()
+    rules.define_derivative(fun, lambda y, x, dx: (2 * dx).astype(jnp.float32))
+    with pytest.raises(ValueError, match=r"`double` as its derivative returns float32"):
+        _jet(fun)
+    rules.define_derivative(fun, lambda y, x, dx: (2 * dx, dx))
+    with pytest.raises(ValueError, match=r"float64\[\], float64\[\], and must return"):
+        _jet(fun)
+    rules.define_rewrite(fun, lambda x: jnp.stack([x, x]))
+    with pytest.raises(ValueError, match=r"another expression returns float64\[2\]"):
+        _jet(fun)
+
+
+def test_other_numbers_of_arguments():
+    """One that closes over an array is told of its arguments only."""
+    matrix = jnp.ones(3)
+
+    @jax.custom_jvp
+    def inner(x):
+        return matrix @ (x * matrix)
+
+    inner.defjvps(lambda dx, y, x: inner(dx))
+    words = r"`inner`, and cannot be called with 3 arguments.* 1 output.* 1 operand"
+    x = jnp.ones(3)
+    rules.define_derivative(inner, lambda y, x: x)
+    with pytest.raises(TypeError, match=words):
+        _jet(inner, x)
+    words = r"`inner`, and cannot be called with 2 arguments"
+    rules.define_recurrence(inner)(lambda y: None)
+    with pytest.raises(TypeError, match=words):
+        _jet(inner, x)
+    words = r"`inner`, and cannot be called with 1 arguments"
+    rules.define_rewrite(inner, lambda x, y, z: x)
+    with pytest.raises(TypeError, match=words):
+        _jet(inner, x)
+    # And what is right stays right.
+    rules.define_derivative(inner, lambda y, x, dx: inner(dx))
+    value, (first, second) = _jet(inner, x)
+    assert (value, first, second) == (3, 3, 0)
+
+
+def test_errors_in_a_rule_are_its_own():
+    def raises(y, x, dx):
+        raise TypeError("my own")
+
+    fun = _function()
+    rules.define_derivative(fun, raises)
+    with pytest.raises(TypeError, match="^my own"):
+        _jet(fun)
