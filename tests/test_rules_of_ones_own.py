@@ -23,7 +23,7 @@ _PAGE = pathlib.Path(__file__).parents[1] / "docs/devdocs/adding_a_rule.md"
 def page():
     text = _PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {"__name__": "__main__"}
     for block in blocks:
         exec(compile(block, _PAGE.name, "exec"), names)
