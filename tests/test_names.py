@@ -2,10 +2,12 @@
 them."""
 
 import re
+import traceback
 
 import diffrax
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from eqx_taylor import (
@@ -225,3 +227,14 @@ def test_an_operation_of_a_jet_is_where_its_function_is():
     assert scoped
     for place in scoped:
         assert "eqx_taylor/_" not in places[place]
+
+
+def test_an_error_says_which_line_it_is_about():
+    def fun(x):
+        y = jax.lax.igamma(x, x)  # The line that has no second derivative.
+        return 2 * y
+
+    with pytest.raises(NotImplementedError) as caught:
+        jet(fun)(X)
+    text = "".join(traceback.format_exception(caught.value))
+    assert "# The line that has no second derivative." in text
