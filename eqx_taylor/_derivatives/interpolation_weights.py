@@ -77,7 +77,7 @@ def _compositions(total: int, parts: int):
             yield (first, *rest)
 
 
-@ft.cache
+@ft.lru_cache(maxsize=4096)
 def _griewank(pairs: tuple[tuple[int, int], ...]) -> Fraction:
     """The weight of direction j in derivative i, which are given as pairs (i_l, j_l):
 
