@@ -17,13 +17,13 @@ from .._core.custom_types import Args, RealScalarLike, Y
 from .._core.interpreter import Walk
 from .._core.jax import (
     all_varying,
-    Jaxpr,
     materialise,
     trace,
     vary,
     varying_axes,
     with_constants,
 )
+from .._core.protocols import Jaxpr
 from .._core.series import given, mask, unknown
 from .._core.terms import scale
 from .._core.units import power_of_two

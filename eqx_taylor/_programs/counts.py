@@ -5,10 +5,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from .._core.jax import is_jaxpr, scan_params
+from .._core.protocols import Jaxpr, JaxprEqn, OpenJaxpr
 
-
-Jaxpr = Any
-JaxprEqn = Any
 
 # Calls whose equations stand for themselves.
 _CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "eval_jaxpr"])
@@ -63,7 +61,13 @@ def _jaxprs_in(values: Iterable[Any]) -> Iterator[Jaxpr]:
             yield from _jaxprs_in(value)
 
 
-def _visit(jaxpr, weight, turns, weigh_loops, counts) -> float:
+def _visit(
+    jaxpr: Jaxpr | OpenJaxpr,
+    weight: int,
+    turns: int,
+    weigh_loops: bool,
+    counts: dict[str, int],
+) -> float:
     """Adds to `counts`, with `weight` for each equation, and returns the operations of
     `turns` runs."""
     total = 0.0

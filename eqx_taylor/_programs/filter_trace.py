@@ -9,7 +9,8 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._core.check import UNTRACEABLE, untraceable
-from .._core.jax import Jaxpr, trace
+from .._core.jax import trace
+from .._core.protocols import Jaxpr
 
 
 def is_traced(x: Any) -> bool:

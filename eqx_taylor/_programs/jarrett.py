@@ -22,13 +22,11 @@ from jax.custom_derivatives import SymbolicZero
 from .._core.check import describe
 from .._core.interpreter import register
 from .._core.jax import bind, close, evaluate, is_differentiable, is_literal, trace
+from .._core.protocols import Jaxpr, JaxprEqn, OpenJaxpr
 from .._rules.coverage import ELEMENTWISE
 from .counts import count_jaxpr
 from .filter_trace import filter_trace, Wrapper
 from .simplify.cse import cse_jaxpr
-
-
-Jaxpr = Any
 
 
 def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -292,7 +290,7 @@ def dependencies(jaxpr: Jaxpr) -> list[frozenset[int]]:
     return [atom.depends_on for atom in _walk(jaxpr.jaxpr, atoms)]
 
 
-def _walk(jaxpr: Any, atoms: Sequence[_Atom]) -> list[_Atom]:
+def _walk(jaxpr: OpenJaxpr, atoms: Sequence[_Atom]) -> list[_Atom]:
     env = dict(zip(jaxpr.invars, atoms))
 
     def read(atom):
@@ -316,7 +314,7 @@ def _walk(jaxpr: Any, atoms: Sequence[_Atom]) -> list[_Atom]:
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _check_elementwise(eqn: Any, joined: _Atom) -> None:
+def _check_elementwise(eqn: JaxprEqn, joined: _Atom) -> None:
     name = eqn.primitive.name
     aligned = name in _PLACING and _is_aligned(eqn)
     if name not in ELEMENTWISE and not aligned:
@@ -340,7 +338,7 @@ def _check_elementwise(eqn: Any, joined: _Atom) -> None:
         )
 
 
-def _is_aligned(eqn: Any) -> bool:
+def _is_aligned(eqn: JaxprEqn) -> bool:
     """Whether entries stay where they are, as NumPy broadcasts."""
     old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     if eqn.primitive.name == "broadcast_in_dim":

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._core.jax import close, scan_params
+from .._core.protocols import Jaxpr, JaxprEqn
 from .collapse import demand, EACH, Node, read, READERS, run, Value, Wanted, Weights
 
 
@@ -62,7 +63,7 @@ def _put_all(values, forms, arrays) -> None:
 class _Body:
     """A program inside of an equation."""
 
-    def __init__(self, jaxpr: Any, moves: Sequence[bool]):
+    def __init__(self, jaxpr: Jaxpr, moves: Sequence[bool]):
         self.program: list[Node] = []
         self.inputs = [Value(one) for one in moves]
         self.outputs = read(close(jaxpr), self.inputs, self.program)
@@ -89,7 +90,7 @@ class _Body:
 
 
 class _Scan(Node):
-    def __init__(self, eqn: Any, inputs: list[Value]):
+    def __init__(self, eqn: JaxprEqn, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         self.params = p = scan_params(eqn)
         self.carry = slice(p.num_consts, p.num_consts + p.num_carry)
@@ -150,7 +151,7 @@ def _moved(arrays, forms, source: int, destination: int) -> list[list[Any]]:
 
 
 class _Checkpoint(Node):
-    def __init__(self, eqn: Any, inputs: list[Value]):
+    def __init__(self, eqn: JaxprEqn, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         self.body = _Body(eqn.params["jaxpr"], [value.moves for value in inputs])
         self.outputs = [Value(value.moves) for value in self.body.outputs]
@@ -176,7 +177,7 @@ class _Checkpoint(Node):
 class _Branches(Node):
     """Where the choice is the same for all directions."""
 
-    def __init__(self, eqn: Any, inputs: list[Value]):
+    def __init__(self, eqn: JaxprEqn, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         moves = [value.moves for value in inputs[1:]]
         self.bodies = [_Body(branch, moves) for branch in eqn.params["branches"]]
@@ -206,7 +207,7 @@ class _Branches(Node):
         _put_all(self.outputs, self.out_forms, arrays)
 
 
-def _branches(eqn: Any, inputs: list[Value]) -> _Branches | None:
+def _branches(eqn: JaxprEqn, inputs: list[Value]) -> _Branches | None:
     # Those of `platform_dependent` need not compile for this platform.
     if inputs[0].moves or eqn.params.get("branches_platforms") is not None:
         return None

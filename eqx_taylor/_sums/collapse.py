@@ -42,6 +42,7 @@ from .._core.jax import (
     unstacked_type,
     vary,
 )
+from .._core.protocols import Jaxpr, JaxprEqn
 
 
 # What is wanted of a value: the number of a weighted sum; or `EACH`, what it is for all
@@ -173,7 +174,7 @@ def known(x: Any) -> Value:
 class Node(abc.ABC):
     """What a program is made of: equations, and those with programs inside."""
 
-    eqn: Any
+    eqn: JaxprEqn
     inputs: list[Value]
     outputs: list[Value]
 
@@ -190,10 +191,10 @@ class Node(abc.ABC):
 _INLINED = {"jit": "jaxpr", "closed_call": "call_jaxpr"}
 # For other primitives with programs inside: what reads an equation whose inputs move.
 # `None` if it cannot.
-READERS: dict[str, Callable[[Any, list[Value]], Node | None]] = {}
+READERS: dict[str, Callable[[JaxprEqn, list[Value]], Node | None]] = {}
 
 
-def read(jaxpr: Any, inputs: Sequence[Value], program: list[Node]) -> list[Value]:
+def read(jaxpr: Jaxpr, inputs: Sequence[Value], program: list[Node]) -> list[Value]:
     """Appends the equations of a jaxpr to a program. The values of its outputs."""
     inner = jaxpr.jaxpr
     env = dict(zip(inner.constvars, map(known, jaxpr.consts)))
@@ -237,7 +238,7 @@ def _is_wanted(node: Node) -> bool:
 
 
 class Equation(Node):
-    def __init__(self, eqn: Any, inputs: list[Value]):
+    def __init__(self, eqn: JaxprEqn, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         moving = [i for i, value in enumerate(inputs) if value.moves]
         self.outputs = [Value(bool(moving), origin=self) for _ in eqn.outvars]
@@ -286,7 +287,7 @@ class Equation(Node):
                 output.each = result
 
 
-def _is_product(eqn: Any) -> bool:
+def _is_product(eqn: JaxprEqn) -> bool:
     """Whether it multiplies arrays of the same shape element by element. A number may
     be multiplied by an array as well."""
     shapes = {var.aval.shape for var in [*eqn.invars, *eqn.outvars]}
@@ -312,7 +313,7 @@ def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
     return moving, shared
 
 
-def _for_each(eqn: Any, inputs: Sequence[Value]) -> list[Any]:
+def _for_each(eqn: JaxprEqn, inputs: Sequence[Value]) -> list[Any]:
     """The results of an equation for all directions, along the first axis."""
     operands = [value.each if value.moves else value.shared for value in inputs]
     axes = [0 if value.moves else None for value in inputs]
@@ -334,11 +335,13 @@ def _for_each(eqn: Any, inputs: Sequence[Value]) -> list[Any]:
     return lax.map(one, [x for x, i in zip(operands, axes) if i is not None])
 
 
-def _bind(eqn: Any, *operands: Any) -> list[Any]:
+def _bind(eqn: JaxprEqn, *operands: Any) -> list[Any]:
     return bind(eqn, operands)
 
 
-def _product_with_each(eqn: Any, a: Any, stacked: Any, of_a: Any, of_b: Any) -> Any:
+def _product_with_each(
+    eqn: JaxprEqn, a: Any, stacked: Any, of_a: Any, of_b: Any
+) -> Any:
     """`a @ b` for all b, as one product `b @ a` whose result begins with the axis of
     the directions: there is nothing to transpose if b is a vector."""
     precision = eqn.params["precision"]
@@ -354,7 +357,7 @@ def _product_with_each(eqn: Any, a: Any, stacked: Any, of_a: Any, of_b: Any) -> 
     )
 
 
-def _linear_operands(eqn: Any, moving: Sequence[int]) -> Collection[int]:
+def _linear_operands(eqn: JaxprEqn, moving: Sequence[int]) -> Collection[int]:
     """The operands that an equation is linear in together, if those that move are among
     them; else none."""
     if not all(is_differentiable(var.aval) for var in eqn.outvars):

@@ -21,11 +21,12 @@ from ..._core.jax import (
     with_body,
 )
 from ..._core.memo import constant_key
+from ..._core.protocols import Jaxpr, JaxprEqn
 
 
-Jaxpr = Any
-JaxprEqn = Any
 Body = Callable[[Jaxpr], Jaxpr]
+# Parameters that become others, and for each output the first that is equal to it.
+New = tuple[dict[str, Any], Sequence[int]]
 
 # Where an equation keeps them. What a checkpoint or a custom rule guards is simplified
 # in its place, and shared with nothing outside: to compute it again is what the one is
@@ -121,7 +122,7 @@ def _steps(
         carry = left
 
 
-def _scan(eqn, inputs, body):
+def _scan(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     params = scan_params(eqn)
     begin, end = params.num_consts, params.num_consts + params.num_carry
     groups = range(begin), range(begin, end), range(end, len(inputs))
@@ -131,7 +132,7 @@ def _scan(eqn, inputs, body):
     return {"jaxpr": jaxpr}, _after(carry, _firsts(results[len(carry) :]))
 
 
-def _while(eqn, inputs, body):
+def _while(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     begin = eqn.params["cond_nconsts"]
     end = begin + eqn.params["body_nconsts"]
     groups = range(begin), range(begin, end), range(end, len(inputs))
@@ -141,14 +142,14 @@ def _while(eqn, inputs, body):
     return {"body_jaxpr": jaxpr, "cond_jaxpr": test}, carry
 
 
-def _cond(eqn, inputs, body):
+def _cond(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     first = _twins(eqn, inputs, range(1, len(inputs)))
     branches = [with_body(_merged(x, first), body) for x in eqn.params["branches"]]
     results = zip(*map(_results, branches))
     return {"branches": tuple(branches)}, _firsts(list(results))
 
 
-def _shard_map(eqn, inputs, body):
+def _shard_map(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     params, same = eqn.params, range(len(eqn.outvars))
     if not all(isinstance(atom.aval, ShapedArray) for atom in eqn.invars):
         return {}, same

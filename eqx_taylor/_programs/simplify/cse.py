@@ -1,6 +1,7 @@
 """Common subexpressions and dead code."""
 
-from .graph import Graph, Jaxpr
+from ..._core.protocols import Jaxpr
+from .graph import Graph
 from .program import read, write
 
 

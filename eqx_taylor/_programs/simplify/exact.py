@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..._core.protocols import Jaxpr
 from .constants import folded, is_number
-from .graph import Graph, is_known, Jaxpr, Operation, Path, Value
+from .graph import Graph, is_known, Operation, Path, Value
 from .program import read, write
 
 

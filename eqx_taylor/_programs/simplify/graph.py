@@ -18,11 +18,10 @@ from jax.core import ShapedArray, Tracer
 
 from ..._core.jax import number_like, trace
 from ..._core.memo import constant_key, params_key
+from ..._core.protocols import Aval, JaxprEqn
 from ..counts import count_equations, inner_jaxprs
 
 
-Jaxpr = Any
-JaxprEqn = Any
 # The calls that an equation was found in, the outermost first.
 Path = tuple[JaxprEqn, ...]
 
@@ -43,12 +42,12 @@ class Operation:
         self.params: dict[str, Any] = eqn.params
 
     @property
-    def operands(self) -> list[Any]:
+    def operands(self) -> list[Aval]:
         """Their types."""
         return [atom.aval for atom in self.eqn.invars]
 
     @property
-    def results(self) -> list[Any]:
+    def results(self) -> list[Aval]:
         return [var.aval for var in self.eqn.outvars]
 
     @ft.cached_property
@@ -121,7 +120,7 @@ class Value:
 
     __slots__ = ("aval", "number", "node", "constant")
 
-    def __init__(self, aval: Any, number: int, node: "Node | None" = None):
+    def __init__(self, aval: Aval, number: int, node: "Node | None" = None):
         self.aval = aval
         self.number = number
         self.node = node
@@ -156,7 +155,7 @@ class Node:
 class Graph:
     """A program under construction: what is added twice is there once."""
 
-    def __init__(self, avals: Iterable[Any], at_most: int | float = math.inf):
+    def __init__(self, avals: Iterable[Aval], at_most: int | float = math.inf):
         # Of nodes: for programs that are of interest only if they are short.
         self.at_most = at_most
         self._numbers = it.count()
@@ -169,11 +168,11 @@ class Graph:
         for aval in avals:
             self.input(aval)
 
-    def input(self, aval: Any) -> Value:
+    def input(self, aval: Aval) -> Value:
         self.inputs.append(Value(aval, next(self._numbers)))
         return self.inputs[-1]
 
-    def constant(self, aval: Any, value: Any) -> Value:
+    def constant(self, aval: Aval, value: Any) -> Value:
         if is_known(aval, value) and aval.shape == ():
             return self._number(np.asarray(value), aval, value)
         self._held.append(value)
@@ -185,7 +184,7 @@ class Graph:
         number = np.asarray(value, dtype)
         return self._number(number, ShapedArray((), number.dtype, weak_type=weak))
 
-    def _number(self, number: np.ndarray, aval: Any, value: Any = None) -> Value:
+    def _number(self, number: np.ndarray, aval: Aval, value: Any = None) -> Value:
         # By bytes: -0.0 and 0.0 differ, and a NaN is itself.
         key = (number.dtype, number.tobytes(), aval.weak_type)
         if key in self._memo:
@@ -193,7 +192,7 @@ class Graph:
         value = number_like(aval, number) if value is None else value
         return self._constant(key, aval, value)
 
-    def _constant(self, key: Hashable, aval: Any, value: Any) -> Value:
+    def _constant(self, key: Hashable, aval: Aval, value: Any) -> Value:
         if key not in self._memo:
             found = Value(aval, next(self._numbers))
             found.constant = (value,)
@@ -237,7 +236,7 @@ class Graph:
         return found[::-1]
 
 
-def is_known(aval: Any, value: Any) -> bool:
+def is_known(aval: Aval, value: Any) -> bool:
     """Whether the numbers in a constant can be looked at."""
     if isinstance(value, Tracer) or not isinstance(aval, ShapedArray):
         return False

@@ -17,8 +17,9 @@ from ..._core.jax import (
     without_dead_code,
     without_references,
 )
+from ..._core.protocols import Jaxpr, JaxprEqn
 from .bodies import with_bodies
-from .graph import Graph, Jaxpr, JaxprEqn, Node, Operation, Path, Value
+from .graph import Graph, Node, Operation, Path, Value
 
 
 # How an operation is added to a graph.

@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
+from ..._core.protocols import Jaxpr
 from ..counts import count_equations
 from .algebra import Leaf
 from .emit import Style, Writer
 from .exact import apply_exact
-from .graph import Graph, Jaxpr, TooLarge, Value
+from .graph import Graph, TooLarge, Value
 from .normal_form import NormalForm, Operand, Options
 from .program import read, write
 from .regions import choose_style, Cost, cost, Region, regions_of

@@ -14,11 +14,11 @@ from jax.core import Tracer
 from ..._core.check import describe
 from ..._core.jax import evaluate
 from ..._core.memo import jaxpr_key
+from ..._core.protocols import Jaxpr
 from ..counts import count_equations
 from ..filter_trace import filter_trace, Wrapper
 from .cse import cse_jaxpr
 from .exact import exact_jaxpr
-from .graph import Jaxpr
 from .reform import Change, simplified_jaxpr
 
 
