@@ -1,4 +1,4 @@
-"""How many equations a jaxpr has, of which primitives, and what they cost."""
+"""The number of equations of a jaxpr, by primitives, and what they cost."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ _CALLS = frozenset(["jit", "pjit", "closed_call", "core_call", "eval_jaxpr"])
 
 
 class PrimitiveCounts(NamedTuple):
-    """What [`eqx_taylor.count_primitives`][] returns; a named tuple.
+    """The result of [`eqx_taylor.count_primitives`][]; a named tuple.
 
     **Fields:**
 
@@ -101,8 +101,9 @@ _FREE = frozenset(
 
 
 def operations(eqn: JaxprEqn) -> float:
-    """As XLA counts them: one for each entry of an elementwise function, two for each
-    product in a contraction. Moving numbers is free."""
+    """Counts floating-point operations as XLA does: one for each entry of an
+    elementwise function, two for each product in a contraction. Moving numbers is free.
+    """
     name = eqn.primitive.name
     ins: list[Any] = [getattr(var.aval, "shape", ()) for var in eqn.invars]
     size = sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)

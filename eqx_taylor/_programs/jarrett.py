@@ -1,4 +1,4 @@
-"""Elementwise functions of which reverse mode stores the partial derivatives only.
+"""Elementwise functions for which reverse mode stores the partial derivatives only.
 
     y = f(a, b)  =>  y' = f_a a' + f_b b',
 
@@ -90,7 +90,8 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
 @ft.partial(jtu.register_dataclass, data_fields=["fun"], meta_fields=[])
 @dataclasses.dataclass(frozen=True, eq=False)
 class Jarrett(Wrapper):
-    """A PyTree of the function's arrays."""
+    """An elementwise function with its custom derivative; a PyTree of the function's
+    arrays."""
 
     fun: Any
 
@@ -105,7 +106,8 @@ class Jarrett(Wrapper):
 
 
 def _evaluate_with(closed: Jaxpr, num_tracers: int, *inputs: Any) -> list[Any]:
-    """With the first of the inputs in the place of tracers that are constants."""
+    """Evaluates a jaxpr with the first of the inputs in the place of tracers that are
+    constants."""
     tracers = iter(inputs[:num_tracers])
     consts = [next(tracers) if isinstance(x, Tracer) else x for x in closed.consts]
     jaxpr = closed.jaxpr
@@ -136,7 +138,7 @@ class Program:
         partials: Sequence[Partial] | None = None,
     ):
         self.jaxpr = jaxpr
-        # For each output the inputs that it depends on.
+        # The inputs that each output depends on.
         self.dependencies = dependencies
         outputs = [(i, ()) for i in range(len(jaxpr.out_avals))]
         self.partials = outputs if partials is None else list(partials)
@@ -162,8 +164,8 @@ class Program:
         return fun
 
     def factors(self, moving: Sequence[int]) -> Iterator[tuple[int, int, Partial]]:
-        """For each partial derivative its slopes in `moving` inputs, as the places of
-        both and what it is."""
+        """Yields for each partial derivative its slopes in `moving` inputs: the places
+        of both, and what the slope is."""
         for place, (output, wrt) in enumerate(self.partials):
             if is_differentiable(self.jaxpr.out_avals[output]):
                 for number in moving:
@@ -172,7 +174,7 @@ class Program:
 
 
 def _along(fun, number, *inputs):
-    """The slopes of all outputs in one input."""
+    """Computes the slopes of all outputs in one input."""
 
     def of_one(x):
         return fun(*inputs[:number], x, *inputs[number + 1 :])
@@ -221,12 +223,12 @@ def _elementwise_jvp(program, primals, tangents):
 
 @register(_elementwise)
 def _read_in_place(walk, eqn, inputs):
-    """Of a Taylor series nothing is stored: the function itself is what to read."""
+    """Reads the function itself: a Taylor series stores nothing that could be saved."""
     return walk.interpret(close(eqn.params["call_jaxpr"]), inputs)
 
 
 def _check_custom_rules(program, primals, moving) -> None:
-    """A custom derivative may not be elementwise though the function is."""
+    """Raises for a custom derivative that is not elementwise though the function is."""
     if not _has_custom_rules(program.jaxpr):
         return
 
@@ -270,7 +272,7 @@ _CALLS = {
 
 class _Atom(NamedTuple):
     depends_on: frozenset[int]
-    # Whether a complex input is among them.
+    # True if a complex input is among them.
     complex: bool
 
 
@@ -278,8 +280,8 @@ _CONSTANT = _Atom(frozenset(), False)
 
 
 def dependencies(jaxpr: Jaxpr) -> list[frozenset[int]]:
-    """For each output the floating-point inputs that it depends on. An error if the
-    function is not elementwise."""
+    """Returns for each output the floating-point inputs that it depends on. Raises if
+    the function is not elementwise."""
     atoms = []
     for number, var in enumerate(jaxpr.jaxpr.invars):
         if is_differentiable(var.aval):

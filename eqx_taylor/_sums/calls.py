@@ -17,7 +17,7 @@ from .._core.protocols import Jaxpr, JaxprEqn
 from .collapse import demand, EACH, Node, read, READERS, run, Value, Wanted, Weights
 
 
-# What is handed over of a value: nothing, what it is, or its sums.
+# The form in which a value is handed over: not at all, as it is, or as sums.
 Form = list[Wanted]
 _SHARED = "shared"
 
@@ -72,7 +72,7 @@ class _Body:
         return [*self.inputs, *(x for node in self.program for x in node.outputs)]
 
     def demand(self, wanted: Sequence[set[Wanted]]) -> list[set[Wanted]]:
-        """What is wanted of its inputs, if this is wanted of its outputs."""
+        """Returns what is wanted of the inputs, if this is wanted of the outputs."""
         for value in self._values():
             value.wanted = set()
         for value, some in zip(self.outputs, wanted):
@@ -106,7 +106,7 @@ class _Scan(Node):
 
     def demand(self) -> None:
         n = self.params.num_carry
-        # Of what the body returns: what it carries may be wanted in the next turn.
+        # The body returns what it carries, which may be wanted in the next turn.
         wanted = [set(output.wanted) for output in self.outputs]
         while True:
             of_inputs = self.body.demand(wanted)
@@ -175,7 +175,7 @@ class _Checkpoint(Node):
 
 
 class _Branches(Node):
-    """Where the choice is the same for all directions."""
+    """A `cond` whose choice is the same for all directions."""
 
     def __init__(self, eqn: JaxprEqn, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
@@ -208,7 +208,7 @@ class _Branches(Node):
 
 
 def _branches(eqn: JaxprEqn, inputs: list[Value]) -> _Branches | None:
-    # Those of `platform_dependent` need not compile for this platform.
+    # The branches of `platform_dependent` need not compile for this platform.
     if inputs[0].moves or eqn.params.get("branches_platforms") is not None:
         return None
     return _Branches(eqn, inputs)

@@ -44,9 +44,9 @@ _BODIES = {
 def with_bodies(
     eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body
 ) -> tuple[JaxprEqn, Sequence[int]]:
-    """The equation with what `body` makes of its programs; and for each of its outputs
-    the first one that is equal to it. Those of the `inputs` that are equal are equal
-    operands."""
+    """Returns the equation with what `body` makes of its programs; and for each of its
+    outputs the place of the first one that is equal to it. Operands whose `inputs` are
+    equal are equal."""
     special = _SPECIAL.get(eqn.primitive.name)
     if special is not None:
         new, same = special(eqn, inputs, body)
@@ -60,13 +60,14 @@ def with_bodies(
 
 
 def _firsts(keys: Sequence[Hashable]) -> list[int]:
-    """For each the place of the first that is equal."""
+    """Returns for each key the place of the first that is equal to it."""
     places: dict[Hashable, int] = {}
     return [places.setdefault(key, i) for i, key in enumerate(keys)]
 
 
 def _twins(eqn: JaxprEqn, inputs: Sequence[Hashable], group: range) -> list[int]:
-    """Which operands of a group are equal, as places in the group."""
+    """Returns for each operand of a group the place, in the group, of the first that is
+    equal to it."""
 
     def key(i):
         aval = eqn.invars[i].aval
@@ -77,7 +78,7 @@ def _twins(eqn: JaxprEqn, inputs: Sequence[Hashable], group: range) -> list[int]
 
 
 def _merged(jaxpr: Jaxpr, first: Sequence[int]) -> Jaxpr:
-    """With the first of equal inputs in the place of the others."""
+    """Returns the program with the first of equal inputs in the place of the others."""
     types = close(jaxpr).in_avals
     distinct = list(first) == list(range(len(first)))
     if distinct or not all(isinstance(aval, ShapedArray) for aval in types):
@@ -93,13 +94,13 @@ def _merged(jaxpr: Jaxpr, first: Sequence[int]) -> Jaxpr:
 
 
 def _results(jaxpr: Jaxpr) -> list[Hashable]:
-    """Equal for equal outputs."""
+    """Returns keys of the outputs, which are equal for equal outputs."""
     outs = close(jaxpr).jaxpr.outvars
     return [constant_key(x.aval, x.val) if is_literal(x) else x for x in outs]
 
 
 def _after(*groups: Sequence[int]) -> list[int]:
-    """Places in groups as places in all of them."""
+    """Converts places in groups to places in all of the groups, one after another."""
     places, start = [], 0
     for group in groups:
         places += [start + i for i in group]
@@ -110,8 +111,8 @@ def _after(*groups: Sequence[int]) -> list[int]:
 def _steps(
     jaxpr: Jaxpr, body: Body, consts: list[int], carry: list[int], others: list[int]
 ) -> tuple[Jaxpr, list[int], list[Hashable]]:
-    """What `body` makes of the program of a turn, which carries are equal, of those
-    that start so, and what it returns."""
+    """Returns what `body` makes of the program of a turn; which carries are equal, of
+    those that start so; and keys of what the turn returns."""
     while True:
         new = with_body(_merged(jaxpr, _after(consts, carry, others)), body)
         results = _results(new)
@@ -154,7 +155,7 @@ def _shard_map(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     if not all(isinstance(atom.aval, ShapedArray) for atom in eqn.invars):
         return {}, same
 
-    # Where its axes have their names.
+    # It is called where its axes have their names.
     def mapped(*args):
         return evaluate(body(close(params["jaxpr"])), args)
 

@@ -114,7 +114,7 @@ def _neg(graph, operation, inputs):
 
 
 def _negated(value: Value) -> Value | None:
-    """`x`, of `-x`."""
+    """Returns the operand `x` of a value that is `-x`."""
     node = value.node
     return node.inputs[0] if node is not None and node.name == "neg" else None
 

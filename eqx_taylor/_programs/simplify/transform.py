@@ -204,7 +204,7 @@ class Rewritten(Wrapper):
         return restored(evaluate(_remembered(self, jaxpr, leaves), leaves))
 
     def explain(self, /, *args, **kwargs) -> str:
-        """What becomes of the program for these arguments, in words."""
+        """Says in words what becomes of the program for these arguments."""
         jaxpr = filter_trace(self.caller, self.fun, args, kwargs).jaxpr
         changes: list[Change] = []
         new = self.rewrite(jaxpr, changes)
@@ -224,15 +224,15 @@ _REMEMBERED = 8
 # `jax.clear_caches`, as does what `jax.jit` has compiled.
 @lu.cache
 def _memory(fun: lu.WrappedFun) -> OrderedDict[Hashable, tuple[Jaxpr, Jaxpr]]:
-    """For keys of programs of `fun`, the new program and the old one: the key has ids
-    of what is in it."""
+    """The programs of `fun` that are remembered: for their keys the new program and the
+    old one, which the key has ids of."""
     del fun
     return OrderedDict()
 
 
 def _remembered(fun: Rewritten, jaxpr: Jaxpr, leaves: list[Any]) -> Jaxpr:
-    """The rewritten program. Outside of `jit` the same one for the same program, as JAX
-    compiles the calls inside of a new one anew."""
+    """Returns the rewritten program. Outside of `jit` it is the same one for the same
+    program, as JAX compiles the calls inside of a new one anew."""
     if any(isinstance(x, Tracer) for x in [*leaves, *jaxpr.consts]):
         return fun.rewrite(jaxpr)
     wrapped = lu.wrap_init(fun, debug_info=debug_info(fun.caller, fun, (), {}))
