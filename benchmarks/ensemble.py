@@ -19,21 +19,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from eqx_taylor import TaylorController, TaylorSolver
 
 from ._timing import compare, print_machine
-
-
-def slopes(a, b, c, rho):
-    return 10 * (b - a), a * (rho - c) - b, a * b - 8 / 3 * c
+from .problems import lorenz_slopes
 
 
 def field(t, y, rho):
     """Components along the first axis. There may be others, over trajectories."""
-    a, b, c = y
-    return jnp.stack(slopes(a, b, c, rho))
+    return jnp.stack(lorenz_slopes(y, rho=rho, beta=8 / 3))
 
 
 def field_of_tuple(t, y, rho):
-    a, b, c = y
-    return slopes(a, b, c, rho)
+    return tuple(lorenz_slopes(y, rho=rho, beta=8 / 3))
 
 
 def norm_of_worst(y):

@@ -23,17 +23,15 @@ from scipy.integrate import solve_ivp
 from eqx_taylor import TaylorController, TaylorSolver
 
 from ._timing import print_machine
+from .problems import kepler_slopes, lorenz_slopes
 
 
 def lorenz(t, y, args):
-    x, y, z = y
-    sigma, rho, beta = args
-    return jnp.stack([sigma * (y - x), x * (rho - z) - y, x * y - beta * z])
+    return jnp.stack(lorenz_slopes(y, *args))
 
 
 def kepler(t, y, args):
-    x, v = y[:2], y[2:]
-    return jnp.concatenate([v, -args[0] * x / jnp.sum(x**2) ** 1.5])
+    return jnp.concatenate(kepler_slopes(y[:2], y[2:], *args))
 
 
 PROBLEMS = [

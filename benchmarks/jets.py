@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.linalg
 
+from eqx_taylor._programs.inspect import nested
+
 from ._report import Figure, main, quantity, Report
 from ._timing import check_equal, compare, Timing
 from .jet_mlp import by_filter_jet, by_jax_jet, problem as mlp_problem
@@ -26,22 +28,7 @@ HIGH, AT_MOST_HIGH, AT_MOST_LOW = 6, 0.5, 1.0
 
 
 def by_nested_jvp(fun, x, v, order):
-    """Each level returns what the one inside does, and one derivative more: the lower
-    ones are not computed again."""
-
-    def extend(curve):
-        def extended(t):
-            outs, tangents = jax.jvp(curve, (t,), (jnp.ones_like(t),))
-            return [*outs, tangents[-1]]
-
-        return extended
-
-    def curve(t):
-        return [fun(x + t * v)]
-
-    for _ in range(order):
-        curve = extend(curve)
-    y, *derivatives = curve(jnp.zeros((), x.dtype))
+    y, *derivatives = nested(lambda t: fun(x + t * v), order)(jnp.zeros((), x.dtype))
     return y, derivatives
 
 

@@ -22,6 +22,7 @@ from eqx_taylor import _outer_solar_system as solar_system
 
 from ._report import Figure, main, peer, quantity, Report
 from ._timing import check_equal, compare, Timing
+from .problems import lorenz_slopes
 
 
 ORDER, BATCH, STEPS = 20, 256, 100
@@ -40,13 +41,7 @@ class Problem(NamedTuple):
 
 
 def lorenz(t, y):
-    return jnp.stack(
-        [
-            10 * (y[1] - y[0]),
-            y[0] * (28 - y[2]) - y[1],
-            y[0] * y[1] - 8 / 3 * y[2],
-        ]
-    )
+    return jnp.stack(lorenz_slopes(y, beta=8 / 3))
 
 
 def forced_oscillator(t, y):

@@ -1,4 +1,5 @@
-"""Initial value problems with known solutions, for benchmarks of solvers.
+"""Initial value problems with known solutions, for benchmarks of solvers; and the
+equations of Lorenz and of Kepler, for all benchmarks and tests.
 
 A reference is a closed form (Kepler's orbit); or it is computed by a method that is
 none of those compared: extrapolation (Gragg, Bulirsch and Stoer; Section II.9 of
@@ -123,18 +124,17 @@ def _midpoint(slope, t, y, first, h, steps):
 # -- the problems
 
 
-def _lorenz(xp) -> Field:
-    def field(t, y, args):
-        del t, args
-        return xp.stack(
-            [
-                10 * (y[1] - y[0]),
-                y[0] * (28 - y[2]) - y[1],
-                y[0] * y[1] - 8 * y[2] / 3,
-            ]
-        )
+def lorenz_slopes(y: Any, sigma: Any = 10, rho: Any = 28, beta: Any = None) -> list:
+    """The three slopes of Lorenz's equations, for numbers of any kind. `beta` is 8/3 if
+    it is not given."""
+    a, b, c = y
+    # No floating-point number is 8/3.
+    damping = 8 * c / 3 if beta is None else beta * c
+    return [sigma * (b - a), a * (rho - c) - b, a * b - damping]
 
-    return field
+
+def _lorenz(xp) -> Field:
+    return lambda t, y, args: xp.stack(lorenz_slopes(y))
 
 
 def lorenz() -> Problem:
@@ -201,13 +201,14 @@ def pleiades() -> Problem:
     )
 
 
-def _kepler(xp) -> Field:
-    def field(t, y, args):
-        del t, args
-        x, v = y
-        return v, -x * xp.sum(x**2) ** -1.5
+def kepler_slopes(x: Any, v: Any, strength: Any = 1, xp: Any = jnp) -> tuple[Any, Any]:
+    """The slopes of the position and the velocity of a body that is attracted by a
+    point."""
+    return v, -strength * x * xp.sum(x**2) ** -1.5
 
-    return field
+
+def _kepler(xp) -> Field:
+    return lambda t, y, args: kepler_slopes(*y, xp=xp)
 
 
 def kepler() -> Problem:

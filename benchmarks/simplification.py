@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eqx_taylor import count_primitives, cse, filter_jet, jarrett, simplify
+from eqx_taylor._programs.inspect import nested
 
 from ._report import Figure, main, Report
 from ._timing import check_equal, compare, Timing, timing_table
@@ -45,30 +46,14 @@ def total(function, *args) -> int:
 # -- the blow-up
 
 
-def nested(order):
-    """The value and the derivatives up to `order`."""
-
-    def extended(lower):
-        def longer(x):
-            values, slopes = jax.jvp(lower, (x,), (jnp.ones_like(x),))
-            return [*values, slopes[-1]]
-
-        return longer
-
-    tower = lambda x: [fun(x)]  # noqa: E731
-    for _ in range(order):
-        tower = extended(tower)
-    return tower
-
-
 def by_jet(order):
     return lambda x: filter_jet(fun, (x,), ([1.0] + [None] * (order - 1),))
 
 
 def counts_by_order() -> list[dict[str, Any]]:
     methods = {
-        NESTED: nested,
-        **{name: lambda k, f=f: f(nested(k)) for name, f in REWRITES.items()},
+        NESTED: lambda k: nested(fun, k),
+        **{name: lambda k, f=f: f(nested(fun, k)) for name, f in REWRITES.items()},
         JET: by_jet,
     }
     return [
@@ -129,7 +114,7 @@ def cases() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "Laplacian of a 3-layer gelu MLP": (laplacian, (x,)),
         "`grad` of `grad` of a number": (nth(2), (jnp.array(0.6),)),
         "`grad`, four times": (nth(4), (jnp.array(0.6),)),
-        "the eighth derivative tower": (nested(8), (jnp.array(1.1),)),
+        "the eighth derivative tower": (nested(fun, 8), (jnp.array(1.1),)),
     }
 
 

@@ -17,6 +17,8 @@ import scipy.optimize
 import scipy.special
 from jaxtyping import Array
 
+from benchmarks.problems import kepler_slopes
+
 
 END = 20.0
 
@@ -208,8 +210,7 @@ def _c5(t, y, args):
 
 
 def _orbit(t, y, args):
-    x, v = y[:2], y[2:]
-    return jnp.concatenate([v, -x * jnp.sum(x**2) ** -1.5])
+    return jnp.concatenate(kepler_slopes(y[:2], y[2:]))
 
 
 def _orbit_start(e):

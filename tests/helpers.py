@@ -17,27 +17,10 @@ import numpy as np
 import pytest
 
 import eqx_taylor
+from eqx_taylor._programs.inspect import nested as derivatives
 
 
-# -- derivatives by nesting
-
-
-def derivatives(fun: Callable[[Any], Any], order: int) -> Callable[[Any], list[Any]]:
-    """`t -> [fun(t), fun'(t), ...]` for a scalar `t`, by `jvp` of `jvp` of ..."""
-
-    def extended(tower):
-        def longer(t):
-            lower, slopes = jax.jvp(tower, (t,), (jnp.ones_like(t),))
-            return [*lower, slopes[-1]]
-
-        return longer
-
-    def tower(t):
-        return [fun(t)]
-
-    for _ in range(order):
-        tower = extended(tower)
-    return tower
+# -- derivatives by nesting: `derivatives` is by `jvp` of `jvp` of ...
 
 
 def polynomial(primal: Any, terms: Sequence[Any], t: Any) -> Any:

@@ -1,5 +1,7 @@
 import functools as ft
+import gc
 import math
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -295,3 +297,33 @@ def test_custom_derivatives_are_kept():
         np.testing.assert_allclose(slope, 4 * math.sin(1.0) * 7.0)
         slope = jax.grad(rewrite(lambda x: with_vjp(x) + x))(1.0)
         np.testing.assert_allclose(slope, 10.0)
+
+
+def test_arrays_of_a_program_are_not_kept():
+    """Outside of `jit` programs are remembered: those of the last few kinds of calls,
+    until the function is gone or JAX's caches are cleared."""
+    current, alive = [], []
+
+    def fun(x):
+        return jnp.sin(x) + current[0]
+
+    def call(number):
+        current[:] = [jnp.full(1000, float(number))]
+        alive.append(weakref.ref(current[0]))
+        rewritten(0.5)
+
+    def kept():
+        current.clear()
+        gc.collect()
+        return sum(array() is not None for array in alive)
+
+    for clear in (True, False):
+        rewritten = cse(fun)
+        for number in range(20):
+            call(number)
+        assert 1 <= kept() <= 8
+        if clear:
+            jax.clear_caches()
+        else:
+            del rewritten
+        assert kept() == 0

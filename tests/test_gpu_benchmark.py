@@ -29,6 +29,7 @@ from benchmarks.gpu import (
 )
 from benchmarks.gpu._check import Check
 from benchmarks.gpu._record import load, Record, Unusable
+from benchmarks.problems import lorenz_slopes
 
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -612,8 +613,7 @@ def test_lorenz_systems_of_a_sample():
     for i, r in enumerate(np.asarray(rho)):
 
         def field(t, y, r=r):
-            a, b, c = y
-            return [10 * (b - a), a * (r - c) - b, a * b - 8 * c / 3]
+            return lorenz_slopes(y, rho=r)
 
         expected = integrate.solve_ivp(
             field, (0, 1), [1.0, 0, 0], rtol=1e-12, atol=1e-13, method="DOP853"

@@ -18,6 +18,7 @@ from helpers import (
 )
 
 import eqx_taylor
+from benchmarks.problems import lorenz_slopes
 from eqx_taylor import _outer_solar_system as solar_system, ode_jet
 
 
@@ -53,14 +54,10 @@ def test_reference_for_an_equation():
 
 def _lorenz():
     def field(t, y, args):
-        sigma, rho, beta = args
-        a, b, c = y
-        return jnp.stack([sigma * (b - a), a * (rho - c) - b, a * b - beta * c])
+        return jnp.stack(lorenz_slopes(y, *args))
 
     def mp_field(t, y):
-        a, b, c = y
-        beta = mpmath.mpf(8.0 / 3.0)
-        return [(b - a) * 10, a * (28 - c) - b, a * b - c * beta]
+        return lorenz_slopes(y, 10, 28, mpmath.mpf(8.0 / 3.0))
 
     y0 = np.array([1.0, -2.0, 20.5])
     return field, mp_field, 0.0, jnp.asarray(y0), (10.0, 28.0, 8.0 / 3.0), y0

@@ -12,6 +12,7 @@ import pytest
 import scipy.integrate
 from helpers import assert_close
 
+from benchmarks.problems import kepler_slopes, lorenz_slopes
 from eqx_taylor import ode_jet, TaylorController, TaylorInterpolation, TaylorSolver
 
 
@@ -129,8 +130,7 @@ def test_high_orders_take_few_steps():
     depends on the estimates of those that are rejected.)"""
 
     def field(t, y, args):
-        x, v = y
-        return v, -x / jnp.sum(x**2) ** 1.5
+        return kepler_slopes(*y)
 
     y0 = jnp.array([0.4, 0.0]), jnp.array([0.0, 2.0])
     solution = jax.jit(lambda: _solve(field, order=20, y0=y0, t1=2 * np.pi))()
@@ -496,13 +496,11 @@ def test_reverse_mode_and_the_variational_equation():
     """
 
     def field(t, y, rho):
-        return jnp.stack(
-            [10 * (y[1] - y[0]), y[0] * (rho - y[2]) - y[1], y[0] * y[1] - 8 / 3 * y[2]]
-        )
+        return jnp.stack(lorenz_slopes(y, rho=rho))
 
     def variational(t, v):
         (a, b, c), matrix = v[:3], v[3:].reshape(3, 4)
-        slope = [10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c]
+        slope = lorenz_slopes((a, b, c))
         jacobian = np.array([[-10, 10, 0], [28 - c, -1, -a], [b, a, -8 / 3]])
         by_rho = np.outer([0, a, 0], [0, 0, 0, 1])
         return np.concatenate([slope, (jacobian @ matrix + by_rho).ravel()])

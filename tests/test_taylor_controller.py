@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 
+from benchmarks.problems import kepler_slopes, lorenz_slopes
 from eqx_taylor import (
     _outer_solar_system as outer_solar_system,
     TaylorController,
@@ -52,12 +53,11 @@ def lengths(solution):
 
 
 def _lorenz(t, u, args):
-    x, y, z = u
-    return jnp.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z])
+    return jnp.stack(lorenz_slopes(u))
 
 
 def _kepler(t, u, args):
-    return jnp.concatenate([u[2:], -u[:2] / jnp.sum(u[:2] ** 2) ** 1.5])
+    return jnp.concatenate(kepler_slopes(u[:2], u[2:]))
 
 
 def _arenstorf(t, u, args):

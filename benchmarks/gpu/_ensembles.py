@@ -15,7 +15,7 @@ from eqx_taylor import (
     TaylorSolver,
 )
 
-from ..problems import extrapolation
+from ..problems import extrapolation, lorenz_slopes
 from ._measure import halved_to_fit, measured, tolerance_for
 from ._networks import named, network
 from ._record import Line
@@ -103,12 +103,7 @@ def summary(steps: Any) -> dict[str, float]:
 
 
 def _lorenz(stack: Callable) -> Callable:
-    def field(t, y, rho):
-        del t
-        a, b, c = y
-        return stack([10 * (b - a), a * (rho - c) - b, a * b - 8 * c / 3])
-
-    return field
+    return lambda t, y, rho: stack(lorenz_slopes(y, rho=rho))
 
 
 def lorenz_problem(number: int, dtype: Any):

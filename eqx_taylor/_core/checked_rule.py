@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .jax import name_of_call
+from .protocols import Aval, JaxprEqn
 
 
 def checked(read: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,7 +37,7 @@ def checked(read: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def checked_step(
-    fun: Callable[..., Any], eqn: Any, aval: Any, step: Callable[[int], Any]
+    fun: Callable[..., Any], eqn: JaxprEqn, aval: Aval, step: Callable[[int], Any]
 ) -> Callable[[int], Any]:
     """What computes coefficients, with checks of their type."""
 
@@ -50,7 +51,9 @@ def checked_step(
     return checked_compute
 
 
-def check_type(fun: Callable[..., Any], eqn: Any, what: str, found: Any, wanted: Any):
+def check_type(
+    fun: Callable[..., Any], eqn: JaxprEqn, what: str, found: Any, wanted: Any
+):
     kinds = [(x.shape, x.dtype) for x in (found, wanted)]
     if kinds[0] != kinds[1]:
         is_of, must_be = (f"{dtype}{list(shape)}" for shape, dtype in kinds)

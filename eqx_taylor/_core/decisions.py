@@ -6,7 +6,6 @@ while all values are those at the point itself. This file says what decides.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -19,11 +18,9 @@ from .jax import (
     live_equations,
     without_pruning,
 )
+from .protocols import Jaxpr, JaxprEqn
 from .rule import RULES, target_key
 
-
-JaxprEqn = Any
-Jaxpr = Any
 
 # Of floating-point values, constant between jumps.
 STEPS: set[str] = {"ceil", "floor", "round", "sign"}

@@ -20,12 +20,11 @@ from jax.extend.core import Literal as Literal
 from jax.ref import AbstractRef
 from jax.sharding import NamedSharding, PartitionSpec
 
+from .protocols import Aval, Jaxpr, JaxprEqn
+
 
 # `jax.extend.core.ClosedJaxpr is jax.extend.core.Jaxpr` from 0.11 on, and a single
 # class then has both faces; annotations say `Jaxpr` for "closed".
-Jaxpr = Any
-JaxprEqn = Any
-Aval = Any
 
 
 def trace(fun: Callable, *avals: Aval) -> Jaxpr:

@@ -2,10 +2,10 @@
 
 import functools as ft
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from .jax import bind, is_differentiable
-from .series import Aval, CONSTANT, primal_values, Series, Support
+from .protocols import Aval, JaxprEqn
+from .series import CONSTANT, primal_values, Series, Support
 from .terms import Term
 
 
@@ -54,7 +54,7 @@ class Recurrence:
 
 
 def outputs(
-    eqn: Any,
+    eqn: JaxprEqn,
     inputs: Sequence[Series],
     supports: Support | Sequence[Support],
     step: Step,
@@ -70,7 +70,7 @@ def outputs(
 
 
 def output(
-    eqn: Any,
+    eqn: JaxprEqn,
     inputs: Sequence[Series],
     support: Support,
     step: Callable[[int], Term],

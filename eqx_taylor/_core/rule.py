@@ -14,9 +14,9 @@ from jax.extend.core import Primitive
 
 from .checked_rule import checked, is_own
 from .jax import custom_jvp_rule
+from .protocols import JaxprEqn
 
 
-JaxprEqn = Any
 # How an equation is read: `read(walk, eqn, inputs)` returns a series for each output.
 # (The types of walks and series are known above this file only.)
 Read = Callable[[Any, JaxprEqn, Sequence[Any]], list[Any]]

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .jax import at_place, current_place, filled
+from .protocols import Aval
 from .rule import Cost
 from .storage import policy, Storage
 from .terms import scale, Term
 
 
-Aval = Any
 # The orders that may be nonzero: bit k stands for coefficient k. An integer, so that
 # sets of orders are compared, joined and hashed for nothing.
 Support = int

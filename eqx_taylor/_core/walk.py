@@ -36,8 +36,9 @@ from .jax import (
 )
 from .memo import constant_key, equation_key
 from .primitives import CALLS
+from .protocols import Jaxpr, JaxprEqn
 from .recurrence import Recurrence
-from .rule import Cost, JaxprEqn, otherwise, Read, RULES, target_key
+from .rule import Cost, otherwise, Read, RULES, target_key
 from .series import (
     ahead_values,
     analytic_support,
@@ -54,7 +55,6 @@ from .series import (
 from .terms import Term
 
 
-Jaxpr = Any
 # Facts about objects, by what they say and the object's identity, with the object.
 Cache = dict[Hashable, tuple[Any, Any]]
 

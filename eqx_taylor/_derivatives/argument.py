@@ -22,13 +22,13 @@ from .check import as_term, check_floating, check_function
 from .filter_jet import jet_of_trees
 
 
-# In the place of a direction, of which any PyTree may be one.
+# A mark in the place of a direction, of which any PyTree may be one.
 _NO_MODEL: Any = object()
 
 
 class Argument:
-    """Of `fun`, at the point `x`, which messages call `name`. Floating-point leaves
-    move; leaves that are no arrays do not. Integers are an error.
+    """The point `x`, which messages call `name`, at which `fun` is differentiated. Its
+    floating-point leaves move; leaves that are no arrays do not. Integers are an error.
 
     With `v` the point may be a model, whose floating-point arrays are its parameters:
     integers are left alone, and so are Python's numbers, unless `v` has something in
@@ -92,12 +92,12 @@ class Argument:
 
     @property
     def dtype(self) -> Any:
-        """The widest of the types of its numbers."""
+        """The widest of the dtypes of the arrays that move."""
         return max((x.dtype for x in self.arrays), key=lambda d: jnp.finfo(d).bits)
 
     def replaced(self, arrays: Sequence[Any], otherwise: Any = ...) -> PyTree:
-        """The argument with these arrays in the place of those that move, and with
-        `otherwise` in the place of the other leaves."""
+        """Returns the argument with these arrays in the place of those that move, and
+        with `otherwise` in the place of the other leaves."""
         leaves = (
             list(self.leaves) if otherwise is ... else [otherwise] * len(self.leaves)
         )
@@ -106,7 +106,8 @@ class Argument:
         return jtu.tree_unflatten(self.treedef, leaves)
 
     def split(self, rows: Any) -> list[Any]:
-        """Vectors of all numbers, as rows of a matrix, in the shapes of the arrays."""
+        """Splits the rows of a matrix, vectors of all entries that move, into arrays of
+        the shapes of the leaves."""
         parts, start = [], 0
         for array in self.arrays:
             part = rows[:, start : start + array.size]
@@ -119,8 +120,8 @@ class Argument:
         return parts
 
     def matching(self, name: str, tree: PyTree) -> list[Any]:
-        """The leaves of another PyTree of this structure, in the places of those that
-        move; those of the others must be `None`."""
+        """Returns the leaves of another PyTree of this structure, in the places of
+        those that move; those of the others must be `None`."""
         try:
             leaves = self.treedef.flatten_up_to(tree)
         except ValueError as e:
@@ -138,7 +139,7 @@ class Argument:
         return [leaves[i] for i in self.where]
 
     def direction(self, v: PyTree) -> list[Any]:
-        """The leaves of a direction; `None` where they are zero."""
+        """Returns the leaves of a direction, with `None` where they are zero."""
         terms = [
             as_term(self.caller, f"{name}, `v`,", 1, array, term)
             for name, array, term in zip(self.names, self.arrays, self.matching("v", v))
@@ -146,8 +147,9 @@ class Argument:
         return terms
 
     def tensor(self, flat: Any, order: int) -> PyTree:
-        """Of an array with `order` axes over all numbers, and others after them: its
-        parts as a PyTree of PyTrees of ... (`order` times), the other axes first."""
+        """Splits an array whose first `order` axes are over all entries that move into
+        a PyTree of PyTrees of ... (`order` times); the axes of each part after these
+        come first."""
         if order == 0:
             return flat
 
@@ -180,9 +182,9 @@ class Argument:
         at: Sequence[Any] | None = None,
         factorial_scaled: bool = False,
     ) -> list[PyTree]:
-        """The Taylor coefficients (or derivatives) of orders 0 to `order` of the
-        function in the direction `v`, with `None` for leaves that have none. `at` are
-        other numbers than those of `x`."""
+        """Returns the Taylor coefficients (or derivatives) of orders 0 to `order` of
+        the function in the direction `v`, with `None` for leaves that have none. They
+        are taken at `at`, if it is given, in the place of `x`."""
         arrays = self.arrays if at is None else at
         terms = [self.replaced(v, otherwise=None), *[None] * (order - 1)]
         value, series = jet_of_trees(
@@ -209,9 +211,9 @@ class Argument:
     def weighted_sums(
         self, directions: Sequence[Any], weights: Mapping[int, Any]
     ) -> dict[int, PyTree]:
-        """For each order k in `weights`, the sum over directions of `weights[k]` times
-        the Taylor coefficient of order k. The directions are stacked along the first
-        axis, `None` for arrays that do not move in any."""
+        """Computes, for each order k in `weights`, the sum over directions of
+        `weights[k]` times the Taylor coefficient of order k. The directions are stacked
+        along the first axis, `None` for arrays that do not move in any."""
         moving = [i for i, v in enumerate(directions) if v is not None]
         trees: list[Any] = []
 
@@ -237,7 +239,7 @@ class Argument:
 
 
 def _as_arrays(fun: Callable) -> Callable:
-    """The same function; numbers that it returns are arrays."""
+    """Returns the same function, but with arrays for the numbers that it returns."""
 
     def as_array(y):
         return jnp.asarray(y) if isinstance(y, float | complex | np.ndarray) else y

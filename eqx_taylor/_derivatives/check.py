@@ -1,4 +1,4 @@
-"""What may be passed to jets, and to the operators that are computed by them."""
+"""Checks of what is passed to jets, and to the operators that are computed by them."""
 
 import difflib
 import inspect
@@ -93,7 +93,7 @@ def common_order(caller: str, lengths: dict[str, int]) -> int:
 def term_leaves(
     caller: str, primals: Sequence[PyTree], terms: Sequence[PyTree], k: int
 ):
-    """The leaves of the terms of order `k`, one for each leaf of the primals."""
+    """Returns the leaves of the terms of order `k`, one for each of the primals'."""
     found = []
     for i, (primal, term) in enumerate(zip(primals, terms)):
         leaves, treedef = jtu.tree_flatten(primal, is_leaf=is_none)

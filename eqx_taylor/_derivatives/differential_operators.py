@@ -287,9 +287,10 @@ def linear_operator(
 
 
 def as_multi_index(argument: Argument, name: str, multi_index: PyTree) -> Sparse:
-    """The multi-index of all numbers of the argument, in their order."""
+    """Checks a multi-index, and returns the orders of all entries that move, in one
+    row."""
     caller = argument.caller
-    # For a single array, anything that NumPy makes an array of.
+    # A single array may have anything that NumPy makes an array of.
     is_array = jtu.treedef_is_leaf(argument.treedef)
     leaves = [multi_index] if is_array else argument.matching(name, multi_index)
     flat = []
@@ -317,17 +318,19 @@ def as_multi_index(argument: Argument, name: str, multi_index: PyTree) -> Sparse
 
 
 def _is_infinite(coefficient: Any) -> bool:
-    """Or not a number. What is traced is taken as it is."""
+    """Whether a number is infinite or NaN. Of a traced one it is not known, and
+    `False`."""
     if isinstance(coefficient, Tracer | numbers.Rational):
         return False
     if not eqx.is_array_like(coefficient) or jnp.shape(coefficient) != ():
         return False
-    # Not by JAX, which would not compute it now under `jit`.
+    # JAX would not compute it now under `jit`.
     return not jnp.iscomplexobj(coefficient) and not math.isfinite(coefficient)
 
 
 def _known_while_tracing(leaf: Any) -> np.ndarray:
-    """As an array; of objects if it cannot be one."""
+    """Converts a leaf to an array of NumPy; to one of objects if its values are not
+    known."""
     try:
         return np.asarray(leaf)
     except (ValueError, jax.errors.TracerArrayConversionError):
@@ -337,7 +340,7 @@ def _known_while_tracing(leaf: Any) -> np.ndarray:
 def apply_operator(
     argument: Argument, terms: Sequence[tuple[Any, Sparse]]
 ) -> PyTree[Array]:
-    """The sum of terms, each a coefficient (an exact number or an array) and a
+    """Computes the sum of terms, each a coefficient (an exact number or an array) and a
     multi-index."""
     by_order: dict[int, dict[Sparse, Any]] = {}
     for coefficient, index in terms:
@@ -391,7 +394,7 @@ def _times(coefficient: Any, y: Any) -> Any:
 
 
 def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree[Array]:
-    """The sum of the second derivatives with respect to what the mask selects."""
+    """Sums the second derivatives with respect to the entries that the mask selects."""
     selected = np.ones(argument.size, bool)
     if mask is not None:
         flat = []

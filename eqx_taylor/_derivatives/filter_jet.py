@@ -215,7 +215,7 @@ def jet_of_trees(
     factorial_scaled: bool,
     kwargs: dict[str, Any],
 ) -> tuple[PyTree, list[PyTree]]:
-    """What `filter_jet` returns, for the public function of the name `caller`."""
+    """Computes what `filter_jet` returns. `caller` is the name that messages have."""
     check_primals(caller, fun, primals, series, kwargs)
     lengths = {}
     for i, terms in enumerate(series):
@@ -279,8 +279,8 @@ def _jet_of_leaves(
     order: int,
     factorial_scaled: bool,
 ) -> tuple[Any, list[list[Term]]]:
-    """The structure of `fun`'s output and, for each of its leaves, orders 0 to `order`;
-    `None` above 0 where the leaf is not differentiable."""
+    """Returns the structure of `fun`'s output and, for each of its leaves, orders 0 to
+    `order`; `None` above 0 where the leaf is not differentiable."""
     primals = [as_primal(caller, leaf.name, leaf.primal) for leaf in leaves]
     factors = [1.0] * (order + 1)
     if factorial_scaled:
@@ -328,7 +328,8 @@ def _jet_of_leaves(
 
 
 def _factorials(order: int, dtypes: Sequence[Any]) -> list[float]:
-    """What derivatives are divided by, to be coefficients: `k!`, rounded once.
+    """The factorials `k!`, each rounded once, by which derivatives are divided to be
+    coefficients.
 
     In float16 `1/10!` is a subnormal number, and in float64 `1/180!` is zero. Before
     it comes to this the unit of time is changed, by a power of two `σ`: a coefficient

@@ -126,7 +126,8 @@ def directional_gradients(
 def _gradient_coefficients(
     argument: Argument, v: list[Any], order: int
 ) -> list[list[Array]]:
-    """For each array that moves the Taylor coefficients of the gradient along `v`."""
+    """Computes, for each array that moves, the Taylor coefficients of the gradient
+    along `v`."""
     if order == 0:
         try:
             gradient = jax.grad(lambda arrays: _scalar(argument, arrays))(
@@ -237,9 +238,9 @@ def value_jacobian_hessian(
 def _by_reverse_mode(
     argument: Argument, out: Sequence[Any]
 ) -> tuple[PyTree[Array], PyTree[Array]]:
-    """Rows of the Jacobian and the Hessian, for each number that is returned: the
-    gradients of the slope in all directions. `out` are the types of what is returned.
-    """
+    """Computes the rows of the Jacobian and the Hessian for each number that is
+    returned: the gradients of the slope in all directions. `out` are the types of what
+    is returned."""
     size, dtype = argument.size, argument.dtype
     # Each device of a `shard_map` has derivatives of what it returns itself, as with
     # jets alone: JAX adds up gradients with respect to what is the same on all.
@@ -258,7 +259,8 @@ def _by_reverse_mode(
         leaves, treedef = jtu.tree_flatten(y)
 
         def rows(i):
-            """Of each number in leaf `i`, with respect to the point and to `v`."""
+            """Returns the slopes of each number in leaf `i`, with respect to the point
+            and to `v`."""
 
             def row(unit):
                 cotangents = [jnp.zeros_like(leaf) for leaf in leaves]

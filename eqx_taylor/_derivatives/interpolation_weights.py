@@ -32,7 +32,7 @@ def order_of(index: Sparse) -> int:
 
 
 def polarised(index: Sparse) -> Weights:
-    r"""Of one monomial, by the polarisation identity
+    r"""The weights of one monomial by the polarisation identity
 
         Π_l ξ_l^{i_l} = 1/(2^K K!) Σ_{k≤i} (-1)^{|k|} Π_l C(i_l, k_l) ((i - 2k)·ξ)^K.
 
@@ -55,9 +55,9 @@ def polarised(index: Sparse) -> Weights:
 
 
 def interpolated(index: Sparse, total: int) -> Weights:
-    """Of one monomial, from the directions j with |j| = `total`, its order or more.
-    All monomials share them: there are as many as monomials of this order (Griewank,
-    Utke, Walther 2000)."""
+    """The weights of one monomial in the directions j with |j| = `total`, its order or
+    more. All monomials share these directions: there are as many as monomials of this
+    order ([Griewank, Utke and Walther (2000)][griewank2000evaluating])."""
     places = [place for place, _ in index]
     weights: Weights = {}
     for v in _compositions(total, len(index)):
@@ -77,9 +77,9 @@ def _compositions(total: int, parts: int):
             yield (first, *rest)
 
 
-@ft.cache
+@ft.lru_cache(maxsize=4096)
 def _griewank(pairs: tuple[tuple[int, int], ...]) -> Fraction:
-    """The weight of direction j in derivative i, which are given as pairs (i_l, j_l):
+    """The weight of direction j in derivative i, where `pairs` are the (i_l, j_l):
 
     γ_ij = Σ_{0<k≤i} (-1)^{|i-k|} C(i, k) C(d k/|k|, j) (|k|/d)^{|i|},   d = |j|.
     """
@@ -108,16 +108,17 @@ _LOST = 100
 
 
 def amplification(weights: Weights, order: int) -> float:
-    """How many times larger than their sum, `exp(x_1 + x_2 + ...)` being differentiated
-    by one monomial, the terms are in all: the rounding errors that the sum has."""
+    """Returns the sum of the sizes of the terms over the size of their sum, where
+    `exp(x_1 + x_2 + ...)` is differentiated by one monomial: by this factor rounding
+    errors grow."""
     sizes = [abs(w) * abs(order_of(v)) ** order for v, w in weights.items()]
     return float(sum(sizes)) / math.factorial(order)
 
 
 def of_operator(terms: Mapping[Sparse, Any]) -> dict[Sparse, Any]:
-    """The weights of `Σ_i c_i ∂^i`, whose terms are of the same order, with the fewer
-    directions of the two ways, unless these lose digits. Numbers are added up exactly.
-    """
+    """Returns the weights of `Σ_i c_i ∂^i`, whose terms are of the same order, with the
+    fewer directions of the two ways, unless these lose digits. Numbers are added up
+    exactly."""
     every = [polarised(index) for index in terms]
     directions = dict.fromkeys(v for weights in every for v in weights)
     places = {place for index in terms for place, _ in index}
@@ -155,8 +156,8 @@ def as_rows(directions: Iterable[Sparse], size: int) -> np.ndarray:
 
 
 def as_array(weights: Iterable[Any]) -> Any:
-    """Rational numbers, rounded once; with arrays among them, an array of their
-    type."""
+    """Converts rational numbers, rounded once, to an array; with arrays among them, to
+    an array of their type."""
     weights = list(weights)
     dtypes = {w.dtype for w in weights if not isinstance(w, Fraction)}
     if not dtypes:

@@ -121,8 +121,9 @@ def derivative_tensor(
 def tensors(
     argument: Argument, order: int, wanted: Sequence[int]
 ) -> list[PyTree[Array]]:
-    """The derivative tensors of the orders that are wanted, from the jets of one order
-    along the directions of Griewank, Utke and Walther."""
+    """Computes the derivative tensors of the orders that are wanted, from the jets of
+    one order along the directions of [Griewank, Utke and Walther
+    (2000)][griewank2000evaluating]."""
     size = argument.size
     lines = [_counted(c) for c in _combinations(size, order)]
     directions = argument.split(as_rows(lines, size))
@@ -148,7 +149,7 @@ def _interpolate(argument: Argument, y: Any, lines: list[Sparse], k: int) -> PyT
     unique = list(_combinations(size, k))
     [order] = {sum(n for _, n in v) for v in lines}
     every = [interpolated(_counted(c), order) for c in unique]
-    # Of many variables each of them needs few of the directions.
+    # Each of them needs few of the directions where there are many variables.
     count = max(map(len, every))
     columns, weights = np.zeros((2, len(unique), count))
     for n, one in enumerate(every):
@@ -177,7 +178,7 @@ def _interpolate(argument: Argument, y: Any, lines: list[Sparse], k: int) -> PyT
 
 
 def _combinations(size: int, order: int):
-    """Of indices, in order: one for each different partial derivative."""
+    """Lists ascending tuples of indices, one for each different partial derivative."""
     return itertools.combinations_with_replacement(range(size), order)
 
 

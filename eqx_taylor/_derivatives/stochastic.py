@@ -205,7 +205,7 @@ def stochastic_biharmonic(
 def _batches(
     argument: Argument, key: Any, num_samples: Any, batch_size: Any
 ) -> tuple[int, int]:
-    """How many, and of which size."""
+    """Checks the arguments, and returns the number of batches and the size of each."""
     caller = argument.caller
     check_key(caller, key)
     samples = check_integer(caller, "num_samples", num_samples, 1)
@@ -229,7 +229,7 @@ def _check_sampling(argument: Argument, sampling: Any, known: tuple[str, ...]) -
 
 
 def _directions(argument, key, shape, sampling) -> Array:
-    """Rows of random numbers with mean 0 and variance 1."""
+    """Draws rows of random numbers with mean 0 and variance 1."""
     dtype = argument.dtype
     if sampling == "rademacher":
         return jax.random.rademacher(key, shape, dtype)
@@ -245,7 +245,8 @@ def _units(places: Array, size: int) -> Array:
 
 
 def _estimate(argument: Argument, key: Any, count: int, order: int, sample) -> Estimate:
-    """From so many batches. `sample(key)` returns directions and their weights."""
+    """Makes an estimate from `count` batches. `sample(key)` returns directions and
+    their weights."""
 
     def batch(key):
         rows, weights = sample(key)

@@ -50,7 +50,8 @@ class TaylorPolynomial(eqx.Module):
         return jtu.tree_leaves(self.coefficients)[0].shape[0] - 1
 
     def evaluate(self, s) -> PyTree[Array]:
-        """Its value, by Horner's rule. The polynomial itself can be called, too.
+        """The value of the polynomial, by Horner's rule. The polynomial itself can be
+        called, too.
 
         **Arguments:**
 
@@ -77,7 +78,7 @@ class TaylorPolynomial(eqx.Module):
     __call__ = evaluate
 
     def derivative(self, n: int = 1) -> "TaylorPolynomial":
-        """Its n-th derivative.
+        """The n-th derivative of the polynomial.
 
         **Arguments:**
 
@@ -104,7 +105,7 @@ class TaylorPolynomial(eqx.Module):
         return TaylorPolynomial(jtu.tree_map(slope, self.coefficients))
 
     def integral(self) -> "TaylorPolynomial":
-        r"""Its integral $\int_0^s p(r) dr$.
+        r"""The integral of the polynomial, $\int_0^s p(r) dr$.
 
         **Returns:**
 
@@ -172,10 +173,10 @@ class TaylorPolynomial(eqx.Module):
 
 
 def _radius(c):
-    """Of coefficients `c[k]`, each a vector."""
+    """Estimates the radius of convergence from coefficients `c[k]`, each a vector."""
     order = c.shape[0] - 1
     k = jnp.arange(order + 1).astype(c.dtype)
-    # In a unit in which they neither grow nor decay much, by the root test.
+    # The unit is one in which they neither grow nor decay much, by the root test.
     sizes = jnp.max(jnp.abs(c), axis=1)[-2:]
     roots = jnp.where(sizes > 0, sizes, 1) ** (-1 / k[-2:])
     unit = jnp.min(jnp.where(sizes > 0, roots, jnp.inf))

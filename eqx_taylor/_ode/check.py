@@ -1,4 +1,4 @@
-"""What may be passed to ODE jets, and to the solver and its step size control."""
+"""Checks of what is passed to ODE jets, and to the solver and its step size control."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

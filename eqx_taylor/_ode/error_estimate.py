@@ -1,4 +1,5 @@
-"""What a step of `TaylorSolver` says of its error, and of the series behind it."""
+"""The error of a step of `TaylorSolver`, and whether the series is that of the
+solution."""
 
 import functools as ft
 import math
@@ -21,19 +22,19 @@ _NOISE = 4
 # what the series leaves out. In the 37 smooth problems of `test_detest.py` and
 # `test_taylor_controller.py`, at orders 5, 8 and 12, it is at most 1.7 times as large.
 _FOREIGN = 5
-# What may be rounding there, in units of the last place of the state and its increment:
-# chosen, and above what a field that cancels two digits makes. A step that is taken for
-# one of another field by mistake is as accurate, and costs more.
+# The rounding that there may be, in units of the last place of the state and its
+# increment: chosen, and above what a field that cancels two digits makes. A step that
+# is taken for one of another field by mistake is as accurate, and costs more.
 _ROUNDING = 100
 
 
-# Of a solve whose state, or the field on its way, is not finite.
+# The result of a solve whose state, or the field on its way, is not finite.
 NOT_FINITE: Any = diffrax.RESULTS.nonfinite
 
 # Kinds of steps, as numbers of a floating-point type, which Diffrax asks for.
 # The polynomial is the series of the solution.
 OF_SERIES = 0
-# So it is up to the last point inside, but not at the end.
+# It is up to the last point inside, but not at the end.
 BROKEN_AT_END = 1
 # It is not, and the step is one of a Runge--Kutta method.
 BY_RUNGE_KUTTA = 2
@@ -52,8 +53,8 @@ class ErrorEstimate(eqx.Module):
 
     - `error`: the estimate, of the shape of the leaf; real.
     - `last`: coefficients $K - 1$ and $K$ of the series at the end of the step.
-    - `unit`: of time, for these coefficients; positive.
-    - `kind`: of the step; one of the numbers above.
+    - `unit`: the unit of time of these coefficients; positive.
+    - `kind`: the kind of the step; one of the numbers above.
     """
 
     error: Real[Array, "*y"]
@@ -66,8 +67,8 @@ class ErrorEstimate(eqx.Module):
 
 
 class Defect(eqx.Module):
-    r"""By how much a polynomial fails to satisfy the equation at a point of the step,
-    times the length $h$ of the step: $h\,(f(t, p(t)) - p'(t))$.
+    r"""The amount by which a polynomial fails to satisfy the equation at a point of the
+    step, times the length $h$ of the step: $h\,(f(t, p(t)) - p'(t))$.
 
     Each field is a list of arrays, one for each leaf of the state.
 
@@ -86,7 +87,7 @@ class Defect(eqx.Module):
 
     def is_foreign(self) -> Array:
         """Whether the series is not that of the solution at this point; a boolean. It
-        is so where there is no slope."""
+        is true where there is no slope."""
         if not self.sizes:
             return jnp.array(False)
 
@@ -103,7 +104,7 @@ class Defect(eqx.Module):
         return ~(largest(self.sizes) <= _FOREIGN * largest(most))
 
     def errors(self, order: int) -> list[Array]:
-        r"""The local error, to leading order, of a polynomial of this order.
+        r"""Estimates the local error, to leading order, of a polynomial of this order.
 
         Where $p = y - \epsilon$, and $\epsilon$ grows like $(t - t_0)^{K + 1}$, the
         defect at the end of the step is $h\epsilon'(t_1) = (K + 1)\,\epsilon(t_1)$.
@@ -130,8 +131,9 @@ def defect(
     s: RealScalarLike,
     part: float,
 ) -> Defect:
-    """The defect of a polynomial at a part of the step, whose length is `s` in the unit
-    of the series; where the field's increment is this, and the state `y`."""
+    """Computes the defect of a polynomial at a part of the step, whose length is `s` in
+    the unit of the series. The increment of the field there is `increment`, and the
+    state `y`."""
     leaves, treedef = jtu.tree_flatten(series)
     increments, values = (
         [jnp.asarray(x) for x in treedef.flatten_up_to(tree)] for tree in (increment, y)
@@ -155,8 +157,8 @@ def defect(
 
 
 def probe_points(number: int) -> list[float]:
-    """Points between 0 and 1, far from each other and from the ends, however many, and
-    where nothing that is regular has its period: multiples of the golden ratio, less
-    whole numbers."""
+    """Returns points between 0 and 1: multiples of the golden ratio, less whole
+    numbers. However many they are, they are far from each other and from the ends, and
+    nothing that is regular has their period."""
     golden = (math.sqrt(5) - 1) / 2
     return [i * golden % 1 for i in range(1, number + 1)]

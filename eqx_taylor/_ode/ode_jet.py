@@ -16,12 +16,12 @@ from .._core.check import UNTRACEABLE, untraceable
 from .._core.custom_types import Args, RealScalarLike, Y
 from .._core.jax import (
     all_varying,
-    Jaxpr,
     trace,
     vary,
     varying_axes,
     with_constants,
 )
+from .._core.protocols import Jaxpr
 from .._core.series import given, mask, unknown
 from .._core.storage import policy
 from .._core.terms import scale
@@ -125,13 +125,13 @@ class SolutionSeries(NamedTuple):
 
     @jax.named_scope("ode_jet")
     def stacked(self) -> PyTree[Array]:
-        """The coefficients, each leaf with a leading axis over orders."""
+        """Stacks the coefficients: each leaf gets a leading axis over orders."""
         return self.map(jnp.stack)
 
 
 def usable(coefficients: PyTree[Array]) -> PyTree[Array]:
-    """Stacked coefficients, with zeros for each entry of the state from the first order
-    on, of those above 1, at which it is not finite.
+    """Replaces by zeros, for each entry of the state, the stacked coefficients from the
+    first order on, of those above 1, at which it is not finite.
 
     There are fields that have a slope at a point, but no higher derivatives or infinite
     ones: `sqrt(t)` at 0. The lower orders are right there, and so are all orders of
@@ -151,15 +151,15 @@ def usable(coefficients: PyTree[Array]) -> PyTree[Array]:
 
 
 def unit_near(length: RealScalarLike) -> Array:
-    """A unit of time near `length`, which is not negative: a power of two, which costs
-    no rounding. 1 for zero and for infinity."""
+    """Returns a unit of time near `length`, which is not negative: a power of two,
+    which costs no rounding. It is 1 for zero and for infinity."""
     length = jax.lax.stop_gradient(jnp.asarray(length))
     return power_of_two(jnp.where((length > 0) & jnp.isfinite(length), length, 1))
 
 
 def unit_of(t: Array, y: PyTree[Array]) -> Array:
-    """The unit of time that times are in. Diffrax converts to wider dtypes only, so
-    that it is of the narrowest of the state."""
+    """Returns the number 1 in the dtype of times: the narrowest of the state's, since
+    Diffrax converts to wider dtypes only."""
     dtypes = [jnp.finfo(leaf.dtype).dtype for leaf in jtu.tree_leaves(y)]
     return jnp.ones((), min(dtypes, key=lambda d: jnp.finfo(d).nmant, default=t.dtype))
 
@@ -167,14 +167,14 @@ def unit_of(t: Array, y: PyTree[Array]) -> Array:
 def increment(
     term: diffrax.AbstractTerm, t: RealScalarLike, y: Y, args: Args, control: Any
 ) -> Y:
-    """The slope at a point times a length of time, which is what `control` is."""
+    """Computes the slope at a point times `control`, a length of time."""
     return jtu.tree_map_with_path(as_slope, term.vf_prod(t, y, args, control), y)
 
 
 def slope(
     term: diffrax.AbstractTerm, t: RealScalarLike, y: PyTree[Array], args: Args
 ) -> Y:
-    """That of the solution at a point."""
+    """Computes the slope of the solution at a point."""
     unit = unit_of(jnp.asarray(t), y)
     return increment(term, t, y, args, term.contr(jnp.zeros_like(unit), unit))
 
@@ -189,7 +189,7 @@ def solution_series(
     order: int,
     caller: str = "ode_jet",
 ) -> SolutionSeries:
-    """The series, up to `order`, of `s -> y(t0 + s unit)`.
+    """Computes the series, up to `order`, of `s -> y(t0 + s unit)`.
 
     With the length of a step for a unit the coefficients are of the size of `y`;
     `y^(k)` itself overflows soon.
@@ -232,8 +232,8 @@ def _expand(
     dt: Array,
     ahead: Sequence[Array] | None = None,
 ) -> list[list[Array]]:
-    """The terms of each leaf of the solution through a point, which is `t, *leaves`.
-    Decisions in the field are made for the point `ahead`."""
+    """Computes the terms of each leaf of the solution through a point, which is `t,
+    *leaves`. Decisions in the field are made for the point `ahead`."""
     order = walk.order
     time_var, *state_vars = jaxpr.jaxpr.invars
     time = given(time_var.aval, [point[0], dt])
@@ -262,7 +262,7 @@ def _expand(
 
 
 def _slopes(jaxpr: Jaxpr, point: Sequence[Array], dt: Array) -> list[Array]:
-    """The field at a point. Prints in it are left to the series."""
+    """Evaluates the field at a point. Prints in it are left to the series."""
     walk = Walk(1, stop=0, effects=False)
     time_var, *state_vars = jaxpr.jaxpr.invars
     time = given(time_var.aval, [point[0], dt])
@@ -285,8 +285,8 @@ def _point_ahead(
     slopes: Sequence[Array],
     may_be_singular: bool,
 ) -> list[Array]:
-    """Where the solution is a little later: no point on it, but on the same side of
-    what it crosses here. What does not move stays exactly where it is.
+    """Returns a point where the solution is a little later: none on it, but one on the
+    same side of what it crosses here. What does not move stays exactly where it is.
 
     A component whose slope is zero goes where its second derivative says. Where
     decisions ahead lead to what is not finite at the point, as in `where(x == 0, 1,
@@ -308,7 +308,7 @@ def _point_ahead(
     at_rest = [jnp.any(slope == 0) for slope in slopes]
 
     def look_further():
-        # To order 3: a norm at rest has a slope of zero, and an infinite one next.
+        # Order 3, since a norm at rest has a slope of zero, and an infinite one next.
         terms = _expand(Walk(3, effects=False), jaxpr, point, dt, [time, *first])
         finite = [jnp.all(jnp.isfinite(x)) for y in terms for x in y[1:]]
         second = [
@@ -328,8 +328,8 @@ def _point_ahead(
 
 
 def _moved(x: Array, step: Array) -> Array:
-    """`x + step`, and at least a few roundings of `x` away, in each part of a complex
-    number; `x` where the step is zero or not finite."""
+    """Returns `x + step`, but at least a few roundings of `x` away, in each part of a
+    complex number; `x` where the step is zero or not finite."""
     if jnp.iscomplexobj(x):
         step = step.astype(x.dtype)
         return jax.lax.complex(_moved(x.real, step.real), _moved(x.imag, step.imag))

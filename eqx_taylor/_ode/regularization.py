@@ -228,7 +228,7 @@ class GaussLegendre(eqx.Module):
         *,
         order: int | None = None,
     ) -> PyTree[Array]:
-        """The integral.
+        """Computes the integral.
 
         **Arguments:**
 
@@ -274,7 +274,7 @@ def _is_pair(state: Any) -> bool:
 
 
 def _pair(regularizer: PyTree[AbstractRegularizer], state: Any) -> tuple[Y, PyTree]:
-    """`y` and `r` of a state of `regularized`."""
+    """Splits a state of `regularized` into `y` and `r`."""
     expected = jtu.tree_map(lambda _: 0.0, regularizer, is_leaf=is_regularizer)
     if not _is_pair(state):
         raise ValueError(

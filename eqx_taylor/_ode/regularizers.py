@@ -1,4 +1,4 @@
-"""What neural ODEs are regularised by: rates along their solutions."""
+"""Regularizers of neural ODEs: rates along their solutions."""
 
 import abc
 import math
@@ -19,7 +19,7 @@ from .ode_jet import slope, solution_series, unit_of
 
 
 class AbstractRegularizer(eqx.Module):
-    """What a neural ODE is regularised by: a rate, to be integrated along its solution.
+    """A rate by which a neural ODE is regularised: it is integrated along the solution.
 
     There are [`eqx_taylor.SolutionDerivative`][], [`eqx_taylor.KineticEnergy`][] and
     [`eqx_taylor.JacobianFrobenius`][]. One's own is a subclass with a field or property
@@ -192,7 +192,7 @@ class JacobianFrobenius(AbstractRegularizer):
         flat, unravel = ravel_pytree(y)
 
         def product(vector):
-            """Of the Jacobian with it."""
+            """The Jacobian-vector product."""
             along = (unravel(vector),)
             return jax.jvp(lambda y: slope(term, t, y, args), (y,), along)[1]
 
@@ -205,12 +205,12 @@ class JacobianFrobenius(AbstractRegularizer):
 
 
 def _mean_square(tree: Y) -> Float[Array, ""]:
-    """Of all components, in the widest of their dtypes."""
+    """Computes the mean square of all components, in the widest of their dtypes."""
     leaves = jtu.tree_leaves(tree)
     squares = [jnp.sum(jnp.real(x * jnp.conj(x))) for x in leaves]
     size = sum(x.size for x in leaves)
     with jax.numpy_dtype_promotion("standard"):
-        # Not from a zero of the default dtype: float32 stays what it is.
+        # `sum` does not start from a zero of the default dtype: float32 stays float32.
         return jnp.asarray(sum(squares)) / max(size, 1)
 
 
@@ -222,7 +222,7 @@ def rates_along(
     args: Args,
     caller: str,
 ) -> tuple[Y, PyTree[Array]]:
-    """The slope of the solution at a point, and the rates there."""
+    """Computes the slope of the solution at a point, and the rates there."""
     t = jnp.asarray(t)
     regularizers = jtu.tree_leaves(regularizer, is_leaf=is_regularizer)
     order = max(1, *(each.order for each in regularizers))

@@ -25,7 +25,7 @@ def runge_kutta_step(
     series: PyTree[Array],
     args: Args,
 ) -> tuple[PyTree[Array], PyTree[Array]]:
-    """The step from `t0` to `t1` as a polynomial, of the order of `series`, in this
+    """Makes the step from `t0` to `t1`: a polynomial, of the order of `series`, in this
     unit of time; and an estimate of its error.
 
     Of `series`, stacked coefficients, the state is used, and the slope.
@@ -37,7 +37,7 @@ def runge_kutta_step(
     weights, nodes = _stages()
 
     def combined(weights, slopes):
-        # Not a matrix product, for which XLA leaves the loop of a small solve.
+        # XLA leaves the loop of a small solve for a matrix product.
         weights = jnp.asarray(weights, slopes.dtype)
         weights = weights.reshape(*weights.shape, *[1] * (slopes.ndim - 1))
         axis = weights.ndim - slopes.ndim
@@ -61,7 +61,8 @@ def runge_kutta_step(
     widest = max(dtypes, key=lambda dtype: jnp.finfo(dtype).nmant)
     stages = numbers, jnp.asarray(weights, widest), jnp.asarray(nodes, h.dtype)
     slopes, _ = jax.lax.scan(stage, slopes, stages)
-    # Of `h**m`, in the unit of the series. A step of no length has no other term.
+    # The factors of `h**m`, in the unit of the series. A step of no length has no other
+    # term.
     scale = jnp.where(h == 0, 0, unit / jnp.where(h == 0, 1, h))
     powers = scale ** jnp.arange(1, order + 1, dtype=h.dtype)
     interpolation = _interpolation(order)

@@ -1,4 +1,4 @@
-"""How much work the solution of an ODE is."""
+"""The cost of the solution of an ODE: evaluations of the field, and steps."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ from .vector_field import as_ode_term
 
 
 class SolveCost(eqx.Module):
-    """What a solve took. Returned by [`eqx_taylor.solve_cost`][].
+    """The cost of a solve. Returned by [`eqx_taylor.solve_cost`][].
 
     **Fields:**
 
-    - `num_evaluations`: of the vector field.
-    - `num_steps`: accepted and rejected ones.
-    - `num_rejected_steps`: the rejected ones.
+    - `num_evaluations`: the number of evaluations of the vector field.
+    - `num_steps`: the number of steps, accepted and rejected.
+    - `num_rejected_steps`: the number of rejected steps.
 
     !!! example
 
@@ -60,7 +60,8 @@ def solve_cost(
     atol: RealScalarLike,
     max_steps: int = 100_000,
 ) -> SolveCost:
-    """How often a solver of Diffrax evaluates the vector field to meet a tolerance.
+    """Counts how often a solver of Diffrax evaluates the vector field to meet a
+    tolerance.
 
     Steps are chosen by `diffrax.PIDController(rtol, atol)`. For explicit Runge--Kutta
     methods evaluations are those of the stages of all steps, accepted or rejected: the
@@ -139,7 +140,7 @@ def solve_cost(
     if isinstance(solver, diffrax.AbstractERK):
         assert tableau is not None
         stats, at_start = _solve(term, solver, *options)
-        # What is the last of one step is the first of the next, once there is one.
+        # The last evaluation of a step is the first of the next, once there is one.
         shared = int(tableau.fsal)
         evaluations = stats["num_steps"] * (tableau.num_stages - shared)
         evaluations = evaluations + shared * at_start
@@ -163,8 +164,8 @@ def solve_cost(
 
 
 class _Controller(diffrax.AbstractAdaptiveStepSizeController):
-    """`diffrax.PIDController`, which counts besides how many steps are made before
-    there is one that is accepted, that one included."""
+    """A `diffrax.PIDController` that counts, besides, the steps until one is accepted,
+    that one included."""
 
     rtol: Any
     atol: Any
@@ -192,7 +193,8 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
 
 
 def _solve(term, solver, t0, t1, y0, args, rtol, atol, max_steps) -> tuple[Any, Any]:
-    """What Diffrax says of the steps, and how many were made at the start."""
+    """Solves, and returns Diffrax's statistics and the number of steps until one was
+    accepted."""
     solution = diffrax.diffeqsolve(
         term,
         solver,

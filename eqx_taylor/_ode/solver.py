@@ -36,18 +36,20 @@ from .stiffness import warn_if_stiff
 
 
 class TaylorState(eqx.Module):
-    """What `TaylorSolver` knows at the start of a step.
+    """The state of `TaylorSolver` at the start of a step.
 
     **Fields:**
 
-    - `coefficients`: of the solution's series, each leaf with a leading axis over
-        orders.
+    - `coefficients`: the coefficients of the solution's series, each leaf with a
+        leading axis over orders.
     - `t0`: the time at which it starts.
-    - `unit`: of time, in which the coefficients are. A power of two near the length of
-        the step before, so that they neither overflow nor underflow, and so that having
-        a unit costs no rounding. Zero where there is no series yet.
-    - `steps`: how many were taken; `None` where nothing is looked for every so many.
-    - `rest`: with `compensated`, what the state is beyond its last digit; else `None`.
+    - `unit`: the unit of time in which the coefficients are. It is a power of two near
+        the length of the step before, so that they neither overflow nor underflow, and
+        so that having a unit costs no rounding. Zero where there is no series yet.
+    - `steps`: the number of steps taken; `None` where nothing is looked for every so
+        many.
+    - `rest`: the rest of the state beyond its last digit with `compensated`, else
+        `None`.
     """
 
     coefficients: PyTree[Array]
@@ -166,7 +168,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     [Hairer, Nørsett and Wanner (1993), Section I.8][hairer1993solving].
     """
 
-    # Not called `order`, which is a method of every Diffrax solver.
+    # `order` is a method of every Diffrax solver.
     taylor_order: int = eqx.field(static=True)
     compensated: bool = eqx.field(static=True)
     warn_if_stiff: bool = eqx.field(static=True)
@@ -222,8 +224,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     def _polynomial(
         self, terms, t0, t1, y0, args, state, made_jump
     ) -> tuple[TaylorState, PyTree[Array], Array]:
-        """The polynomial of the step, as the state at its start; the error that is
-        noticed inside of it; and the kind of the step.
+        """Returns the polynomial of the step, as the state at its start; the error that
+        is noticed inside of it; and the kind of the step.
 
         It is the series that the state has, unless that is of another state, of before
         a jump, or there is none yet. If the series is found not to be that of
@@ -270,8 +272,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     def _inside(
         self, terms, t0, t1, args, state: TaylorState
     ) -> tuple[Array, PyTree[Array]]:
-        """Whether the series is foreign to the solution at any of the points inside of
-        the step; and the error of the step by what is found there."""
+        """Returns whether the series is foreign to the solution at any of the points
+        inside of the step; and the error of the step by what is found there."""
         h = jnp.asarray(t1 - t0)
         s = h / jnp.where(state.unit == 0, 1, state.unit)
         control = terms.contr(t0, t1)
@@ -326,7 +328,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         return y1, y_error, dense_info, next_state, _result(y1)
 
     def _evaluate(self, state: TaylorState, s: RealScalarLike):
-        """The state at `s`, and the rest of it beyond its last digit."""
+        """Evaluates the state at `s`, and the rest of it beyond its last digit."""
         leaves, treedef = jtu.tree_flatten(state.coefficients)
         if not self.compensated:
             y1 = [evaluate(list(c), s) for c in leaves]
@@ -351,9 +353,9 @@ def _replaced(
     foreign: Array,
     made: tuple[PyTree[Array], PyTree[Array], Array],
 ) -> tuple[PyTree[Array], PyTree[Array], Array]:
-    """`made`, the series of a step in this unit of time, with the errors that are known
-    of it, and its kind; or, if it is `foreign` to the solution, the polynomial of a
-    Runge--Kutta method, with its estimate of the error."""
+    """Returns `made`: the series of a step in this unit of time, with the errors that
+    are known of it, and its kind. If it is `foreign` to the solution it returns the
+    polynomial of a Runge--Kutta method, with its estimate of the error."""
 
     # Reverse mode keeps its arguments, and none of its stages.
     @jax.checkpoint
@@ -383,9 +385,9 @@ def _estimate(
     unit: Array,
     order: int,
 ) -> PyTree[ErrorEstimate]:
-    """The error of a step, where `errors` is that of a Runge--Kutta step, or what was
-    noticed inside of it; with the coefficients of the series at its end. `behind` the
-    last point inside is this part of the step."""
+    """Makes the error of a step, where `errors` is that of a Runge--Kutta step, or what
+    was noticed inside of it; with the coefficients of the series at its end. `behind`
+    is the part of the step that is behind the last point inside."""
     leaves, treedef = jtu.tree_flatten(coefficients)
     # Behind the last point inside it is another field than that of the series. What
     # that leaves is at most the defect over this part of the step, as after a jump.
@@ -415,7 +417,8 @@ def _finite(y: PyTree[Array]) -> Array:
 
 
 def _result(y: PyTree[Array]) -> diffrax.RESULTS:
-    """Nothing that is not a number is a success."""
+    """The result of a solve, which is no success if the state has an entry that is not
+    finite."""
     return diffrax.RESULTS.where(_finite(y), diffrax.RESULTS.successful, NOT_FINITE)
 
 

@@ -31,28 +31,28 @@ from .solver import TaylorSolver
 # The order of the jet that the first step is chosen by. It is compiled besides that of
 # the solver, and higher orders take longer to compile than they are worth.
 _FIRST_ORDER = 4
-# How much of the step that it asks for is made: higher orders may fall more slowly.
+# The part of the step it asks for that is made: higher orders may fall more slowly.
 _FIRST_PART = 0.5
-# What a jump of the vector field may leave in a step that is accepted, in tolerances:
-# order + 1 times the estimate, which is that of a smooth solution. Steps chosen
-# by the series have an estimate of less than one, unless something happens to the
-# vector field within them.
+# The error that a jump of the vector field may leave in a step that is accepted, in
+# tolerances: order + 1 times the estimate, which is that of a smooth solution. Steps
+# chosen by the series have an estimate of less than one, unless something happens to
+# the vector field within them.
 _VETO = 50
-# What may be nothing but rounding, in units of the last place of the state.
+# An error that may be nothing but rounding, in units of the last place of the state.
 _NOISE = 16
 # A Runge--Kutta step that has used this much of its tolerance is of a length that its
 # error has chosen: half the length would leave 1/256, and a kink far more or nothing.
 _SMOOTH = 0.01
-# What the estimate of a step may be whose series is not that of the solution, in
+# The largest estimate of a step whose series is not that of the solution, in
 # tolerances. A hundred kinks (`benchmarks/nonsmooth.py`) leave 41 tolerances with 1,
 # 1.3 with 0.3, 0.1 with 0.1, in 577, 730 and 827 steps at 1e-4.
 _FOREIGN = 0.3
-# When a kink is gone over: what it is expected to leave, less than the above.
+# The estimate that a kink is expected to leave where it is gone over; less than that.
 _OVER = 0.15
 
 
 class ControllerState(eqx.Module):
-    """What `TaylorController` knows at the start of a step.
+    """The state of `TaylorController` at the start of a step.
 
     **Fields:**
 
@@ -197,7 +197,7 @@ class TaylorController(
             last, unit = _last_of(usable(series.stacked()), unit)
             no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
             _, dt0 = self._judge(y0, y0, no_error, last, unit, order, error_order)
-            # Where nothing moves, one step will do: of some length, if there is no end.
+            # One step will do where nothing moves: of some length, if there is no end.
             span = jnp.where(jnp.isfinite(t1 - t0), t1 - t0, 1)
             known = jnp.isfinite(dt0) & (dt0 > 0)
             dt0 = jnp.where(known, _FIRST_PART * dt0, span)
@@ -240,7 +240,7 @@ class TaylorController(
         if self.dtmin is not None:
             keep_step = keep_step | (chosen_dt <= self.dtmin)
         longer = self._longer(t1, dt, next_dt, kind, error, state)
-        # Not `dt` alone, which is rounded to a digit of `t`.
+        # `dt` alone is rounded to a digit of `t`.
         shorter = self._shorter(t0, kind, error, error_order, state)
         shorter = shorter.astype(dt.dtype) * jnp.minimum(dt, chosen_dt)
         # A step below the last digit of the time so far makes no difference: one of
@@ -318,7 +318,7 @@ class TaylorController(
         error_order: int,
         state: ControllerState,
     ) -> Array:
-        """What part of the length of a step that was rejected is tried next."""
+        """The part of the length of a step that was rejected which is tried next."""
         part = jnp.where(
             kind == OF_SERIES, error ** (-1 / error_order), _inverse_root(error)
         )
@@ -350,7 +350,7 @@ class TaylorController(
             below, top = jnp.abs(last)
             row = jnp.stack([error, size, below, top])
             scale = jnp.stack([scale + noise, scale, scale, scale])
-            # With `atol = 0`, what is zero and stays zero has no error.
+            # A leaf that is zero and stays zero has no error, with `atol = 0`.
             return jnp.where(row == 0, 0, row / scale)
 
         rows = jtu.tree_map(rows, y0, y1, error, last)
@@ -372,7 +372,7 @@ class TaylorController(
         length = jnp.exp(log_radius - log_size / error_order)
         safety = jnp.asarray(self.safety, jnp.result_type(unit))
         dt = safety * length.astype(safety.dtype) * unit
-        # As in Diffrax: the steps are a detail of how the solution is computed.
+        # The steps are a detail of how the solution is computed, as in Diffrax.
         return eqxi.nondifferentiable(jax.lax.stop_gradient((error, dt)))
 
     def _clip(self, dt: RealScalarLike) -> tuple[RealScalarLike, diffrax.RESULTS]:
@@ -389,15 +389,15 @@ class TaylorController(
 
 
 def _longest_unit(t0: RealScalarLike, y0: PyTree[Array], order: int) -> float:
-    """One whose powers leave room for the rest of a coefficient: at order 4, 256 in
-    float32. The length of the whole solve may be any."""
+    """Returns a unit of time whose powers leave room for the rest of a coefficient: at
+    order 4, 256 in float32. The length of the whole solve may be any."""
     largest = float(jnp.finfo(unit_of(jnp.asarray(t0), y0).dtype).max)
     return 2.0 ** (math.log2(largest) // (4 * order))
 
 
 def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], Array]:
-    """The last two of them, in a unit of time in which they are no larger than the
-    state: a norm takes their squares, which in float32 overflow soon."""
+    """Returns the last two coefficients, in a unit of time in which they are no larger
+    than the state: a norm takes their squares, which in float32 overflow soon."""
     leaves, treedef = jtu.tree_flatten(coefficients)
     order = len(leaves[0]) - 1 if leaves else 1
 
@@ -423,7 +423,7 @@ def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], A
 
 
 def _inverse_root(error: Array) -> Array:
-    """`error**(-1 / ERROR_ORDER)`, which is 8."""
+    """Computes `error**(-1 / ERROR_ORDER)`; `ERROR_ORDER` is 8."""
     return jax.lax.rsqrt(jnp.sqrt(jnp.sqrt(error)))
 
 

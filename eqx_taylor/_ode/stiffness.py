@@ -1,4 +1,4 @@
-"""Says so when steps are as short as they are for stability, not for accuracy."""
+"""A warning when steps are as short as they are for stability, not for accuracy."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""How many equations a jaxpr has, of which primitives, and what they cost."""
+"""The number of equations of a jaxpr, by primitives, and what they cost."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -6,14 +6,11 @@ from typing import Any, NamedTuple
 
 from .._core.jax import is_jaxpr, scan_params
 from .._core.primitives import CALLS, FREE
-
-
-Jaxpr = Any
-JaxprEqn = Any
+from .._core.protocols import Jaxpr, JaxprEqn, OpenJaxpr
 
 
 class PrimitiveCounts(NamedTuple):
-    """What [`eqx_taylor.count_primitives`][] returns; a named tuple.
+    """The result of [`eqx_taylor.count_primitives`][]; a named tuple.
 
     **Fields:**
 
@@ -61,7 +58,13 @@ def _jaxprs_in(values: Iterable[Any]) -> Iterator[Jaxpr]:
             yield from _jaxprs_in(value)
 
 
-def _visit(jaxpr, weight, turns, weigh_loops, counts) -> float:
+def _visit(
+    jaxpr: Jaxpr | OpenJaxpr,
+    weight: int,
+    turns: int,
+    weigh_loops: bool,
+    counts: dict[str, int],
+) -> float:
     """Adds to `counts`, with `weight` for each equation, and returns the operations of
     `turns` runs."""
     total = 0.0
@@ -87,8 +90,9 @@ def _visit(jaxpr, weight, turns, weigh_loops, counts) -> float:
 
 
 def operations(eqn: JaxprEqn) -> float:
-    """As XLA counts them: one for each entry of an elementwise function, two for each
-    product in a contraction. Moving numbers is free."""
+    """Counts floating-point operations as XLA does: one for each entry of an
+    elementwise function, two for each product in a contraction. Moving numbers is free.
+    """
     name = eqn.primitive.name
     ins: list[Any] = [getattr(var.aval, "shape", ()) for var in eqn.invars]
     size = sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)

@@ -1,4 +1,4 @@
-"""From functions of arbitrary PyTrees to jaxprs, and from their outputs back."""
+"""Functions of arbitrary PyTrees are made jaxprs here, and outputs PyTrees again."""
 
 import abc
 from collections.abc import Callable
@@ -9,11 +9,12 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._core.check import UNTRACEABLE, untraceable
-from .._core.jax import Jaxpr, trace
+from .._core.jax import trace
+from .._core.protocols import Jaxpr
 
 
 def is_traced(x: Any) -> bool:
-    """Arrays, NumPy's as well. All else is a part of the program."""
+    """Whether `x` is an array, NumPy's included. All else is a part of the program."""
     if isinstance(x, np.ndarray | np.generic):
         return x.dtype.kind in "biufc"
     return eqx.is_array(x)
@@ -21,7 +22,7 @@ def is_traced(x: Any) -> bool:
 
 class Traced(NamedTuple):
     jaxpr: Jaxpr
-    # What the jaxpr is to be evaluated at, and what to make of its outputs.
+    # The arrays that the jaxpr is to be evaluated at, and what to make of its outputs.
     leaves: list[Any]
     restored: Callable[[list[Any]], Any]
 
@@ -33,7 +34,7 @@ def filter_trace(
     kwargs: dict[str, Any],
     is_input: Callable[[Any], bool] = is_traced,
 ) -> Traced:
-    """The program of `fun`, a PyTree itself, for these arguments."""
+    """Traces `fun`, a PyTree itself, for these arguments."""
     arrays, static = eqx.partition((fun, args, kwargs), is_input)
     leaves, treedef = jtu.tree_flatten(arrays)
     outs: list[Any] = []
@@ -59,8 +60,8 @@ def filter_trace(
 
 
 class Wrapper(abc.ABC):
-    """What looks like another function, which it traces anew with every call: here that
-    one's name, and what makes it a method in a class."""
+    """A function that looks like another one, which it traces anew with every call: it
+    has that one's name, and is a method in a class."""
 
     # Anything: PyTrees are made of other things than functions on the way.
     fun: Any

@@ -1,4 +1,4 @@
-"""How large programs are: counts of their primitives, and plots of these."""
+"""The size of programs: counts of their primitives, and plots of these."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,8 +22,8 @@ def count_primitives(
     weigh_loops: bool = False,
     **kwargs: Any,
 ) -> PrimitiveCounts:
-    r"""How often each primitive occurs in the program of a function: what has to be
-    traced, lowered and compiled.
+    r"""Counts how often each primitive occurs in the program of a function: what has to
+    be traced, lowered and compiled.
 
     Nothing is computed. The jaxprs inside loops, branches, calls and custom rules are
     counted as well, each where it is called; a call of `jax.jit` itself is not.
@@ -160,7 +160,7 @@ def plot_primitive_counts(
 def counts_by_order(
     fun: Callable[[Any], Any], orders: Sequence[int], x: Any
 ) -> dict[str, list[int]]:
-    """The total counts by method, for each of the orders."""
+    """Returns the total counts by method, for each of the orders."""
     slope = jtu.tree_map(jnp.ones_like, x)
 
     def by_jet(order):
@@ -179,7 +179,8 @@ def counts_by_order(
 
 
 def nested(fun: Callable[[Any], Any], order: int) -> Callable[[Any], list[Any]]:
-    """The value and the derivatives along `x + t`, by `jvp` of `jvp` of ..."""
+    """Returns `x -> [fun(x), fun'(x), ...]`: the value and the derivatives along `x +
+    t`, by `jvp` of `jvp` of ..."""
 
     def extended(tower):
         def longer(x):

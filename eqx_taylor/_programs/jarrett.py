@@ -1,4 +1,4 @@
-"""Elementwise functions of which reverse mode stores the partial derivatives only.
+"""Elementwise functions for which reverse mode stores the partial derivatives only.
 
     y = f(a, b)  =>  y' = f_a a' + f_b b',
 
@@ -30,13 +30,11 @@ from .._core.jax import (
     trace,
 )
 from .._core.primitives import callee, CALLS, ELEMENTWISE
+from .._core.protocols import Jaxpr, JaxprEqn, OpenJaxpr
 from .._core.rule import register
 from .counts import count_jaxpr
 from .filter_trace import filter_trace, Wrapper
 from .simplify.cse import cse_jaxpr
-
-
-Jaxpr = Any
 
 
 def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,7 +98,8 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
 @ft.partial(jtu.register_dataclass, data_fields=["fun"], meta_fields=[])
 @dataclasses.dataclass(frozen=True, eq=False)
 class Jarrett(Wrapper):
-    """A PyTree of the function's arrays."""
+    """An elementwise function with its custom derivative; a PyTree of the function's
+    arrays."""
 
     fun: Any
 
@@ -115,7 +114,8 @@ class Jarrett(Wrapper):
 
 
 def _evaluate_with(closed: Jaxpr, num_tracers: int, *inputs: Any) -> list[Any]:
-    """With the first of the inputs in the place of tracers that are constants."""
+    """Evaluates a jaxpr with the first of the inputs in the place of tracers that are
+    constants."""
     tracers = iter(inputs[:num_tracers])
     consts = [next(tracers) if isinstance(x, Tracer) else x for x in closed.consts]
     jaxpr = closed.jaxpr
@@ -148,7 +148,7 @@ class Program:
         partials: Sequence[Partial] | None = None,
     ):
         self.jaxpr = jaxpr
-        # For each output the inputs that it depends on.
+        # The inputs that each output depends on.
         self.dependencies = dependencies
         outputs = [(i, ()) for i in range(len(jaxpr.out_avals))]
         self.partials = outputs if partials is None else list(partials)
@@ -174,8 +174,8 @@ class Program:
         return fun
 
     def factors(self, moving: Sequence[int]) -> Iterator[tuple[int, int, Partial]]:
-        """For each partial derivative its slopes in `moving` inputs, as the places of
-        both and what it is."""
+        """Yields for each partial derivative its slopes in `moving` inputs: the places
+        of both, and what the slope is."""
         for place, (output, wrt) in enumerate(self.partials):
             if is_differentiable(self.jaxpr.out_avals[output]):
                 for number in moving:
@@ -184,7 +184,7 @@ class Program:
 
 
 def _along(fun, number, *inputs):
-    """The slopes of all outputs in one input."""
+    """Computes the slopes of all outputs in one input."""
 
     def of_one(x):
         return fun(*inputs[:number], x, *inputs[number + 1 :])
@@ -233,12 +233,12 @@ def _elementwise_jvp(program, primals, tangents):
 
 @register(_elementwise)
 def _read_in_place(walk, eqn, inputs):
-    """Of a Taylor series nothing is stored: the function itself is what to read."""
+    """Reads the function itself: a Taylor series stores nothing that could be saved."""
     return walk.interpret(close(eqn.params["call_jaxpr"]), inputs)
 
 
 def _check_custom_rules(program, primals, moving) -> None:
-    """A custom derivative may not be elementwise though the function is."""
+    """Raises for a custom derivative that is not elementwise though the function is."""
     if not _has_custom_rules(program.jaxpr):
         return
 
@@ -273,7 +273,7 @@ _NOT_HOLOMORPHIC = frozenset("abs conj imag real sign".split())
 
 class _Atom(NamedTuple):
     depends_on: frozenset[int]
-    # Whether a complex input is among them.
+    # True if a complex input is among them.
     complex: bool
 
 
@@ -281,8 +281,8 @@ _CONSTANT = _Atom(frozenset(), False)
 
 
 def dependencies(jaxpr: Jaxpr) -> list[frozenset[int]]:
-    """For each output the floating-point inputs that it depends on. An error if the
-    function is not elementwise."""
+    """Returns for each output the floating-point inputs that it depends on. Raises if
+    the function is not elementwise."""
     atoms = []
     for number, var in enumerate(jaxpr.jaxpr.invars):
         if is_differentiable(var.aval):
@@ -293,7 +293,7 @@ def dependencies(jaxpr: Jaxpr) -> list[frozenset[int]]:
     return [atom.depends_on for atom in _walk(jaxpr.jaxpr, atoms)]
 
 
-def _walk(jaxpr: Any, atoms: Sequence[_Atom]) -> list[_Atom]:
+def _walk(jaxpr: OpenJaxpr, atoms: Sequence[_Atom]) -> list[_Atom]:
     env = dict(zip(jaxpr.invars, atoms))
 
     def read(atom):
@@ -317,7 +317,7 @@ def _walk(jaxpr: Any, atoms: Sequence[_Atom]) -> list[_Atom]:
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _check_elementwise(eqn: Any, joined: _Atom) -> None:
+def _check_elementwise(eqn: JaxprEqn, joined: _Atom) -> None:
     name = eqn.primitive.name
     aligned = name in _PLACING and _is_aligned(eqn)
     if name not in ELEMENTWISE and not aligned:
@@ -341,7 +341,7 @@ def _check_elementwise(eqn: Any, joined: _Atom) -> None:
         )
 
 
-def _is_aligned(eqn: Any) -> bool:
+def _is_aligned(eqn: JaxprEqn) -> bool:
     """Whether entries stay where they are, as NumPy broadcasts."""
     old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     if eqn.primitive.name == "broadcast_in_dim":

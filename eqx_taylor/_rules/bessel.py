@@ -1,6 +1,7 @@
 """The scaled modified Bessel functions `i0e` and `i1e`."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from .._core.jax import trace
+from .._core.protocols import JaxprEqn
 from .._core.rule import register
 from .._core.series import CONSTANT, orders, Series
 from .._core.units import power_of_two
@@ -35,7 +37,7 @@ _LOW = 4
 
 
 @register("bessel_i0e", "bessel_i1e")
-def _bessel(walk: Walk, eqn, inputs) -> list[Series]:
+def _bessel(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     order = int(eqn.primitive.name == "bessel_i1e")
     [x] = inputs
     # Along a line there is a single power of the step at each order: nothing cancels.
@@ -60,7 +62,9 @@ def _unit(x):
 # grows least: found by their ratios downwards, as a continued fraction.
 
 
-def _composed(walk: Walk, eqn, inputs, order: int) -> list[Series]:
+def _composed(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], order: int
+) -> list[Series]:
     def outer(x, u, n):
         x, u, n = at_least_single(x, u, n)
         # M_{n+1} / M_n from n = 0 on.
@@ -112,7 +116,7 @@ def _moment_ratios(x, number: int):
 # x: up to order 20 for 128 points.
 
 
-def _summed(walk: Walk, eqn, inputs, order: int) -> Series:
+def _summed(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], order: int) -> Series:
     # One half of the points is a mirror image.
     angles = 2 * np.pi * np.arange(_POINTS // 2 + 1) / _POINTS
 

@@ -1,12 +1,14 @@
 """Functions inside functions: read in place, as part of the program around them."""
 
 import functools as ft
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from .._core.jax import bind, close, inside_call, trace
 from .._core.primitives import callee, CALLS
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import Recurrence
 from .._core.rule import register
 from .._core.series import mask, orders, Series
@@ -16,13 +18,13 @@ from .pack import looking_ahead, pack, unpack
 
 # Read in place by the interpreter, as long as anything moves.
 @register(*[name for name in CALLS if CALLS[name].is_read_in_place], kind="call")
-def _inline(walk: Walk, eqn, inputs) -> list[Series]:
+def _inline(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     with inside_call(eqn):
         return walk.interpret(close(callee(eqn)), inputs)
 
 
 @register("remat2", kind="call")
-def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
+def _checkpoint(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
     if not walk.takes_all_orders(inputs) or len(eqn.outvars) == 0:
         return walk.interpret(jaxpr, inputs)
@@ -36,7 +38,7 @@ def _checkpoint(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 @register("shard_map", kind="call")
-def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
+def _shard_map(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     params, jaxpr = eqn.params, close(eqn.params["jaxpr"])
     mapped = ft.partial(
         jax.shard_map,
@@ -76,7 +78,7 @@ def _shard_map(walk: Walk, eqn, inputs) -> list[Series]:
 
 # Where the results of a call are, is a parameter with an entry for each.
 @register("compute_on", "fused_call", kind="call")
-def _placed(walk: Walk, eqn, inputs) -> list[Series]:
+def _placed(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
     if not walk.takes_all_orders(inputs) or len(eqn.outvars) == 0:
         return walk.interpret(jaxpr, inputs)

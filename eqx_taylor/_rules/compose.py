@@ -1,12 +1,13 @@
 """Functions of a series, from the coefficients of the function at its first value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
 from .._core.jax import filled, stacked_type
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output
 from .._core.series import CONSTANT, orders, Series
 from .._core.terms import add, Term
@@ -22,7 +23,12 @@ from .define import read
 # of `h_j powers[k - j]`, shifted by one, with h_k in front. That is K²/2 products of
 # such arrays; where x is a straight line a single power is left at each order.
 def composed(
-    walk: Walk, eqn, inputs, x: Series, unit: Callable[[Any], Any], outer: Callable
+    walk: Walk,
+    eqn: JaxprEqn,
+    inputs: Sequence[Series],
+    x: Series,
+    unit: Callable[[Any], Any],
+    outer: Callable,
 ) -> list[Series]:
     """The output of `eqn`, an elementwise function, where `x` alone moves.
 

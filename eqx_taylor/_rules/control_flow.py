@@ -21,6 +21,7 @@ from jax import lax
 
 from .._core.history import History, order_of_entry
 from .._core.jax import close, evaluate, filled, scan_params
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import Recurrence
 from .._core.rule import register
 from .._core.series import CONSTANT, given, primal_values, Series, Support
@@ -83,7 +84,7 @@ class _Kept:
 
 
 @register("scan", kind="control flow")
-def _scan(walk: Walk, eqn, inputs) -> list[Series]:
+def _scan(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     p = scan_params(eqn)
     consts = inputs[: p.num_consts]
     init = inputs[p.num_consts : p.num_consts + p.num_carry]
@@ -188,7 +189,9 @@ def _scan(walk: Walk, eqn, inputs) -> list[Series]:
     return outs
 
 
-def _outputs(walk, eqn, inputs, supports, all_orders, one_order) -> list[Series]:
+def _outputs(
+    walk, eqn: JaxprEqn, inputs: Sequence[Series], supports, all_orders, one_order
+) -> list[Series]:
     if len(supports) == 0:
         return []  # A loop for its effects: done by the walk, on primal values.
     if walk.takes_all_orders(inputs):
@@ -201,7 +204,7 @@ def _outputs(walk, eqn, inputs, supports, all_orders, one_order) -> list[Series]
 
 
 @register("while", kind="control flow")
-def _while(walk: Walk, eqn, inputs) -> list[Series]:
+def _while(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     cond_jaxpr = close(eqn.params["cond_jaxpr"])
     body_jaxpr = close(eqn.params["body_jaxpr"])
     split = eqn.params["cond_nconsts"]
@@ -260,7 +263,7 @@ def _where(predicate, new: list[Any], old: list[Any]) -> list[Any]:
 
 
 @register("cond", kind="control flow")
-def _cond(walk: Walk, eqn, inputs) -> list[Series]:
+def _cond(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     index, operands = inputs[0], inputs[1:]
     branches = [close(branch) for branch in eqn.params["branches"]]
     avals = [series.aval for series in operands]
@@ -334,7 +337,9 @@ def _cond(walk: Walk, eqn, inputs) -> list[Series]:
     return outs
 
 
-def _choose(eqn, index: Series, functions: Sequence[Callable], arrays: list[Any]):
+def _choose(
+    eqn: JaxprEqn, index: Series, functions: Sequence[Callable], arrays: list[Any]
+):
     """Applies one of the functions, as `eqn` applies one of its branches."""
     platforms = eqn.params.get("branches_platforms")
     if platforms is None:

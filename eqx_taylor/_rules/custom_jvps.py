@@ -2,7 +2,7 @@
 definition does not serve at higher orders: where it saturates, they cancel."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jax import lax
 
 from .._core.jax import close, trace
 from .._core.primitives import callee, CALLS
+from .._core.protocols import JaxprEqn
 from .._core.rule import Read, Rule, RULES, target_key
 from .._core.series import primal_values, Series
 from .._core.units import power_of_two
@@ -61,7 +62,7 @@ def _define_logaddexp(fun, base: float):
     of_b = derivative_rule(lambda y, a, b, da, db: weight(b, a) * db)
 
     @register_within(fun, operands=2)
-    def logaddexp(walk: Walk, eqn, inputs) -> list[Series]:
+    def logaddexp(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         a, b = inputs
         chosen = of_a if b.is_constant else of_b if a.is_constant else rule
         [y] = chosen(walk, eqn, inputs)
@@ -103,12 +104,12 @@ register_within(jax.nn.log1mexp)(
 
 
 @register_within(jss.xlogy, operands=2)
-def _xlogy(walk: Walk, eqn, inputs) -> list[Series]:
+def _xlogy(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     return [rewritten(walk, eqn, inputs, lambda x, y, **_: x * lax.log(y))]
 
 
 @register_within(jss.xlog1py, operands=2)
-def _xlog1py(walk: Walk, eqn, inputs) -> list[Series]:
+def _xlog1py(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     return [rewritten(walk, eqn, inputs, lambda x, y, **_: x * lax.log1p(y))]
 
 
@@ -125,7 +126,7 @@ def _xlog1py(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 @register_within(jss.log_ndtr)
-def _log_ndtr(walk: Walk, eqn, inputs) -> list[Series]:
+def _log_ndtr(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     def outer(x, u, n):
         x, u, n = at_least_single(x, u, n)
         far = x < -1.5
@@ -185,7 +186,7 @@ def _logarithm(terms):
 
 def _define_bessel(fun, scaled):
     @register_within(fun)
-    def bessel(walk: Walk, eqn, inputs) -> list[Series]:
+    def bessel(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         def product(x, **_):
             size = lax.abs(x) if FROM_THE_RIGHT else x * lax.sign(x)
             return lax.exp(size) * scaled(x)

@@ -11,6 +11,7 @@ from .._core.checked_rule import checked_step, is_own
 from .._core.convolution import convolve, convolve_square
 from .._core.decisions import has_kink
 from .._core.jax import bind, is_differentiable, name_of_call, trace
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output, outputs
 from .._core.rule import Cost, otherwise, Read, register, Target
 from .._core.series import CONSTANT, primal_values, product_support, Series, Support
@@ -80,7 +81,7 @@ def define_affine(
     returns an equation that lacks the constant."""
     rule = ft.partial(_linear_rule, operands=operands, linear_part=linear_part)
 
-    def linear(eqn):
+    def linear(eqn: JaxprEqn):
         # A sum over directions would have the constant once, not once per direction.
         return operands if linear_part(eqn) is eqn else slice(0)
 
@@ -88,7 +89,12 @@ def define_affine(
 
 
 def _linear_rule(
-    walk: Walk, eqn, inputs, *, operands, linear_part=lambda eqn: eqn
+    walk: Walk,
+    eqn: JaxprEqn,
+    inputs: Sequence[Series],
+    *,
+    operands,
+    linear_part=lambda eqn: eqn,
 ) -> list[Series]:
     linear = range(len(inputs))[operands]
     if any(i not in linear and not s.is_constant for i, s in enumerate(inputs)):
@@ -159,7 +165,9 @@ def _cost_of_product(inputs: Sequence[Series]) -> Cost:
     return Cost.FUSED if any(series.is_constant for series in inputs) else Cost.WORK
 
 
-def _bilinear_rule(walk: Walk, eqn, inputs, *, operands, symmetric) -> list[Series]:
+def _bilinear_rule(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], *, operands, symmetric
+) -> list[Series]:
     a, b = (inputs[i] for i in operands)
     if any(not s.is_constant for i, s in enumerate(inputs) if i not in operands):
         return otherwise(walk, eqn, inputs)
@@ -241,7 +249,7 @@ def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
 
     def decorator(equation: Equation) -> Equation:
         @register(*targets)
-        def rule(walk: Walk, eqn, inputs) -> list[Series]:
+        def rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
             support = walk.analytic_support(inputs)
             y = output(eqn, inputs, support, lambda k: step(k))
             step = applied(equation, eqn, [y, *inputs])
@@ -296,12 +304,14 @@ def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
     """
 
     @register(target, kind="rewrite")
-    def rule(walk: Walk, eqn, inputs) -> list[Series]:
+    def rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         params = eqn.params if eqn.primitive.name != "custom_jvp_call" else {}
         return [rewritten(walk, eqn, inputs, ft.partial(fun, **params))]
 
 
-def rewritten(walk: Walk, eqn, inputs, fun: Callable[..., Any]) -> Series:
+def rewritten(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], fun: Callable[..., Any]
+) -> Series:
     others = read(walk, ft.partial(applied_to, fun, eqn), inputs)
     _check_values(eqn, "another expression", others, [eqn.outvars[0].aval])
     [other] = others
@@ -361,7 +371,7 @@ def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
 def derivative_rule(fun: Callable[..., Any]) -> Read:
     """The rule of a function with this derivative."""
 
-    def rule(walk: Walk, eqn, inputs) -> list[Series]:
+    def rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         def slope(inner: Walk) -> list[Series]:
             slopes = [series.derivative for series in inputs]
             given = [*outs, *inputs, *slopes]
@@ -377,7 +387,10 @@ def derivative_rule(fun: Callable[..., Any]) -> Read:
 
 
 def integrals(
-    walk: Walk, eqn, inputs, slope: Callable[[Walk], list[Series]]
+    walk: Walk,
+    eqn: JaxprEqn,
+    inputs: Sequence[Series],
+    slope: Callable[[Walk], list[Series]],
 ) -> list[Series]:
     """The outputs `y` of `eqn`, from the equation `y' = g`: `y_k = g_{k-1} / k`.
 
@@ -410,7 +423,7 @@ def integrals(
     return outs
 
 
-def applied(fun: Callable[..., Any], eqn, args: Sequence[Any]) -> Any:
+def applied(fun: Callable[..., Any], eqn: JaxprEqn, args: Sequence[Any]) -> Any:
     """`fun(*args)`. If it does not take so many arguments, the error says what they
     are."""
     try:
@@ -435,7 +448,9 @@ def applied_to(fun: Callable[..., Any], eqn, *args: Any) -> Any:
     return applied(fun, eqn, args)
 
 
-def _check_values(eqn, what: str, found: Sequence[Series], wanted: Sequence[Any]):
+def _check_values(
+    eqn: JaxprEqn, what: str, found: Sequence[Series], wanted: Sequence[Any]
+):
     """What a user's function returns must have the types of the outputs."""
     kinds, types = (
         [(x.shape, x.dtype) for x in avals]

@@ -7,12 +7,14 @@ program, and it is read as series like any other. Where `p(x)` occurs in it (`ta
 """
 
 import contextlib
+from collections.abc import Sequence
 
 import jax
 
 from .._core.check import escaped
 from .._core.jax import bind, is_differentiable, name_of, trace
 from .._core.memo import params_key
+from .._core.protocols import JaxprEqn
 from .._core.rule import OTHERWISE, register
 from .._core.series import CONSTANT, mask, Series, unknown
 from .._core.walk import Reach, Walk
@@ -22,7 +24,7 @@ from .kinks import piecewise_linear_rule
 
 
 @register(OTHERWISE, kind="derived")
-def _derived(walk: Walk, eqn, inputs) -> list[Series]:
+def _derived(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     def slope(inner: Walk) -> list[Series]:
         slopes = [inputs[i].derivative for i in moving]
         jaxpr = _derivative(walk, eqn, inputs, moving)
@@ -33,7 +35,7 @@ def _derived(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 @register("custom_jvp_call", kind="derived")
-def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
+def _custom_jvp(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     if params_key(eqn) in walk.assumed_linear:
         support = joined_support(inputs)
         return [unknown(var.aval, support) for var in eqn.outvars]
@@ -48,7 +50,7 @@ def _custom_jvp(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 @contextlib.contextmanager
-def _escaped_values(eqn):
+def _escaped_values(eqn: JaxprEqn):
     """Says what to do where JAX says that a value has escaped: from the function that
     is traced, into the rule that is called later."""
     try:
@@ -63,7 +65,7 @@ def _escaped_values(eqn):
 _OPERANDS_MOVE_TOGETHER = {"pallas_call": 1, "reduce_window": 2}
 
 
-def _moving(eqn, inputs) -> list[int]:
+def _moving(eqn: JaxprEqn, inputs: Sequence[Series]) -> list[int]:
     part = _OPERANDS_MOVE_TOGETHER.get(eqn.primitive.name)
     together = 0 if part is None else len(inputs) // part
     return [
@@ -73,7 +75,7 @@ def _moving(eqn, inputs) -> list[int]:
     ]
 
 
-def _derivative(walk: Walk, eqn, inputs, moving):
+def _derivative(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], moving):
     """The jaxpr of `(x, dx of those that move) -> dy of those that can`."""
 
     def fun(*args):
@@ -115,7 +117,7 @@ def _derivative(walk: Walk, eqn, inputs, moving):
         ) from e
 
 
-def _is_piecewise_linear(walk: Walk, eqn, inputs) -> bool:
+def _is_piecewise_linear(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> bool:
     """Whether the slope depends on `x` through its first coefficient only (`relu`).
 
     Asked of the supports: with `x = x_0 + x_3 t³`, and orders 0 and 3 for anything

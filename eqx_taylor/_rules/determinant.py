@@ -7,6 +7,7 @@ has. A larger matrix is reduced to such a one.
 
 import functools as ft
 import itertools
+from collections.abc import Sequence
 
 import equinox.internal as eqxi
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from .._core.jax import is_jaxpr, trace
+from .._core.protocols import JaxprEqn
 from .._core.rule import register, Rule, RULES, target_key
 from .._core.series import Series
 from .._core.walk import Walk
@@ -172,7 +174,7 @@ register(_regular, kind="differential equation")(derivative_rule(_slope))
 # -- JAX's function
 
 
-def _determinant(walk: Walk, eqn, inputs) -> list[Series]:
+def _determinant(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     n = inputs[0].aval.shape[-1]
     fun = _by_minors if n <= _FEW else ft.partial(_by_blocks, order=walk.order)
     return [rewritten(walk, eqn, inputs, fun)]

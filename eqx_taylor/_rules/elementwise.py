@@ -2,6 +2,7 @@
 
 import functools as ft
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jax import lax
 
 from .._core.convolution import convolve, convolve_square
 from .._core.jax import bind
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output
 from .._core.rule import Cost, otherwise, register, RULES, with_cost
 from .._core.series import Series
@@ -121,7 +123,7 @@ define_derivative("atanh", _atanh_slope)
 
 
 @register("tanh")
-def _tanh(walk: Walk, eqn, inputs) -> list[Series]:
+def _tanh(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     def first_slope(x, y):
         q = lax.exp(-2 * lax.abs(x.real))
         if not jnp.iscomplexobj(x):
@@ -142,21 +144,23 @@ _tan_of_reals = RULES["tan"].read
 
 
 @register("tan", kind="differential equation")
-def _tan(walk: Walk, eqn, inputs) -> list[Series]:
+def _tan(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
         return [rewritten(walk, eqn, inputs, lambda x, **_: -1j * lax.tanh(1j * x))]
     return _tan_of_reals(walk, eqn, inputs)
 
 
 @register("logistic")
-def _logistic(walk: Walk, eqn, inputs) -> list[Series]:
+def _logistic(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     def first_slope(x, y):
         return y * lax.logistic(-x)
 
     return _sigmoid(walk, eqn, inputs, first_slope, lambda y: 1 - 2 * y)
 
 
-def _sigmoid(walk: Walk, eqn, inputs, first_slope, linear_factor) -> list[Series]:
+def _sigmoid(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], first_slope, linear_factor
+) -> list[Series]:
     [x] = inputs
     aval = eqn.outvars[0].aval
     support = walk.analytic_support(inputs)
@@ -181,7 +185,7 @@ define_piecewise_linear("clamp", "max", "min")
 
 
 @register("rem", kind="piecewise linear", is_kink=True)
-def _rem(walk: Walk, eqn, inputs) -> list[Series]:
+def _rem(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     def value(here, ahead):
         """The remainder for the quotient ahead."""
         rest = bind(eqn, here)[0]
@@ -198,7 +202,7 @@ def _quotient(eqn, operands):
 
 
 @register("abs", kind="piecewise linear", is_kink=True)
-def _abs(walk: Walk, eqn, inputs) -> list[Series]:
+def _abs(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
         return otherwise(walk, eqn, inputs)
     return piecewise_linear_rule(walk, eqn, inputs)
@@ -208,7 +212,7 @@ register("ceil", "floor", "round", "stop_gradient", kind="zero")(constant_rule)
 
 
 @register("sign", kind="zero")
-def _sign(walk: Walk, eqn, inputs) -> list[Series]:
+def _sign(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     if jnp.issubdtype(inputs[0].aval.dtype, jnp.complexfloating):
         return otherwise(walk, eqn, inputs)
     return constant_rule(walk, eqn, inputs)

@@ -16,6 +16,7 @@ import jax
 import jax.tree_util as jtu
 
 from .._core.jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import outputs
 from .._core.rule import otherwise, register
 from .._core.series import CONSTANT, primal_values, Series, Tentative
@@ -26,7 +27,7 @@ from .define import joined_support
 
 def _solved(
     walk: Walk,
-    eqn,
+    eqn: JaxprEqn,
     inputs: Sequence[Series],
     b: Sequence[Series],
     product: Jaxpr,
@@ -100,7 +101,9 @@ def _solved(
     kind="implicit function",
     linear=lambda eqn: slice(sum(eqn.params["const_lengths"]), None),
 )
-def _custom_linear_solve(walk: Walk, eqn, inputs) -> list[Series]:
+def _custom_linear_solve(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]
+) -> list[Series]:
     matvec = close(eqn.params["jaxprs"].matvec)
     lengths = eqn.params["const_lengths"]
     consts, b = inputs[: lengths.matvec], inputs[sum(lengths) :]
@@ -120,7 +123,7 @@ def _custom_linear_solve(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 @register("spsolve", kind="implicit function", linear=slice(-1, None))
-def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
+def _sparse_solve(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     # It brings along a good part of SciPy, which takes longer to import than all of
     # this library. Whoever comes here has done so.
     from jax.experimental import sparse
@@ -144,7 +147,7 @@ def _sparse_solve(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 @register("linear_solve", kind="implicit function")
-def _lineax(walk: Walk, eqn, inputs) -> list[Series]:
+def _lineax(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     avals = [series.aval for series in inputs]
     system = walk.cached("system", eqn, lambda: _lineax_system(eqn, avals))
     is_fixed = all(
@@ -159,13 +162,13 @@ def _lineax(walk: Walk, eqn, inputs) -> list[Series]:
 
 # A primitive of Equinox's, under `vmap`.
 @register("vprim", kind="implicit function")
-def _vmapped(walk: Walk, eqn, inputs) -> list[Series]:
+def _vmapped(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     primitive, _ = _innermost(eqn)
     rule = _lineax if primitive.name == "linear_solve" else otherwise
     return rule(walk, eqn, inputs)
 
 
-def _innermost(eqn) -> tuple[Any, dict[str, Any]]:
+def _innermost(eqn: JaxprEqn) -> tuple[Any, dict[str, Any]]:
     primitive, params = eqn.primitive, eqn.params
     while primitive.name == "vprim":
         primitive, params = params["prim"], dict(params["params"])
@@ -184,7 +187,7 @@ class _System(NamedTuple):
     is_regular: bool
 
 
-def _lineax_system(eqn, avals: Sequence[Any]) -> _System:
+def _lineax_system(eqn: JaxprEqn, avals: Sequence[Any]) -> _System:
     """What Lineax's equation says, in terms of its flat operands."""
     primitive, params = _innermost(eqn)
 

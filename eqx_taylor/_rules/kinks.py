@@ -1,7 +1,7 @@
 """What is linear around every point, by a map that depends on the point: kinks."""
 
 import functools as ft
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from jax import lax
 
 from .._core.decisions import is_kink
 from .._core.jax import bind, is_differentiable
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import Recurrence
 from .._core.rule import register, Target
 from .._core.series import ahead_values, CONSTANT, primal_values, Series
@@ -64,8 +65,8 @@ def define_piecewise_linear(*targets: Target) -> None:
 
 def piecewise_linear_rule(
     walk: Walk,
-    eqn,
-    inputs,
+    eqn: JaxprEqn,
+    inputs: Sequence[Series],
     value: Callable[[list[Any], list[Any]], list[Any]] | None = None,
 ) -> list[Series]:
     """The rule of what is linear around every point.
@@ -147,5 +148,5 @@ def _sloped(exact, sloped):
     return jnp.where(exact == sloped, sloped, sloped + rest)
 
 
-def _decides(eqn) -> bool:
+def _decides(eqn: JaxprEqn) -> bool:
     return is_kink(eqn) or eqn.primitive.name == "custom_jvp_call"

@@ -17,6 +17,7 @@ from jax import lax
 
 from .._core.convolution import convolve
 from .._core.jax import as_type, bind
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output, outputs, Recurrence
 from .._core.rule import Cost, register
 from .._core.series import CONSTANT, primal_values, Series
@@ -107,7 +108,7 @@ def half_gram(a: Series, b: Series, k: int) -> Term:
 
 
 def _solved(
-    eqn,
+    eqn: JaxprEqn,
     inputs: Sequence[Series],
     walk: Walk,
     parts: Sequence[tuple[Series, Callable[[Any, Any], Any]]],
@@ -135,7 +136,7 @@ _RIGHT_HAND_SIDE = slice(-1, None)
 
 
 @register("triangular_solve", kind="matrix equation", linear=_RIGHT_HAND_SIDE)
-def _triangular(walk: Walk, eqn, inputs) -> list[Series]:
+def _triangular(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     params = eqn.params
     k = 1 if params["unit_diagonal"] else 0
 
@@ -152,7 +153,7 @@ def _triangular(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 @register("tridiagonal_solve", kind="matrix equation", linear=_RIGHT_HAND_SIDE)
-def _tridiagonal(walk: Walk, eqn, inputs) -> list[Series]:
+def _tridiagonal(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     def off_diagonal(d, x, of_d, of_x, pad):
         # The entry that lies outside of the matrix is not read.
         inside = d[..., of_d, None] * x[..., of_x, :]
@@ -174,7 +175,7 @@ def _tridiagonal(walk: Walk, eqn, inputs) -> list[Series]:
 #
 # with Φ the lower triangle with half the diagonal (Murray, arXiv:1602.07527).
 @register("cholesky", kind="matrix equation")
-def _cholesky(walk: Walk, eqn, inputs) -> list[Series]:
+def _cholesky(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
 
     def compute(k):
@@ -202,7 +203,7 @@ def _cholesky(walk: Walk, eqn, inputs) -> list[Series]:
 #
 # The last pivot is not divided by: it may be zero.
 @register("lu", kind="matrix equation")
-def _lu(walk: Walk, eqn, inputs) -> list[Series]:
+def _lu(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
     m, n = a.aval.shape[-2:]
     r = min(m, n)
@@ -260,7 +261,7 @@ def _lu(walk: Walk, eqn, inputs) -> list[Series]:
 #
 # Columns to the right of the square part follow: their R_k = Q_0ᴴ (N - Q_k R_0).
 @register("qr", kind="matrix equation")
-def _qr(walk: Walk, eqn, inputs) -> list[Series]:
+def _qr(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
     m, n = a.aval.shape[-2:]
     r = min(m, n)

@@ -8,12 +8,14 @@ enters linearly, so that sums over directions can be collapsed.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
 
 from .._core.convolution import convolve_square, disjoined, products
 from .._core.jax import is_literal
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output
 from .._core.rule import otherwise, register
 from .._core.series import CONSTANT, mask, orders, Series
@@ -27,7 +29,7 @@ from .variable_powers import power_at_run_time
 
 # y² = x  =>  y_k = (x_k - Σ_{j=1..k-1} y_j y_{k-j}) / (2 y_0)
 @register("sqrt")
-def _sqrt(walk: Walk, eqn, inputs) -> list[Series]:
+def _sqrt(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [x] = inputs
     aval = eqn.outvars[0].aval
 
@@ -50,22 +52,22 @@ def _sqrt(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 @register("rsqrt")
-def _rsqrt(walk: Walk, eqn, inputs) -> list[Series]:
+def _rsqrt(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     return [_negative_power(walk, eqn, inputs, -1 / 2)]
 
 
 @register("cbrt")
-def _cbrt(walk: Walk, eqn, inputs) -> list[Series]:
+def _cbrt(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     return [_positive_power(walk, eqn, inputs, 1 / 3)]
 
 
 @register("integer_pow")
-def _integer_pow(walk: Walk, eqn, inputs) -> list[Series]:
+def _integer_pow(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     return [_constant_power(walk, eqn, inputs, float(eqn.params["y"]))]
 
 
 @register("pow")
-def _pow(walk: Walk, eqn, inputs) -> list[Series]:
+def _pow(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     base, exponent = inputs
     if base.is_constant:
         # y' = y log(x) v', and 0 at x = 0.
@@ -80,7 +82,9 @@ def _pow(walk: Walk, eqn, inputs) -> list[Series]:
 _LARGEST_PRODUCT = 2**16
 
 
-def _constant_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
+def _constant_power(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], exponent: float
+) -> Series:
     if float(exponent).is_integer() and 0 <= exponent <= _LARGEST_PRODUCT:
         return rewritten(
             walk, eqn, inputs, lambda x, *_: repeated_product(x, int(exponent))
@@ -96,7 +100,9 @@ def _weights(exponent: float, k: int):
     return (pair for pair in weights if pair[-1] != 0)
 
 
-def _negative_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
+def _negative_power(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], exponent: float
+) -> Series:
     x = inputs[0]
 
     def compute(k):
@@ -118,7 +124,9 @@ def _negative_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
     return y
 
 
-def _positive_power(walk: Walk, eqn, inputs, exponent: float) -> Series:
+def _positive_power(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], exponent: float
+) -> Series:
     x = inputs[0]
     aval = eqn.outvars[0].aval
     most = largest(aval)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._core.convolution import convolve
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output
 from .._core.rule import Cost, register
 from .._core.series import Series
@@ -28,7 +29,7 @@ def _cost_of_quotient(inputs: Sequence[Series]) -> Cost:
 
 # q b = a  =>  q_k = (a_k - Σ_{j=1..k} b_j q_{k-j}) / b_0
 @register("div", linear=slice(0, 1), cost=_cost_of_quotient)
-def _div(walk: Walk, eqn, inputs) -> list[Series]:
+def _div(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     a, b = inputs
 
     def compute(k):

@@ -1,6 +1,6 @@
 """Sums of powers and of exponentials of a series: a recurrence for each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output
 from .._core.series import CONSTANT, orders, Series
 from .._core.walk import Walk
@@ -23,8 +24,8 @@ from .define import read
 # Nothing is composed of powers of h, which would cancel on a curve.
 def sum_of_rows(
     walk: Walk,
-    eqn,
-    inputs,
+    eqn: JaxprEqn,
+    inputs: Sequence[Series],
     x: Series,
     number: int,
     unit: Callable[[Any], Any],
@@ -107,7 +108,7 @@ def at_least_single(*arrays):
     return [x.astype(dtype) for x in arrays]
 
 
-def widened(walk: Walk, eqn, x: Series) -> Series:
+def widened(walk: Walk, eqn: JaxprEqn, x: Series) -> Series:
     """`x` in the shape of the output, since primitives broadcast axes of size 1, and in
     float32 at least."""
     shape = eqn.outvars[0].aval.shape

@@ -1,7 +1,10 @@
 """`jax.experimental.sparse`: the numbers of a matrix move, its pattern does not."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
+from .._core.protocols import JaxprEqn
 from .._core.rule import register
 from .._core.series import Series
 from .._core.walk import Walk
@@ -29,7 +32,7 @@ define_piecewise_linear("bcoo_fromdense", "bcsr_fromdense")
 
 # In places that are left over, JAX's derivatives of these have entries of the matrix.
 @register("coo_fromdense", "csr_fromdense", kind="piecewise linear")
-def _from_dense(walk: Walk, eqn, inputs) -> list[Series]:
+def _from_dense(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     data, *pattern = piecewise_linear_rule(walk, eqn, inputs)
 
     def compute(k):

@@ -1,6 +1,7 @@
 """Error functions, gamma functions and beta functions."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from .._core.convolution import convolve
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output
 from .._core.rule import otherwise, register, RULES
 from .._core.series import CONSTANT, orders, product_support, Series
@@ -82,7 +84,7 @@ define_derivative("erf_inv", lambda y, x, dx: dx * erf_inv_slope(x))
 #
 #   G_i = x^(a-1-i) e^(-x) / Γ(a-i),    G_i' = (G_{i+1} - G_i) x'
 @register("igamma", "igammac")
-def _igamma(walk: Walk, eqn, inputs) -> list[Series]:
+def _igamma(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     a, x = inputs
     if not a.is_constant:
         return otherwise(walk, eqn, inputs)
@@ -226,7 +228,7 @@ _in_last_operand = RULES["regularized_incomplete_beta"].read
 
 
 @register("regularized_incomplete_beta")
-def _betainc(walk: Walk, eqn, inputs) -> list[Series]:
+def _betainc(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     fixed = all(series.is_constant for series in inputs[:-1])
     return (_in_last_operand if fixed else otherwise)(walk, eqn, inputs)
 
@@ -270,14 +272,14 @@ define_derivative("lgamma", lambda y, x, dx: dx * lax.digamma(x))
 
 
 @register("digamma")
-def _digamma(walk: Walk, eqn, inputs) -> list[Series]:
+def _digamma(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     return [
         _zeta_series(walk, eqn, inputs, jnp.ones_like, lambda s, u: -jnp.ones_like(u))
     ]
 
 
 @register("polygamma")
-def _polygamma(walk: Walk, eqn, inputs) -> list[Series]:
+def _polygamma(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     m, _ = inputs
     if not m.is_constant:
         return otherwise(walk, eqn, inputs)
@@ -292,7 +294,7 @@ def _polygamma(walk: Walk, eqn, inputs) -> list[Series]:
 
 
 @register("zeta")
-def _zeta(walk: Walk, eqn, inputs) -> list[Series]:
+def _zeta(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     s, _ = inputs
     if not s.is_constant:
         return otherwise(walk, eqn, inputs)
@@ -306,7 +308,9 @@ def _zeta(walk: Walk, eqn, inputs) -> list[Series]:
     return [_zeta_series(walk, eqn, inputs, exponent, factor)]
 
 
-def _zeta_series(walk: Walk, eqn, inputs, exponent, factor) -> Series:
+def _zeta_series(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], exponent, factor
+) -> Series:
     """The output of `eqn`, `factor(s, u) u^(s-1) ζ(s, x)` for s = `exponent(x)`."""
 
     def rows(x, u):

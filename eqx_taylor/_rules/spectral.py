@@ -5,12 +5,15 @@ and said above each rule. Where eigenvalues coincide, the vectors are not differ
 and their coefficients are not finite.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from .._core.convolution import convolve
 from .._core.jax import bind
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import outputs, Recurrence
 from .._core.rule import otherwise, register
 from .._core.series import CONSTANT, primal_values, Series
@@ -91,7 +94,7 @@ def _remainder(a: Series, v: Series, u: Series, w: Series, k: int) -> Term:
 #
 # A is read from one of its triangles.
 @register("eigh", kind="matrix equation")
-def _eigh(walk: Walk, eqn, inputs) -> list[Series]:
+def _eigh(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
     if eqn.outvars[0].aval.shape != a.aval.shape:
         return otherwise(walk, eqn, inputs)  # Some vectors only.
@@ -123,7 +126,7 @@ def _eigh(walk: Walk, eqn, inputs) -> list[Series]:
 #
 # Left eigenvectors are those of Aᴴ, with the conjugate eigenvalues.
 @register("eig", kind="matrix equation")
-def _eig(walk: Walk, eqn, inputs) -> list[Series]:
+def _eig(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
     sides = [s for s in ("left", "right") if eqn.params[f"compute_{s}_eigenvectors"]]
     if sides and not eqn.params.get("enable_eigvec_derivs"):
@@ -202,7 +205,7 @@ def _eigenpairs(walk: Walk, a: Series, w: Series, v: Series, is_left: bool):
 # follow from the norms too, even where s = 0. What lies outside of the columns of U_0
 # and V_0 is that of M / s and N / s.
 @register("svd", kind="matrix equation")
-def _svd(walk: Walk, eqn, inputs) -> list[Series]:
+def _svd(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
     m, n = a.aval.shape[-2:]
     r = min(m, n)

@@ -1,9 +1,12 @@
 """Linear primitives: they move, copy, add up or transform numbers."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import lax
 
 from .._core.jax import bind
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output, outputs
 from .._core.rule import Cost, register, with_cost
 from .._core.series import CONSTANT, Series
@@ -54,7 +57,7 @@ define_linear("tie", operands=slice(1, 2))
 
 # A gather with `mode="fill"` is affine: the value that stands for what lies outside of
 # the operand (by default NaN) is a constant, and belongs to coefficient 0.
-def _filled_with_zeros(eqn):
+def _filled_with_zeros(eqn: JaxprEqn):
     is_filled = eqn.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP
     if not is_filled or eqn.params["fill_value"] == 0:
         return eqn
@@ -65,7 +68,7 @@ define_affine("gather", _filled_with_zeros, operands=slice(0, 1))
 
 
 @register("add", "add_any", "sub", kind="linear", linear=slice(None), cost=Cost.FUSED)
-def _add(walk: Walk, eqn, inputs) -> list[Series]:
+def _add(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     a, b = inputs
     aval = eqn.outvars[0].aval
     combine = sub if eqn.primitive.name == "sub" else add
@@ -82,7 +85,9 @@ def _add(walk: Walk, eqn, inputs) -> list[Series]:
 
 # A barrier at each order, for those that move at it: not all operands are numbers.
 @register("optimization_barrier", kind="linear", cost=Cost.FUSED)
-def _optimization_barrier(walk: Walk, eqn, inputs) -> list[Series]:
+def _optimization_barrier(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]
+) -> list[Series]:
     def compute(k):
         terms = [series[k] for series in inputs]
         kept = iter(lax.optimization_barrier([x for x in terms if x is not None]))
@@ -93,7 +98,7 @@ def _optimization_barrier(walk: Walk, eqn, inputs) -> list[Series]:
 
 # The next number in the direction of the second operand, which moves as the first.
 @register("nextafter", kind="linear")
-def _nextafter(walk: Walk, eqn, inputs) -> list[Series]:
+def _nextafter(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     x = inputs[0]
     aval = eqn.outvars[0].aval
 

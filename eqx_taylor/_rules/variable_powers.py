@@ -6,12 +6,14 @@ some exponents integers.
 """
 
 import functools as ft
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
 from .._core.convolution import convolve
+from .._core.protocols import JaxprEqn
 from .._core.recurrence import output
 from .._core.series import CONSTANT, mask, orders, Series
 from .._core.terms import add, scale, Term
@@ -22,7 +24,7 @@ from .define import read
 from .first import choice, factor_where, first, largest, real_part
 
 
-def power_at_run_time(walk: Walk, eqn, inputs) -> Series:
+def power_at_run_time(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> Series:
     """The output of `eqn`, which is `x ** v`, where `x` is differentiated."""
     shape = eqn.outvars[0].aval.shape
     x, exponent = inputs
@@ -49,7 +51,9 @@ def power_at_run_time(walk: Walk, eqn, inputs) -> Series:
 # but their derivatives, which may be with respect to p, are its own. If p is no
 # integer, y_k is zero below order p, and where (1 + x)^p has a coefficient of zero, as
 # it has if x stays zero; or else infinite.
-def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
+def _power(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], x: Series, exponent: Series
+) -> Series:
     aval = eqn.outvars[0].aval
     moving = orders(x.support & mask(walk.order) & ~CONSTANT)
     at_zero, is_product, p = _kinds(walk, aval, x, exponent)
@@ -136,7 +140,9 @@ def _power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
 # Where x_0 is zero, log(1 + x) takes the place of log(x). If v_0 is 0, 1, 2, ..., it is
 # the exponent up to order v_0 + l, if v begins to move at order l: t^v_0 t^l log(t) is
 # not smooth.
-def _moving_power(walk: Walk, eqn, inputs, x: Series, exponent: Series) -> Series:
+def _moving_power(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], x: Series, exponent: Series
+) -> Series:
     aval = eqn.outvars[0].aval
     both = [x, exponent]
 

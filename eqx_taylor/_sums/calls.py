@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._core.jax import close, scan_params, without_names
+from .._core.protocols import Jaxpr, JaxprEqn
 from .collapse import demand, EACH, Node, read, READERS, run, Value, Wanted, Weights
 
 
-# What is handed over of a value: nothing, what it is, or its sums.
+# The form in which a value is handed over: not at all, as it is, or as sums.
 Form = list[Wanted]
 _SHARED = "shared"
 
@@ -62,7 +63,7 @@ def _put_all(values, forms, arrays) -> None:
 class _Body:
     """A program inside of an equation."""
 
-    def __init__(self, jaxpr: Any, moves: Sequence[bool]):
+    def __init__(self, jaxpr: Jaxpr, moves: Sequence[bool]):
         self.program: list[Node] = []
         self.inputs = [Value(one) for one in moves]
         with without_names():
@@ -72,7 +73,7 @@ class _Body:
         return [*self.inputs, *(x for node in self.program for x in node.outputs)]
 
     def demand(self, wanted: Sequence[set[Wanted]]) -> list[set[Wanted]]:
-        """What is wanted of its inputs, if this is wanted of its outputs."""
+        """Returns what is wanted of the inputs, if this is wanted of the outputs."""
         for value in self._values():
             value.wanted = set()
         for value, some in zip(self.outputs, wanted):
@@ -90,7 +91,7 @@ class _Body:
 
 
 class _Scan(Node):
-    def __init__(self, eqn: Any, inputs: list[Value]):
+    def __init__(self, eqn: JaxprEqn, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         self.params = p = scan_params(eqn)
         self.carry = slice(p.num_consts, p.num_consts + p.num_carry)
@@ -106,7 +107,7 @@ class _Scan(Node):
 
     def demand(self) -> None:
         n = self.params.num_carry
-        # Of what the body returns: what it carries may be wanted in the next turn.
+        # The body returns what it carries, which may be wanted in the next turn.
         wanted = [set(output.wanted) for output in self.outputs]
         while True:
             of_inputs = self.body.demand(wanted)
@@ -151,7 +152,7 @@ def _moved(arrays, forms, source: int, destination: int) -> list[list[Any]]:
 
 
 class _Checkpoint(Node):
-    def __init__(self, eqn: Any, inputs: list[Value]):
+    def __init__(self, eqn: JaxprEqn, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         self.body = _Body(eqn.params["jaxpr"], [value.moves for value in inputs])
         self.outputs = [Value(value.moves) for value in self.body.outputs]
@@ -175,9 +176,9 @@ class _Checkpoint(Node):
 
 
 class _Branches(Node):
-    """Where the choice is the same for all directions."""
+    """A `cond` whose choice is the same for all directions."""
 
-    def __init__(self, eqn: Any, inputs: list[Value]):
+    def __init__(self, eqn: JaxprEqn, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         moves = [value.moves for value in inputs[1:]]
         self.bodies = [_Body(branch, moves) for branch in eqn.params["branches"]]
@@ -207,8 +208,8 @@ class _Branches(Node):
         _put_all(self.outputs, self.out_forms, arrays)
 
 
-def _branches(eqn: Any, inputs: list[Value]) -> _Branches | None:
-    # Those of `platform_dependent` need not compile for this platform.
+def _branches(eqn: JaxprEqn, inputs: list[Value]) -> _Branches | None:
+    # The branches of `platform_dependent` need not compile for this platform.
     if inputs[0].moves or eqn.params.get("branches_platforms") is not None:
         return None
     return _Branches(eqn, inputs)

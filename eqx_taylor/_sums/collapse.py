@@ -46,11 +46,12 @@ from .._core.jax import (
     vary,
 )
 from .._core.primitives import callee, CALLS
+from .._core.protocols import Jaxpr, JaxprEqn
 from .._core.rule import RULES, target_key
 
 
-# What is wanted of a value: the number of a weighted sum; or `EACH`, what it is for all
-# directions.
+# A thing that is wanted of a value: the number of a weighted sum; or `EACH`, the value
+# for all directions.
 Wanted = Any
 EACH = "each"
 
@@ -61,7 +62,8 @@ def sums_over_directions(
     directions: Sequence[Any],
     weights: Sequence[Any],
 ) -> list[list[Any]]:
-    """`Σ_r weights[i][r] fun(point, directions[r])[i]`, array by array, for every i.
+    """Computes `Σ_r weights[i][r] fun(point, directions[r])[i]`, array by array, for
+    every i.
 
     `fun` is a function of two lists of arrays, and returns as many lists of arrays as
     there are weights. The directions are stacked along the first axis of each array.
@@ -103,7 +105,7 @@ def sums_over_directions(
 
 
 class Weights:
-    """Of the directions in a sum. A common factor is left to the end."""
+    """The weights of the directions in a sum. A common factor is left to the end."""
 
     def __init__(self, weights: Any):
         self.count = len(weights)
@@ -121,7 +123,7 @@ class Weights:
         return jnp.sum(stacked, axis=0)
 
     def times_total(self, x: Any) -> Any:
-        """Of something that is the same for all directions."""
+        """Sums something that is the same for all directions."""
         if not isinstance(x, Tracer | jax.Array) and not np.any(x):
             return x  # A zero that was written as such.
         return x * jnp.asarray(self.total, jnp.asarray(x).dtype)
@@ -135,13 +137,13 @@ def _scaled(factor: float, x: Any) -> Any:
 
 
 class Value:
-    """A value of the program. What it is, is found by running the program, as far as it
-    is wanted."""
+    """A value of the program. It is found by running the program, as far as it is
+    wanted."""
 
     __slots__ = ("moves", "origin", "shared", "each", "sums", "wanted")
 
     def __init__(self, moves: bool, origin: "Equation | None" = None):
-        # Whether it depends on the direction.
+        # True if it depends on the direction.
         self.moves = moves
         # The equation that it is a result of.
         self.origin = origin
@@ -149,7 +151,7 @@ class Value:
         self.forget()
 
     def forget(self) -> None:
-        # If it does not move; if it does: for all directions, and weighted sums.
+        # The value if it does not move. If it does: that for all directions, and sums.
         self.shared: Any = None
         self.each: Any = None
         self.sums: dict[Wanted, Any] = {}
@@ -176,9 +178,9 @@ def known(x: Any) -> Value:
 
 
 class Node(abc.ABC):
-    """What a program is made of: equations, and those with programs inside."""
+    """An equation of a program, or one with programs inside."""
 
-    eqn: Any
+    eqn: JaxprEqn
     # Where the equation stands: what JAX writes of it into a profile.
     place: Any
     inputs: list[Value]
@@ -193,13 +195,14 @@ class Node(abc.ABC):
         """Finds what is wanted of the outputs."""
 
 
-# For other primitives with programs inside: what reads an equation whose inputs move.
-# `None` if it cannot.
-READERS: dict[str, Callable[[Any, list[Value]], Node | None]] = {}
+# Readers of equations whose inputs move, for other primitives with programs inside.
+# They return `None` if they cannot read one.
+READERS: dict[str, Callable[[JaxprEqn, list[Value]], Node | None]] = {}
 
 
-def read(jaxpr: Any, inputs: Sequence[Value], program: list[Node]) -> list[Value]:
-    """Appends the equations of a jaxpr to a program. The values of its outputs."""
+def read(jaxpr: Jaxpr, inputs: Sequence[Value], program: list[Node]) -> list[Value]:
+    """Appends the equations of a jaxpr to a program, and returns the values of its
+    outputs."""
     inner = jaxpr.jaxpr
     env = dict(zip(inner.constvars, map(known, jaxpr.consts)))
     env.update(zip(inner.invars, inputs))
@@ -248,7 +251,7 @@ def _is_wanted(node: Node) -> bool:
 
 
 class Equation(Node):
-    def __init__(self, eqn: Any, inputs: list[Value]):
+    def __init__(self, eqn: JaxprEqn, inputs: list[Value]):
         self.eqn, self.inputs = eqn, inputs
         moving = [i for i, value in enumerate(inputs) if value.moves]
         self.outputs = [Value(bool(moving), origin=self) for _ in eqn.outvars]
@@ -259,7 +262,7 @@ class Equation(Node):
         wanted = set().union(*(output.wanted for output in self.outputs))
         # The sums that are computed without the results for each direction.
         self.labels: set[Wanted] = set()
-        # Of a product of which sums are wanted: what moves, and what does not.
+        # The factors that move, and the others, of a product whose sums are wanted.
         self.factors: tuple[list[Value], list[Value]] | None = None
         inputs = self.inputs
         if EACH not in wanted and any(value.moves for value in inputs):
@@ -297,16 +300,16 @@ class Equation(Node):
                 output.each = result
 
 
-def _is_product(eqn: Any) -> bool:
-    """Whether it multiplies arrays of the same shape element by element. A number may
-    be multiplied by an array as well."""
+def _is_product(eqn: JaxprEqn) -> bool:
+    """Whether an equation multiplies arrays of the same shape element by element. A
+    scalar may be multiplied by an array as well."""
     shapes = {var.aval.shape for var in [*eqn.invars, *eqn.outvars]}
     return eqn.primitive.name in ("mul", "square") and len(shapes) == 1
 
 
 def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
-    """Two factors of a product that move, and others that do not, and can be taken out
-    of its sum."""
+    """Returns two factors of a product that move, and others that do not, and can be
+    taken out of its sum."""
     moving, shared = [], []
     operands = product.inputs
     for value in operands if len(operands) == 2 else 2 * operands:
@@ -323,8 +326,8 @@ def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
     return moving, shared
 
 
-def _for_each(eqn: Any, inputs: Sequence[Value]) -> list[Any]:
-    """The results of an equation for all directions, along the first axis."""
+def _for_each(eqn: JaxprEqn, inputs: Sequence[Value]) -> list[Any]:
+    """Computes the results of an equation for all directions, along the first axis."""
     operands = [value.each if value.moves else value.shared for value in inputs]
     axes = [0 if value.moves else None for value in inputs]
     if eqn.primitive.name == "dot_general" and axes == [None, 0]:
@@ -345,13 +348,15 @@ def _for_each(eqn: Any, inputs: Sequence[Value]) -> list[Any]:
     return lax.map(one, [x for x, i in zip(operands, axes) if i is not None])
 
 
-def _bind(eqn: Any, *operands: Any) -> list[Any]:
+def _bind(eqn: JaxprEqn, *operands: Any) -> list[Any]:
     return bind(eqn, operands)
 
 
-def _product_with_each(eqn: Any, a: Any, stacked: Any, of_a: Any, of_b: Any) -> Any:
-    """`a @ b` for all b, as one product `b @ a` whose result begins with the axis of
-    the directions: there is nothing to transpose if b is a vector."""
+def _product_with_each(
+    eqn: JaxprEqn, a: Any, stacked: Any, of_a: Any, of_b: Any
+) -> Any:
+    """Computes `a @ b` for all b, as one product `b @ a` whose result begins with the
+    axis of the directions: there is nothing to transpose if b is a vector."""
     precision = eqn.params["precision"]
     params = eqn.params | dict(
         dimension_numbers=((tuple(i + 1 for i in of_b), of_a), ((), ())),
@@ -365,9 +370,9 @@ def _product_with_each(eqn: Any, a: Any, stacked: Any, of_a: Any, of_b: Any) -> 
     )
 
 
-def _linear_operands(eqn: Any, moving: Sequence[int]) -> Collection[int]:
-    """The operands that an equation is linear in together, if those that move are among
-    them; else none."""
+def _linear_operands(eqn: JaxprEqn, moving: Sequence[int]) -> Collection[int]:
+    """Returns the operands that an equation is linear in together, if those that move
+    are among them; else none."""
     if not all(is_differentiable(var.aval) for var in eqn.outvars):
         return ()
     if eqn.primitive.name == "optimization_barrier":

@@ -1,4 +1,4 @@
-"""Polynomials over a program: what their indeterminates are.
+"""Polynomials over a program, and what their indeterminates are.
 
 Besides values of the program itself these are made from polynomials, as they are met:
 
@@ -28,7 +28,7 @@ class Leaf(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """The entries of another one in other places."""
+    """An indeterminate that has the entries of another one in other places."""
 
     operation: Operation
     key: Hashable
@@ -42,7 +42,7 @@ class Sum(NamedTuple):
 
 
 class Inverse(NamedTuple):
-    """The reciprocal of another one."""
+    """The reciprocal of another indeterminate."""
 
     source: int
 
@@ -93,7 +93,8 @@ class Algebra:
     # -- operations
 
     def factor(self, ring: Ring, p: Polynomial) -> Polynomial:
-        """`p`, so that it has one term."""
+        """Returns `p` as a polynomial of one term: a sum of several becomes an
+        indeterminate."""
         if len(p.terms) <= 1:
             return p
         factor, rest = ring.content(p)
@@ -132,7 +133,7 @@ class Algebra:
         return ring.power(self.factor(ring, p), exponent)
 
     def moved(self, move: Operation, p: Polynomial) -> Polynomial:
-        """With all entries where an operation that moves them puts them."""
+        """Returns `p` with all entries where an operation that moves them puts them."""
         before = move.operands[0].shape
         for number in p.indeterminates:
             old = self.indeterminates[number]
@@ -170,7 +171,8 @@ class Algebra:
     # -- in words
 
     def text(self, p: Polynomial, depth: int = 2) -> str:
-        """For a reader: inputs are `x0`, `x1` ..., results of `sin` are `sin5` ..."""
+        """Writes `p` for a reader: inputs are `x0`, `x1` ..., results of `sin` are
+        `sin5` ..."""
         if depth == 0:
             return "..."
         terms = []

@@ -22,19 +22,20 @@ from ..._core.jax import (
 )
 from ..._core.memo import constant_key
 from ..._core.primitives import CALLS
+from ..._core.protocols import Jaxpr, JaxprEqn
 
 
-Jaxpr = Any
-JaxprEqn = Any
 Body = Callable[[Jaxpr], Jaxpr]
+# Parameters that become others, and for each output the first that is equal to it.
+New = tuple[dict[str, Any], Sequence[int]]
 
 
 def with_bodies(
     eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body
 ) -> tuple[JaxprEqn, Sequence[int]]:
-    """The equation with what `body` makes of its programs; and for each of its outputs
-    the first one that is equal to it. Those of the `inputs` that are equal are equal
-    operands."""
+    """Returns the equation with what `body` makes of its programs; and for each of its
+    outputs the place of the first one that is equal to it. Operands whose `inputs` are
+    equal are equal."""
     special = _SPECIAL.get(eqn.primitive.name)
     if special is not None:
         new, same = special(eqn, inputs, body)
@@ -51,13 +52,14 @@ def with_bodies(
 
 
 def _firsts(keys: Sequence[Hashable]) -> list[int]:
-    """For each the place of the first that is equal."""
+    """Returns for each key the place of the first that is equal to it."""
     places: dict[Hashable, int] = {}
     return [places.setdefault(key, i) for i, key in enumerate(keys)]
 
 
 def _twins(eqn: JaxprEqn, inputs: Sequence[Hashable], group: range) -> list[int]:
-    """Which operands of a group are equal, as places in the group."""
+    """Returns for each operand of a group the place, in the group, of the first that is
+    equal to it."""
 
     def key(i):
         aval = eqn.invars[i].aval
@@ -68,7 +70,7 @@ def _twins(eqn: JaxprEqn, inputs: Sequence[Hashable], group: range) -> list[int]
 
 
 def _merged(jaxpr: Jaxpr, first: Sequence[int]) -> Jaxpr:
-    """With the first of equal inputs in the place of the others."""
+    """Returns the program with the first of equal inputs in the place of the others."""
     types = close(jaxpr).in_avals
     distinct = list(first) == list(range(len(first)))
     if distinct or not all(isinstance(aval, ShapedArray) for aval in types):
@@ -84,13 +86,13 @@ def _merged(jaxpr: Jaxpr, first: Sequence[int]) -> Jaxpr:
 
 
 def _results(jaxpr: Jaxpr) -> list[Hashable]:
-    """Equal for equal outputs."""
+    """Returns keys of the outputs, which are equal for equal outputs."""
     outs = close(jaxpr).jaxpr.outvars
     return [constant_key(x.aval, x.val) if is_literal(x) else x for x in outs]
 
 
 def _after(*groups: Sequence[int]) -> list[int]:
-    """Places in groups as places in all of them."""
+    """Converts places in groups to places in all of the groups, one after another."""
     places, start = [], 0
     for group in groups:
         places += [start + i for i in group]
@@ -101,8 +103,8 @@ def _after(*groups: Sequence[int]) -> list[int]:
 def _steps(
     jaxpr: Jaxpr, body: Body, consts: list[int], carry: list[int], others: list[int]
 ) -> tuple[Jaxpr, list[int], list[Hashable]]:
-    """What `body` makes of the program of a turn, which carries are equal, of those
-    that start so, and what it returns."""
+    """Returns what `body` makes of the program of a turn; which carries are equal, of
+    those that start so; and keys of what the turn returns."""
     while True:
         new = with_body(_merged(jaxpr, _after(consts, carry, others)), body)
         results = _results(new)
@@ -113,7 +115,7 @@ def _steps(
         carry = left
 
 
-def _scan(eqn, inputs, body):
+def _scan(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     params = scan_params(eqn)
     begin, end = params.num_consts, params.num_consts + params.num_carry
     groups = range(begin), range(begin, end), range(end, len(inputs))
@@ -123,7 +125,7 @@ def _scan(eqn, inputs, body):
     return {"jaxpr": jaxpr}, _after(carry, _firsts(results[len(carry) :]))
 
 
-def _while(eqn, inputs, body):
+def _while(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     begin = eqn.params["cond_nconsts"]
     end = begin + eqn.params["body_nconsts"]
     groups = range(begin), range(begin, end), range(end, len(inputs))
@@ -133,19 +135,19 @@ def _while(eqn, inputs, body):
     return {"body_jaxpr": jaxpr, "cond_jaxpr": test}, carry
 
 
-def _cond(eqn, inputs, body):
+def _cond(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     first = _twins(eqn, inputs, range(1, len(inputs)))
     branches = [with_body(_merged(x, first), body) for x in eqn.params["branches"]]
     results = zip(*map(_results, branches))
     return {"branches": tuple(branches)}, _firsts(list(results))
 
 
-def _shard_map(eqn, inputs, body):
+def _shard_map(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     params, same = eqn.params, range(len(eqn.outvars))
     if not all(isinstance(atom.aval, ShapedArray) for atom in eqn.invars):
         return {}, same
 
-    # Where its axes have their names.
+    # It is called where its axes have their names.
     def mapped(*args):
         return evaluate(body(close(params["jaxpr"])), args)
 

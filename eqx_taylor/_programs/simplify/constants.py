@@ -14,12 +14,12 @@ from ..._core.primitives import ELEMENTWISE, REARRANGING
 from .graph import Graph, is_known, Operation, Value
 
 
-# What is computed: functions of few numbers, but none that says how or where it is
-# computed, or how it is differentiated.
+# Primitives that are computed: functions of few numbers, but none that says how or
+# where it is computed, or how it is differentiated.
 _FOLDED = ELEMENTWISE - frozenset(["name", "optimization_barrier", "pvary"])
 _FOLDED |= REARRANGING | frozenset(["concatenate", "slice"])
-# Those of which IEEE 754 says the result to the last bit, so that nothing has to be
-# compiled for them.
+# Primitives of which IEEE 754 says the result to the last bit, so that nothing has to
+# be compiled for them.
 _BY_NUMPY = {
     "add": np.add,
     "convert_element_type": lambda x: x,
@@ -40,7 +40,7 @@ _BY_NUMPY = {
 def folded(
     graph: Graph, operation: Operation, inputs: Sequence[Value]
 ) -> list[Value] | None:
-    """The results of an operation of which all operands are known."""
+    """Computes the results of an operation of which all operands are known."""
     if operation.name not in _FOLDED or not inputs:
         return None
     [out] = operation.results
@@ -60,10 +60,11 @@ def folded(
 
 
 def by_numpy(name: str, out: Any, numbers: Sequence[np.ndarray]) -> Any:
-    """`None` unless the result is known to be the machine's."""
+    """Computes a result by NumPy; `None` unless it is known to be the machine's."""
     if name not in _BY_NUMPY or not all(map(_is_ordinary, numbers)):
         return None
-    # Of integers NumPy divides other ones, and rounds to them in another way.
+    # NumPy rounds integer division and conversions from floating point to integers
+    # differently from XLA.
     if out.dtype.kind in "iu" and (name == "div" or numbers[0].dtype.kind == "f"):
         return None
     with np.errstate(all="ignore"):
@@ -72,7 +73,7 @@ def by_numpy(name: str, out: Any, numbers: Sequence[np.ndarray]) -> Any:
 
 
 def _is_ordinary(number: np.ndarray) -> bool:
-    """Whether all machines think the same of it: some take floating-point numbers that
+    """Whether all machines treat a number alike: some take floating-point numbers that
     are not normal for zeros."""
     if number.shape != ():
         return False
@@ -82,7 +83,7 @@ def _is_ordinary(number: np.ndarray) -> bool:
 
 
 def number_in(value: Value) -> Any:
-    """The one number that all entries of an array are, if that is known."""
+    """Returns the number that all entries of an array equal, if that is known."""
     while value.node is not None and value.node.name in _COPYING:
         value = value.node.inputs[0]
     if not value.constant or not is_known(value.aval, value.constant[0]):
@@ -98,7 +99,7 @@ _COPYING = frozenset(["broadcast_in_dim", "pcast", "pvary"])
 
 
 def is_number(value: Value, number: int | float) -> bool:
-    """With the sign that a zero has."""
+    """Whether every entry equals `number`; -0.0 and 0.0 are told apart."""
     found = number_in(value)
     if found is None or value.dtype == np.bool_ or found != number:
         return False

@@ -1,9 +1,10 @@
 """Common subexpressions and dead code."""
 
-from .graph import Graph, Jaxpr
+from ..._core.protocols import Jaxpr
+from .graph import Graph
 from .program import read, write
 
 
 def cse_jaxpr(jaxpr: Jaxpr) -> Jaxpr:
-    """The same function with every computation in it once, and none in vain."""
+    """Returns the same function with every computation in it once, and none in vain."""
     return write(read(jaxpr, Graph.apply, body=cse_jaxpr), jaxpr)

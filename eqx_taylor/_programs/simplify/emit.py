@@ -1,4 +1,4 @@
-"""Polynomials as equations.
+"""Polynomials are written as equations here.
 
 There is more than one way to write a polynomial, and which is the shortest depends on
 what the others have in common with it. A `Style` is one of them; `_reform.py` tries
@@ -18,10 +18,10 @@ from .ring import common, Monomial, ONE, over, Polynomial, Ring, substituted
 
 
 class Style(NamedTuple):
-    """How polynomials are written."""
+    """A way of writing polynomials."""
 
-    # Which indeterminate is taken out of the terms that have it: the most frequent one,
-    # or ("flat") the most frequent one of those with one exponent in all of them.
+    # The indeterminate that is taken out of the terms that have it: the most frequent
+    # one, or ("flat") the most frequent one of those with one exponent in all of them.
     factor: str
     # Quotients, or products with reciprocals.
     divide: bool
@@ -73,7 +73,7 @@ class Writer:
             self.indeterminate(number)
 
     def exact(self, operand: Operand) -> Value:
-        """The value, as an array of this shape."""
+        """Writes an operand, as an array of its shape."""
         p, shape = operand.polynomial, operand.shape
         self._prepare(p)
         if p.indeterminate is not None:
@@ -92,7 +92,7 @@ class Writer:
         )
 
     def write(self, ring: Ring, p: Polynomial) -> Value:
-        """Likewise, without axes if none of its indeterminates has any."""
+        """Writes `p`; the result is a scalar if all its indeterminates are."""
         if p.is_constant:
             return self.graph.number(ring.number(p.constant), ring.dtype)
         if p.indeterminate is not None:
@@ -124,7 +124,8 @@ class Writer:
     # -- choosing
 
     def _move_of(self, monomials: Sequence[Monomial]) -> Moved | None:
-        """The operation that all indeterminates with axes have been moved by."""
+        """Returns the operation that all indeterminates with axes have been moved by,
+        if there is one."""
         found = None
         for monomial in monomials:
             for number, _ in monomial:
@@ -210,7 +211,7 @@ class Writer:
         return self.graph.call(lax.mul, number, value)
 
     def _factors(self, ring: Ring, monomial: Monomial) -> Value | None:
-        """Without a coefficient; `None` for no factors at all."""
+        """Writes a product without a coefficient; `None` for no factors at all."""
         groups: dict[Any, list[tuple[int, int]]] = {}
         for number, exponent in monomial:
             what = self.algebra[number].what
@@ -281,7 +282,7 @@ class Writer:
         return total
 
     def _parts(self, p: Polynomial) -> list[Polynomial]:
-        """Polynomials that add up to `p`, each of which has one form."""
+        """Splits `p` into polynomials that add up to it, each of which has one form."""
         moves: dict[Any, list[Monomial]] = {}
         for monomial in p.terms:
             move = self._move_of([monomial])

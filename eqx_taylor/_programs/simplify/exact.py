@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..._core.protocols import Jaxpr
 from .constants import folded, is_number
-from .graph import Graph, is_known, Jaxpr, Operation, Path, Value
+from .graph import Graph, is_known, Operation, Path, Value
 from .program import read, write
 
 
@@ -113,7 +114,7 @@ def _neg(graph, operation, inputs):
 
 
 def _negated(value: Value) -> Value | None:
-    """`x`, of `-x`."""
+    """Returns the operand `x` of a value that is `-x`."""
     node = value.node
     return node.inputs[0] if node is not None and node.name == "neg" else None
 

@@ -18,11 +18,10 @@ from jax.core import ShapedArray, Tracer
 
 from ..._core.jax import number_like, trace
 from ..._core.memo import constant_key, params_key
+from ..._core.protocols import Aval, JaxprEqn
 from ..counts import count_equations, inner_jaxprs
 
 
-Jaxpr = Any
-JaxprEqn = Any
 # The calls that an equation was found in, the outermost first.
 Path = tuple[JaxprEqn, ...]
 
@@ -33,8 +32,8 @@ class TooLarge(Exception):
 
 
 class Operation:
-    """An equation of JAX, whatever its operands: with what is asked of it again and
-    again."""
+    """An equation of JAX, whatever its operands, with the facts about it that are asked
+    for again and again."""
 
     def __init__(self, eqn: JaxprEqn):
         self.eqn = eqn
@@ -43,17 +42,17 @@ class Operation:
         self.params: dict[str, Any] = eqn.params
 
     @property
-    def operands(self) -> list[Any]:
-        """Their types."""
+    def operands(self) -> list[Aval]:
+        """The types of the operands."""
         return [atom.aval for atom in self.eqn.invars]
 
     @property
-    def results(self) -> list[Any]:
+    def results(self) -> list[Aval]:
         return [var.aval for var in self.eqn.outvars]
 
     @ft.cached_property
     def key(self) -> Hashable:
-        """Equal if the same is done."""
+        """A key that is equal for operations that do the same."""
         name = _MIRRORED.get(self.name, self.name)
         return (name, params_key(self.eqn), self.eqn.ctx)
 
@@ -68,11 +67,12 @@ class Operation:
 
     @ft.cached_property
     def equations(self) -> int:
-        """With those of the programs that it runs."""
+        """The number of equations, with those of the programs that it runs."""
         return 1 + sum(count_equations(inner) for inner in inner_jaxprs(self.eqn))
 
     def arranged(self, inputs: Sequence[int]) -> tuple[int, ...]:
-        """The numbers of inputs, in one order for all ways of writing the same."""
+        """Sorts the numbers of inputs, so that all ways of writing the same have one
+        order."""
         if self.name in _MIRRORED:
             return tuple(inputs[::-1])
         return tuple(sorted(inputs)) if self._commutes else tuple(inputs)
@@ -93,15 +93,16 @@ _SAME = {"add_any": "add"}
 # Which of two zeros `max` returns is not said.
 _COMMUTATIVE = frozenset("add and eq max min mul ne or xor".split())
 _MIRRORED = {"gt": "lt", "ge": "le"}
-# Not to be merged: the first is made to keep computations apart, the second returns
-# other numbers at every call.
+# Primitives that are not to be merged: the first is made to keep computations apart,
+# the second returns other numbers at every call.
 _DISTINCT = frozenset(["optimization_barrier", "rng_uniform"])
 
 
 def operation(
     fun: Callable, avals: Iterable[tuple[Any, Any]], **params: Any
 ) -> Operation:
-    """That of a function of `jax.lax`, for operands of these shapes and dtypes."""
+    """The operation that a function of `jax.lax` is, for operands of these shapes and
+    dtypes."""
     return _known_operation(fun, tuple(avals), tuple(params.items()), _mesh())
 
 
@@ -117,15 +118,16 @@ def _known_operation(fun, avals, params, mesh) -> Operation:
 
 
 class Value:
-    """A number has a place in the order in which the graph met its values."""
+    """A value of a graph. Its number is its place in the order in which the graph met
+    its values."""
 
     __slots__ = ("aval", "number", "node", "constant")
 
-    def __init__(self, aval: Any, number: int, node: "Node | None" = None):
+    def __init__(self, aval: Aval, number: int, node: "Node | None" = None):
         self.aval = aval
         self.number = number
         self.node = node
-        # A tuple of it, where the value is known.
+        # The value in a tuple, where it is known.
         self.constant: tuple[()] | tuple[Any] = ()
 
     @property
@@ -156,8 +158,8 @@ class Node:
 class Graph:
     """A program under construction: what is added twice is there once."""
 
-    def __init__(self, avals: Iterable[Any], at_most: int | float = math.inf):
-        # Of nodes: for programs that are of interest only if they are short.
+    def __init__(self, avals: Iterable[Aval], at_most: int | float = math.inf):
+        # A number of nodes, for programs that are of interest only if they are short.
         self.at_most = at_most
         self._numbers = it.count()
         self._memo: dict[Hashable, tuple[Value, ...]] = {}
@@ -169,11 +171,11 @@ class Graph:
         for aval in avals:
             self.input(aval)
 
-    def input(self, aval: Any) -> Value:
+    def input(self, aval: Aval) -> Value:
         self.inputs.append(Value(aval, next(self._numbers)))
         return self.inputs[-1]
 
-    def constant(self, aval: Any, value: Any) -> Value:
+    def constant(self, aval: Aval, value: Any) -> Value:
         if is_known(aval, value) and aval.shape == ():
             return self._number(np.asarray(value), aval, value)
         self._held.append(value)
@@ -181,19 +183,20 @@ class Graph:
         return self._constant(key, aval, value)
 
     def number(self, value: Any, dtype: Any, weak: bool = True) -> Value:
-        """A constant without axes. If it is weak the other operand has its way."""
+        """Adds a constant without axes. If it is weak the dtype of the other operand
+        wins."""
         number = np.asarray(value, dtype)
         return self._number(number, ShapedArray((), number.dtype, weak_type=weak))
 
-    def _number(self, number: np.ndarray, aval: Any, value: Any = None) -> Value:
-        # By bytes: -0.0 and 0.0 differ, and a NaN is itself.
+    def _number(self, number: np.ndarray, aval: Aval, value: Any = None) -> Value:
+        # The bytes tell -0.0 from 0.0, and a NaN is itself.
         key = (number.dtype, number.tobytes(), aval.weak_type)
         if key in self._memo:
             return self._memo[key][0]
         value = number_like(aval, number) if value is None else value
         return self._constant(key, aval, value)
 
-    def _constant(self, key: Hashable, aval: Any, value: Any) -> Value:
+    def _constant(self, key: Hashable, aval: Aval, value: Any) -> Value:
         if key not in self._memo:
             found = Value(aval, next(self._numbers))
             found.constant = (value,)
@@ -203,7 +206,7 @@ class Graph:
     def apply(
         self, operation: Operation, inputs: Sequence[Value], path: Path = ()
     ) -> tuple[Value, ...]:
-        """The outputs of an operation on these inputs."""
+        """Adds an operation on these inputs, and returns its outputs."""
         key = None
         if operation.is_mergeable:
             numbers = operation.arranged([value.number for value in inputs])
@@ -222,12 +225,12 @@ class Graph:
         return node.outputs
 
     def call(self, fun: Callable, *inputs: Value, **params: Any) -> Value:
-        """The value of a function of `jax.lax` that is one equation."""
+        """Adds a function of `jax.lax` that is one equation, and returns its value."""
         avals = [(value.aval.shape, value.aval.dtype) for value in inputs]
         return self.apply(operation(fun, avals, **params), inputs)[0]
 
     def live(self) -> list[Node]:
-        """The nodes that the outputs or an effect depend on, in order."""
+        """Lists the nodes that the outputs or an effect depend on, in order."""
         wanted = set(self.outputs)
         found = []
         for node in reversed(self.nodes):
@@ -237,8 +240,8 @@ class Graph:
         return found[::-1]
 
 
-def is_known(aval: Any, value: Any) -> bool:
-    """Whether the numbers in a constant can be looked at."""
+def is_known(aval: Aval, value: Any) -> bool:
+    """Whether the entries of a constant can be looked at."""
     if isinstance(value, Tracer) or not isinstance(aval, ShapedArray):
         return False
     if not isinstance(aval.dtype, np.dtype):

@@ -16,7 +16,7 @@ def keeps_order(move: Operation) -> bool:
 
 
 def composed(first: Operation, second: Operation) -> Operation | None:
-    """One operation in the place of two, where there is one."""
+    """Returns one operation in the place of two, where there is one."""
     [old], [new] = first.operands, second.results
     kind = (old.shape, np.dtype(old.dtype))
     if keeps_order(first) and keeps_order(second):
@@ -43,7 +43,7 @@ def broadcast(kind, shape: tuple[int, ...], axes: tuple[int, ...]) -> Operation:
 
 
 def _places(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Where the axes are after others of length one were put between them."""
+    """Returns where the axes are after others of length one were put between them."""
     places, start = [], 0
     for length in old:
         while start < len(new) and new[start] != length:

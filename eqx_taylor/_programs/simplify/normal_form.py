@@ -1,4 +1,4 @@
-"""What the values of a program are as polynomials.
+"""The normal form of a program: its values as polynomials.
 
 The indeterminates are the inputs, and the results of operations that are no sums or
 products. Two of these are one where the operation is the same and the operands are
@@ -24,7 +24,8 @@ from .ring import ONE, Polynomial, Ring
 
 
 class Options(NamedTuple):
-    """What is done besides collecting the terms of sums and the factors of products."""
+    """The choices in what is done besides collecting the terms of sums and the factors
+    of products."""
 
     # Multiplies sums out; otherwise a sum that is a factor is an indeterminate.
     expand: bool
@@ -39,11 +40,11 @@ class Operand(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     value: Value
-    # Whether it is the value but for a number that has passed.
+    # True if it is the value but for a number that has passed.
     passed: bool = False
 
 
-# For each the operands that it is linear in, one by one.
+# The operands that each primitive is linear in, one by one.
 _LINEAR = {
     "conv_general_dilated": (0, 1),
     "cumsum": (0,),
@@ -69,11 +70,12 @@ class NormalForm:
         self.polynomials: dict[Value, Polynomial] = {}
         # The nodes that are sums, products and the like.
         self.inside: set[Node] = set()
-        # Those of which the values are indeterminates nevertheless, and what they are.
+        # Nodes inside a region that were cut off as indeterminates, with their
+        # polynomials.
         self.parts: dict[Node, Operand] = {}
-        # For each other node what it is applied to. Those that repeat one are left out.
+        # The operands of each other node. Nodes that repeat one are left out.
         self.operands: dict[Node, list[Operand]] = {}
-        # Whether there are such.
+        # True if there are nodes that repeat one.
         self.repeats = False
         self._interned: dict[Hashable, int] = {}
         self._found: dict[Hashable, list[Polynomial]] = {}
@@ -131,7 +133,7 @@ class NormalForm:
             self.polynomials[value] = result
 
     def _inside(self, node: Node) -> Polynomial | None:
-        """The polynomial that a sum or product is; `None` for other operations."""
+        """Returns the polynomial that a sum or product is, `None` for other nodes."""
         rule = _RULES.get(node.name)
         if rule is None and node.name not in REARRANGING:
             return None
@@ -158,7 +160,7 @@ class NormalForm:
     def _numbers_passed(
         self, node: Node, operands: list[Operand]
     ) -> tuple[Any, list[Operand]]:
-        """Numbers in front of operands are taken out of linear operations."""
+        """Takes numbers in front of operands out of linear operations."""
         linear = _LINEAR.get(node.name, ())
         [out] = node.outputs if len(node.outputs) == 1 else [None]
         total: Any = 1
@@ -196,8 +198,8 @@ class NormalForm:
 
 
 def is_in_ring(value: Value) -> bool:
-    """An array of numbers, the same for all devices and on one as far as its type
-    says."""
+    """Whether a value is an array of numbers that is the same for all devices and, as
+    far as its type says, on one."""
     aval = value.aval
     if not isinstance(aval, ShapedArray) or not _has_numbers(aval.dtype):
         return False

@@ -1,4 +1,4 @@
-"""From jaxprs to graphs, and back."""
+"""Jaxprs are read as graphs here, and graphs written as jaxprs."""
 
 import contextlib
 import itertools as it
@@ -17,8 +17,9 @@ from ..._core.jax import (
     without_dead_code,
     without_references,
 )
+from ..._core.protocols import Jaxpr, JaxprEqn
 from .bodies import with_bodies
-from .graph import Graph, Jaxpr, JaxprEqn, Node, Operation, Path, Value
+from .graph import Graph, Node, Operation, Path, Value
 
 
 # How an operation is added to a graph.
@@ -26,8 +27,8 @@ Apply = Callable[[Graph, Operation, Sequence[Value], Path], Sequence[Value]]
 
 
 def read(jaxpr: Jaxpr, apply: Apply, body: Callable[[Jaxpr], Jaxpr]) -> Graph:
-    """The graph of a closed jaxpr. Calls of `jit` become a part of it; the jaxprs in
-    loops and branches, which do not, are replaced by what `body` makes of them."""
+    """Reads a closed jaxpr as a graph. Calls of `jit` become a part of it; the jaxprs
+    in loops and branches, which do not, are replaced by what `body` makes of them."""
     jaxpr = without_dead_code(without_references(jaxpr))
     graph = Graph(var.aval for var in jaxpr.jaxpr.invars)
     bodies: dict[int, tuple[Jaxpr, Jaxpr]] = {}
@@ -67,7 +68,7 @@ def read(jaxpr: Jaxpr, apply: Apply, body: Callable[[Jaxpr], Jaxpr]) -> Graph:
 
 
 def is_plain_call(eqn: JaxprEqn) -> bool:
-    """A `jit` that asks for nothing but compilation."""
+    """Whether an equation is a `jit` that asks for nothing but compilation."""
     if eqn.primitive.name not in ("jit", "pjit"):
         return False
     params = eqn.params
@@ -84,7 +85,7 @@ def is_plain_call(eqn: JaxprEqn) -> bool:
 
 
 def write(graph: Graph, like: Jaxpr) -> Jaxpr:
-    """The program as a closed jaxpr, with outputs of the types that `like` has."""
+    """Writes the program as a closed jaxpr. Its outputs have the types of `like`'s."""
     nodes = graph.live()
     users: dict[Value, list[Node | None]] = {}
     for node in nodes:

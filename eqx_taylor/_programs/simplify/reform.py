@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
+from ..._core.protocols import Jaxpr
 from ..counts import count_equations
 from .algebra import Leaf
 from .emit import Style, Writer
 from .exact import apply_exact
-from .graph import Graph, Jaxpr, TooLarge, Value
+from .graph import Graph, TooLarge, Value
 from .normal_form import NormalForm, Operand, Options
 from .program import read, write
 from .regions import choose_style, Cost, cost, Region, regions_of
@@ -20,12 +21,12 @@ _PASSES = [
 
 
 class Change(NamedTuple):
-    """What has become of a part of the program that is sums and products."""
+    """The record of a part of the program, of sums and products, that was replaced."""
 
     before: Cost
     after: Cost
     expanded: bool
-    # What it computes now, and how many more of that there are.
+    # The first of the polynomials that it computes now, and the number of the others.
     polynomials: list[str]
     more: int
 
@@ -40,7 +41,8 @@ class Change(NamedTuple):
 
 
 def simplified_jaxpr(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr:
-    """The same function by fewer equations. What was done is appended to `changes`."""
+    """Returns the same function by fewer equations. What was done is appended to
+    `changes`."""
 
     def body(inner):
         return simplified_jaxpr(inner, changes)
@@ -61,7 +63,8 @@ def simplified_jaxpr(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr
 
 
 def _improved(graph: Graph, changes: list[Change] | None) -> Graph:
-    """What the passes make of a program; the program itself if that is nothing."""
+    """Applies the passes to a program, and returns the best result; the program itself
+    if none is better."""
     best, waiting = cost(graph.live()), list(_PASSES)
     while waiting:
         options = waiting.pop(0)
@@ -99,7 +102,7 @@ def _change(form: NormalForm, region: Region, options: Options) -> Change:
 
 
 def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
-    """The program with its regions written in their styles."""
+    """Writes the program anew, with its regions in their styles."""
     region_of = {node: region for region in regions for node in region.nodes}
     new = Graph(value.aval for value in graph.inputs)
     leaves: dict[int, Value] = {}
@@ -109,7 +112,7 @@ def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
         for number, one in enumerate(form.algebra.indeterminates)
         if isinstance(one.what, Leaf)
     }
-    # What is left as it was written.
+    # The values that are left as they were written.
     kept: dict[Value, Value] = dict(zip(graph.inputs, new.inputs))
 
     def writer(style: Style | None) -> Writer:

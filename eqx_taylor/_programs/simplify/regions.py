@@ -32,7 +32,7 @@ def cost(nodes: Sequence[Node]) -> Cost:
 class Region:
     def __init__(self):
         self.nodes: list[Node] = []
-        # What the rest of the program needs of them.
+        # The values in them that the rest of the program needs.
         self.operands: list[Operand] = []
         # How it is best written; `None` if as it is.
         self.style: Style | None = None
@@ -55,7 +55,8 @@ def regions_of(form: NormalForm) -> list[Region]:
         return node
 
     def within(value: Value) -> Node | None:
-        """Its root, if it is neither from elsewhere nor an indeterminate."""
+        """Returns the root of a region, if it is neither from elsewhere nor an
+        indeterminate."""
         node = value.node
         return root(node) if node in parent and node not in form.parts else None
 
@@ -79,7 +80,7 @@ def regions_of(form: NormalForm) -> list[Region]:
 
 
 def choose_style(form: NormalForm, region: Region) -> None:
-    """Sets what a region does not know when it is found."""
+    """Fills in what a region does not know when it is found."""
     region.before = region.after = before = cost(_needed(region))
     contents = _contents(form.algebra, region.operands)
     if before.equations <= contents.bound:
@@ -109,7 +110,7 @@ def _needed(region: Region) -> list[Node]:
 
 
 def _written(form: NormalForm, region: Region, style: Style, at_most: int) -> Graph:
-    """The region alone, from its indeterminates."""
+    """Writes the region alone, from its indeterminates."""
     graph = Graph([], at_most)
     leaves = _Leaves(graph, form.algebra)
     expected = [operand.polynomial for operand in region.operands]
@@ -119,7 +120,7 @@ def _written(form: NormalForm, region: Region, style: Style, at_most: int) -> Gr
 
 
 class _Leaves(dict[int, Value]):
-    """Inputs of a graph, made as they are asked for."""
+    """The inputs of a graph, which are made as they are asked for."""
 
     def __init__(self, graph: Graph, algebra: Algebra):
         self.graph, self.algebra = graph, algebra
@@ -139,14 +140,14 @@ class Contents(NamedTuple):
     bound: int
     sums: bool
     inverses: bool
-    # From the fifth on.
+    # Powers from the fifth on.
     powers: bool
-    # Whether terms have indeterminates in common in different powers.
+    # Terms that have indeterminates in common in different powers.
     uneven: bool
 
     def styles(self) -> list[Style]:
-        """The first of those that are shortest is taken. Without those that cannot
-        differ from one before them."""
+        """Lists the styles to try; the first of those that are shortest is taken.
+        Styles that cannot differ from one before them are left out."""
         return [
             Style(factor, divide, chain)
             for chain in ([True, False] if self.powers else [True])
@@ -182,7 +183,7 @@ def _contents(algebra: Algebra, operands: Sequence[Operand]) -> Contents:
 
 
 def _is_there(algebra: Algebra, p: Polynomial) -> bool:
-    """Whether no equation is needed for it."""
+    """Whether `p` needs no equation."""
     if p.indeterminate is None:
         return p.is_constant
     return isinstance(algebra[p.indeterminate].what, Leaf)

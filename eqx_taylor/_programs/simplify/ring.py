@@ -23,7 +23,7 @@ Monomial = tuple[tuple[int, int], ...]
 Coefficient = Any
 
 ONE: Monomial = ()
-# Those of forty ordinary numbers in float64, or of two of the smallest.
+# The bits of forty ordinary numbers in float64, or of two of the smallest.
 _MOST_BITS = 2200
 
 
@@ -35,7 +35,7 @@ class Polynomial:
 
     @ft.cached_property
     def key(self) -> Hashable:
-        """Equal for equal polynomials."""
+        """A key that is equal for equal polynomials."""
         return frozenset(self.terms.items())
 
     @property
@@ -52,7 +52,7 @@ class Polynomial:
 
     @property
     def indeterminate(self) -> int | None:
-        """Its number, if the polynomial is one."""
+        """The number of the indeterminate that the polynomial is, if it is one."""
         if len(self.terms) != 1:
             return None
         [(monomial, coefficient)] = self.terms.items()
@@ -79,7 +79,7 @@ class Ring:
     # -- coefficients
 
     def coefficient(self, value: Any) -> Coefficient | None:
-        """Of a number of this dtype; `None` if it is not finite."""
+        """Converts a number to a coefficient; `None` if it is not finite."""
         if self.is_integral:
             return int(value)
         value = complex(value)
@@ -97,8 +97,8 @@ class Ring:
         return (coefficient - int(info.min)) % modulus + int(info.min)
 
     def number(self, coefficient: Coefficient) -> Any:
-        """Rounded to the dtype. What is not zero must not become so, and what is finite
-        must stay so."""
+        """Rounds a coefficient to the dtype. What is not zero must not become so, and
+        what is finite must stay so."""
         if self.is_integral or coefficient == 0:
             return np.asarray(coefficient, self.dtype)[()]
         try:
@@ -106,7 +106,7 @@ class Ring:
                 coefficient = float(coefficient)
         except OverflowError as e:
             raise TooLarge from e
-        # Not `>`, which is false for NaN.
+        # `>` would be false for NaN.
         if not self._smallest <= abs(coefficient) <= self._largest:
             raise TooLarge
         return np.asarray(coefficient, self.dtype)[()]
@@ -118,8 +118,8 @@ class Ring:
         terms: Iterable[tuple[Monomial, Coefficient]],
         at_most: int | float = math.inf,
     ) -> Polynomial:
-        """Of these terms; an error if there are more than `at_most`, or if so many
-        numbers were multiplied that exact arithmetic gets slow."""
+        """Makes a polynomial of these terms. Raises if there are more than `at_most`,
+        or if so many numbers were multiplied that exact arithmetic gets slow."""
         found: dict[Monomial, Coefficient] = {}
         for monomial, coefficient in terms:
             found[monomial] = found.get(monomial, 0) + coefficient
@@ -167,8 +167,9 @@ class Ring:
         return result
 
     def content(self, p: Polynomial) -> tuple[Coefficient, Polynomial]:
-        """`(c, q)` with `p = c q`: for a number `c` that all the coefficients are but
-        for their signs, else 1 or -1. One of `p` and `-p` has `q` in common with it."""
+        """Returns `(c, q)` with `p = c q`: for a number `c` that all the coefficients
+        are but for their signs, else 1 or -1. One of `p` and `-p` has `q` in common
+        with it."""
         if p.is_zero:
             return 1, p
         # The same term leads, however the terms came about.
@@ -192,7 +193,8 @@ class Ring:
 
 
 def _exactly(number: float) -> Coefficient:
-    """As an integer if it is one, with which Python calculates fastest."""
+    """Converts a number to an integer if it is one: with these Python calculates
+    fastest."""
     return int(number) if number.is_integer() else Fraction(number)
 
 
@@ -219,7 +221,7 @@ def times(m: Monomial, n: Monomial) -> Monomial:
 
 
 def over(m: Monomial, n: Monomial) -> Monomial:
-    """`m / n`, for an `n` that divides it."""
+    """Divides a monomial `m` by `n`, which divides it."""
     exponents = dict(m)
     for number, exponent in n:
         exponents[number] -= exponent
@@ -227,7 +229,7 @@ def over(m: Monomial, n: Monomial) -> Monomial:
 
 
 def common(monomials: Iterable[Monomial]) -> Monomial:
-    """The greatest common divisor."""
+    """Returns the greatest common divisor of monomials."""
     first, *others = [dict(m) for m in monomials]
     least = {
         number: min([exponent, *[m.get(number, 0) for m in others]])
@@ -237,7 +239,7 @@ def common(monomials: Iterable[Monomial]) -> Monomial:
 
 
 def substituted(p: Polynomial, number: Callable[[int], int]) -> Polynomial:
-    """With other numbers for the indeterminates: other ones for different ones."""
+    """Renames the indeterminates. `number` must be injective."""
     return Polynomial(
         {
             tuple(sorted((number(n), e) for n, e in monomial)): coefficient

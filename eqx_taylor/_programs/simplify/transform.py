@@ -6,17 +6,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import jax.extend.linear_util as lu
 import jax.tree_util as jtu
+from jax.api_util import debug_info
 from jax.core import Tracer
 
 from ..._core.check import describe
 from ..._core.jax import evaluate
 from ..._core.memo import jaxpr_key
+from ..._core.protocols import Jaxpr
 from ..counts import count_equations
 from ..filter_trace import filter_trace, Wrapper
 from .cse import cse_jaxpr
 from .exact import exact_jaxpr
-from .graph import Jaxpr
 from .reform import Change, simplified_jaxpr
 
 
@@ -53,8 +55,11 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
     into one loop, which may differ between two programs that are compiled.
 
     It can be differentiated, vectorised and compiled; it is to be called within
-    `jax.jit`, since it is traced and treated anew with every call. Apply it last: to
+    `jax.jit`, since it is traced anew with every call. Apply it last: to
     `jax.hessian(f)`, not to `f`.
+
+    Outside of `jax.jit` it remembers the programs of its last calls, and the arrays
+    that these close over, as long as it lives itself or until `jax.clear_caches()`.
 
     **Raises:**
 
@@ -130,8 +135,9 @@ def simplify(
     **Returns:**
 
     A function of the same arguments with the same results. It can be differentiated,
-    vectorised and compiled. As it is simplified with every call, call it within
-    `jax.jit`. Apply it last: to `jax.hessian(f)`, not to `f`.
+    vectorised and compiled. As it is traced with every call, call it within `jax.jit`:
+    outside of it, it remembers programs as [`eqx_taylor.cse`][] does. Apply it last: to
+    `jax.hessian(f)`, not to `f`.
 
     **Raises:**
 
@@ -163,7 +169,7 @@ def simplify(
     return _rewritten("simplify", fun, simplified_jaxpr if reassociate else _exact)
 
 
-# With what has changed, which is nothing to speak of.
+# The signature of `simplified_jaxpr`. These two record no changes.
 
 
 def _cse(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr:
@@ -195,10 +201,10 @@ class Rewritten(Wrapper):
 
     def __call__(self, /, *args, **kwargs):
         jaxpr, leaves, restored = filter_trace(self.caller, self.fun, args, kwargs)
-        return restored(evaluate(_remembered(self.rewrite, jaxpr, leaves), leaves))
+        return restored(evaluate(_remembered(self, jaxpr, leaves), leaves))
 
     def explain(self, /, *args, **kwargs) -> str:
-        """What becomes of the program for these arguments, in words."""
+        """Says in words what becomes of the program for these arguments."""
         jaxpr = filter_trace(self.caller, self.fun, args, kwargs).jaxpr
         changes: list[Change] = []
         new = self.rewrite(jaxpr, changes)
@@ -209,18 +215,31 @@ class Rewritten(Wrapper):
         return "\n".join([first, *[f"- {change}" for change in changes]])
 
 
-# For calls outside of `jit`: a program that is new is compiled anew. The old jaxpr is
-# held since the key has ids of what is in it.
-_MEMORY: OrderedDict[Hashable, tuple[Jaxpr, Jaxpr]] = OrderedDict()
+# How many programs of one function are remembered: one for each kind of arguments that
+# it is called with. Chosen; any number will do that is not very small.
+_REMEMBERED = 8
 
 
-def _remembered(rewrite: Callable, jaxpr: Jaxpr, leaves: list[Any]) -> Jaxpr:
+# JAX's own kind of cache: what it returns lives as long as the function, or until
+# `jax.clear_caches`, as does what `jax.jit` has compiled.
+@lu.cache
+def _memory(fun: lu.WrappedFun) -> OrderedDict[Hashable, tuple[Jaxpr, Jaxpr]]:
+    """The programs of `fun` that are remembered: for their keys the new program and the
+    old one, which the key has ids of."""
+    del fun
+    return OrderedDict()
+
+
+def _remembered(fun: Rewritten, jaxpr: Jaxpr, leaves: list[Any]) -> Jaxpr:
+    """Returns the rewritten program. Outside of `jit` it is the same one for the same
+    program, as JAX compiles the calls inside of a new one anew."""
     if any(isinstance(x, Tracer) for x in [*leaves, *jaxpr.consts]):
-        return rewrite(jaxpr)
-    key = (rewrite, jaxpr_key(jaxpr))
-    if key not in _MEMORY:
-        _MEMORY[key] = (rewrite(jaxpr), jaxpr)
-    _MEMORY.move_to_end(key)
-    if len(_MEMORY) > 64:
-        _MEMORY.popitem(last=False)
-    return _MEMORY[key][0]
+        return fun.rewrite(jaxpr)
+    wrapped = lu.wrap_init(fun, debug_info=debug_info(fun.caller, fun, (), {}))
+    memory, key = _memory(wrapped), jaxpr_key(jaxpr)
+    if key not in memory:
+        memory[key] = (fun.rewrite(jaxpr), jaxpr)
+    memory.move_to_end(key)
+    if len(memory) > _REMEMBERED:
+        memory.popitem(last=False)
+    return memory[key][0]
