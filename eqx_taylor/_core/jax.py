@@ -20,11 +20,17 @@ from jax.extend.core import Literal as Literal
 from jax.ref import AbstractRef
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .protocols import Aval, Jaxpr, JaxprEqn
-
 
 # `jax.extend.core.ClosedJaxpr is jax.extend.core.Jaxpr` from 0.11 on, and a single
 # class then has both faces; annotations say `Jaxpr` for "closed".
+
+
+# JAX's own classes, which differ between versions. The rest of the package knows them
+# by `protocols.py`.
+Jaxpr = Any
+JaxprEqn = Any
+Aval = Any
+OpenJaxpr = Any
 
 
 def trace(fun: Callable, *avals: Aval) -> Jaxpr:

@@ -425,8 +425,8 @@ def _of_the_arguments(rule: Read, n: int) -> Read:
 
     def of_the_arguments(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]):
         constants, arguments = inputs[:n], inputs[n:]
-        eqn = WithoutConstants(eqn, lambda: primal_values(constants))
-        return rule(walk, eqn, arguments)
+        without: Any = WithoutConstants(eqn, lambda: primal_values(constants))
+        return rule(walk, without, arguments)
 
     return of_the_arguments
 
