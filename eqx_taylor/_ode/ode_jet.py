@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree
 from .. import _rules as _rules
 from .._core.check import UNTRACEABLE, untraceable
 from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.drivers import order_by_order
 from .._core.jax import (
     all_varying,
     trace,
@@ -23,7 +24,6 @@ from .._core.jax import (
 )
 from .._core.protocols import Jaxpr
 from .._core.series import given, mask, unknown
-from .._core.storage import policy
 from .._core.terms import scale
 from .._core.units import power_of_two
 from .._core.walk import Walk
@@ -245,16 +245,8 @@ def _expand(
         for series, value in zip([time, *state], ahead):
             series.look_ahead(lambda value=value: value)
     slopes = walk.interpret(jaxpr, [time, *state])
-    for slope in slopes:
-        slope.storage.uses += 1
     # y' = f  =>  y_{k+1} = f_k / (k + 1)
-    for k in range(order):
-        walk.advance(k)
-        for y, slope in zip(state, slopes):
-            term = scale(slope[k], 1 / (k + 1))
-            if term is not None:
-                term = policy().store(vary(term, varying_axes(y.aval)))
-            y.append(term)
+    order_by_order(walk, state, slopes, lambda k, term: scale(term, 1 / (k + 1)))
     return [[y.dense(k) for k in range(order + 1)] for y in state]
 
 

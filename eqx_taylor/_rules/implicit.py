@@ -15,6 +15,7 @@ import equinox.internal as eqxi
 import jax
 import jax.tree_util as jtu
 
+from .._core.drivers import on_trial
 from .._core.jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
 from .._core.protocols import JaxprEqn
 from .._core.recurrence import outputs
@@ -66,13 +67,8 @@ def _solved(
         if is_fixed:
             return [series[k] for series in b]
         inner, products = reading()
-        # It may not be the first time that this coefficient is asked for.
-        inner.retract(tentative, k)
-        for series in x:
-            series.make_known(k, None)
-        inner.advance(k)
-        terms = [sub(series[k], ax[k]) for series, ax in zip(b, products)]
-        inner.retract(tentative, k)
+        images = on_trial(inner, tentative, x, products, k)
+        terms = [sub(series[k], image) for series, image in zip(b, images)]
         if is_plain:
             for series, ax in zip(b, products):
                 ax.make_known(k, series[k])  # What it will be; not to be computed anew.

@@ -1,0 +1,53 @@
+"""Who computes the coefficients of a program that was read, and in which order.
+
+A walk takes all orders of an equation at once where they can be had (`Walk.apply`).
+Here are the other ways: order by order, and on trial. None of them knows a rule, and no
+rule knows which of them it is.
+"""
+
+from collections.abc import Callable, Sequence
+
+from .jax import vary, varying_axes
+from .series import Series, Tentative
+from .storage import policy
+from .terms import Term
+from .walk import Walk
+
+
+def order_by_order(
+    walk: Walk,
+    unknowns: Sequence[Series],
+    images: Sequence[Series],
+    lift: Callable[[int, Term], Term],
+) -> None:
+    """Finds series `y` that an equation defines by what a program makes of them:
+    `y_{k+1} = lift(k, f_k)`, where `f_k` depends on `y_0` to `y_k`. The first
+    coefficients of the `unknowns` are known, and `walk` has read their `images`."""
+    for image in images:
+        image.storage.uses += 1
+    for k in range(walk.order):
+        walk.advance(k)
+        for y, image in zip(unknowns, images):
+            term = lift(k, image[k])
+            if term is not None:
+                term = policy().store(vary(term, varying_axes(y.aval)))
+            y.append(term)
+
+
+def on_trial(
+    walk: Walk,
+    tentative: Tentative,
+    unknowns: Sequence[Series],
+    images: Sequence[Series],
+    k: int,
+) -> list[Term]:
+    """Coefficient `k` of the images as it is if that of the unknowns is zero. What was
+    computed from this is taken back."""
+    # It may not be the first time that this coefficient is asked for.
+    walk.retract(tentative, k)
+    for series in unknowns:
+        series.make_known(k, None)
+    walk.advance(k)
+    terms = [image[k] for image in images]
+    walk.retract(tentative, k)
+    return terms
