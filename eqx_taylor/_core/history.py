@@ -6,6 +6,10 @@ from typing import Any
 from .terms import Term
 
 
+# By the place of a series in the program, and the order.
+Entries = dict[tuple[str, int], Any]
+
+
 class History:
     """A cache of coefficients, by the place of their series in the program.
 
@@ -15,37 +19,35 @@ class History:
     is not found is computed again.
     """
 
-    def __init__(self, stored: dict[str, Any], prefix: str = "", fresh=None):
+    def __init__(self, stored: Entries, prefix: str = ""):
         self.stored = stored
-        self.fresh: dict[str, Any] = {} if fresh is None else fresh
+        self.fresh: Entries = {}
         self.prefix = prefix
 
-    def cached(self, key: str, compute: Callable[[int], Term]):
+    def cached(self, place: str, compute: Callable[[int], Term]):
         def cached_compute(k):
-            name = f"{self.prefix}{key}:{k}"
-            if name in self.stored:
-                return self.stored[name]
+            key = self.prefix + place, k
+            if key in self.stored:
+                return self.stored[key]
             term = compute(k)
             if term is not None:
-                self.fresh[name] = term
+                self.fresh[key] = term
             return term
 
         return cached_compute
 
-    def forget(self, key: str, k: int) -> None:
-        self.fresh.pop(f"{self.prefix}{key}:{k}", None)
+    def forget(self, place: str, k: int) -> None:
+        self.fresh.pop((self.prefix + place, k), None)
 
-    def inner(self, key: str) -> dict[str, Any]:
-        """What was filed below `key`, by a loop inside this loop's body."""
-        start = f"{self.prefix}{key}/"
-        found = {**self.stored, **self.fresh}
-        return {k[len(start) :]: v for k, v in found.items() if k.startswith(start)}
+    def inner(self, place: str) -> Entries:
+        """The entries of a loop at this place, inside of this loop's body."""
+        start = f"{self.prefix}{place}/"
+        return {
+            (inner[len(start) :], k): value
+            for (inner, k), value in {**self.stored, **self.fresh}.items()
+            if inner.startswith(start)
+        }
 
-    def file(self, key: str, entries: dict[str, Any]) -> None:
-        for name, value in entries.items():
-            self.fresh[f"{self.prefix}{key}/{name}"] = value
-
-
-def order_of_entry(name: str) -> int:
-    """The order of the coefficient that a history holds under this name."""
-    return int(name.rpartition(":")[2])
+    def file(self, place: str, entries: Entries) -> None:
+        for (inner, k), value in entries.items():
+            self.fresh[f"{self.prefix}{place}/{inner}", k] = value

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax import lax
 
-from .._core.history import History, order_of_entry
+from .._core.history import Entries, History
 from .._core.jax import close, evaluate, filled, scan_params
 from .._core.protocols import JaxprEqn
 from .._core.recurrence import Recurrence
@@ -56,28 +56,28 @@ class _Kept:
 
     def __init__(self, walk: Walk):
         self.walk = walk
-        self.entries: dict[str, Any] = {}
+        self.entries: Entries = {}
         # The run that each was computed by.
-        self.runs: dict[str, int] = {}
+        self.runs: dict[tuple[str, int], int] = {}
 
-    def load(self, key: str, k: int) -> dict[str, Any]:
+    def load(self, place: str, k: int) -> Entries:
         """What the runs for orders below `k` have left. There may have been one for
         order `k` itself, of a coefficient that was taken back since; what it computed
         of lower orders (of a slope, `x'_{k-1} = k x_k`) is wrong as well."""
         history = self.walk.history
-        entries = self.entries if history is None else history.inner(key)
+        entries = self.entries if history is None else history.inner(place)
         return {
-            name: entry
-            for name, entry in entries.items()
-            if order_of_entry(name) < k and self.runs.get(name, -1) < k
+            key: entry
+            for key, entry in entries.items()
+            if key[1] < k and self.runs.get(key, -1) < k
         }
 
-    def save(self, key: str, k: int, fresh: dict[str, Any]) -> None:
+    def save(self, place: str, k: int, fresh: Entries) -> None:
         self.runs.update(dict.fromkeys(fresh, k))
         if self.walk.history is None:
             self.entries = {**self.entries, **fresh}
         else:
-            self.walk.history.file(key, fresh)
+            self.walk.history.file(place, fresh)
 
 
 # -- scan
@@ -146,14 +146,14 @@ def _scan(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         def body(carry_k, from_outside):
             x_arrays, stored = from_outside
             carry_k, carried_ahead = carry_k
-            now = {f"carry{i}:{k}": term for i, term in zip(moving, carry_k)}
-            now |= {f"ahead{i}:0": x for i, x in zip(first_ahead, carried_ahead)}
+            now = {(f"carry{i}", k): term for i, term in zip(moving, carry_k)}
+            now |= {(f"ahead{i}", 0): x for i, x in zip(first_ahead, carried_ahead)}
             carried = {**stored, **now}
             carry = [
                 given(
                     aval,
                     [
-                        carried[f"carry{i}:{j}"] if support >> j & 1 else None
+                        carried[f"carry{i}", j] if support >> j & 1 else None
                         for j in range(k + 1)
                     ],
                     support,
@@ -161,7 +161,7 @@ def _scan(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
                 for i, (aval, support) in enumerate(zip(carry_avals, carry_supports))
             ]
             look_ahead(
-                carry, carry_ahead, [carried[f"ahead{i}:0"] for i in carry_ahead]
+                carry, carry_ahead, [carried[f"ahead{i}", 0] for i in carry_ahead]
             )
             x = unpack(x_avals, x_supports, k, x_arrays, xs_ahead)
             history = History(stored)
