@@ -42,24 +42,36 @@ def nested_jet(fun: Callable, primals: Sequence[Any], series: Sequence[Any]) -> 
 
 
 def nested_ode_jet(field: Callable, t0: Any, y0: Any, args: Any, order: int) -> list:
-    """Normalised coefficients of the solution, as a list over orders: each total
-    derivative is the derivative of the one before it along the solution."""
+    """Normalised coefficients of the solution, as a list over orders: Picard's iteration,
+    each turn of which makes one more of them right."""
 
-    def total_derivative(g):
-        def dg(t, y):
-            slope = (jnp.ones_like(t), field(t, y, args))
-            return jax.jvp(g, (t, y), slope)[1]
+    def slopes(t0, y0, terms):
+        def along(t):
+            y = jtu.tree_map(lambda x, *rest: polynomial(x, rest, t), y0, *terms)
+            return field(t0 + t, y, args)
 
-        return dg
+        return derivatives(along, order - 1)(jnp.zeros_like(t0))
 
-    towers = [lambda t, y: field(t, y, args)]
-    for _ in range(order - 1):
-        towers.append(total_derivative(towers[-1]))
-    totals = jax.jit(lambda t, y: [y, *[g(t, y) for g in towers]])(t0, y0)
-    return [
-        jtu.tree_map(lambda x: x / math.factorial(k), total)
-        for k, total in enumerate(totals)
-    ]
+    @jax.jit
+    def coefficients(t0, y0):
+        def turn(k, terms):
+            # The others are left alone: they may not be finite yet.
+            return [
+                jtu.tree_map(
+                    lambda new, old: jnp.where(j == k, new.astype(old.dtype), old),
+                    *pair,
+                )
+                for j, pair in enumerate(zip(slopes(t0, y0, terms), terms))
+            ]
+
+        terms = [jtu.tree_map(jnp.zeros_like, y0)] * order
+        terms = [y0, *jax.lax.fori_loop(0, order, turn, terms)]
+        return [
+            jtu.tree_map(lambda x: x / math.factorial(k), term)
+            for k, term in enumerate(terms)
+        ]
+
+    return coefficients(*jtu.tree_map(jnp.asarray, (t0, y0)))
 
 
 def random_series(primals: Sequence[Any], order: int, seed: int = 0) -> list[list[Any]]:

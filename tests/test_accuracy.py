@@ -69,11 +69,17 @@ def line_of(case, dtype):
     units = units_of(case, points)
     h = np.zeros((ORDER, len(points)))
     h[0] = 1
-    return points, units, (h * units).astype(dtype)
+    return spread(points, units, (h * units).astype(dtype))
 
 
 # All cases have the same shape, so that every operation is compiled once for all.
 PLACES = 48
+
+
+def spread(points, units, h):
+    assert len(points) <= PLACES
+    places = np.arange(PLACES) % len(points)
+    return points[places], units[places], h[:, places]
 
 
 def curves_of(case, dtype):
@@ -89,9 +95,7 @@ def curves_of(case, dtype):
     smooth = np.broadcast_to(1 / factorials, shape)
     points, units = np.tile(points, 2), np.tile(units, 2)
     h = np.concatenate([rough, smooth], axis=1) * units
-    assert len(points) <= PLACES
-    places = np.arange(PLACES) % len(points)
-    return points[places], units[places], h.astype(dtype)[:, places]
+    return spread(points, units, h.astype(dtype))
 
 
 def jet_of(case, moving, points, h):
@@ -129,10 +133,10 @@ def errors(case: Case, dtype: str, curved: bool):
     info = ml_dtypes.finfo(jnp.finfo(dtype).dtype)
     eps, tiny, largest = (float(v) for v in (info.eps, info.tiny, info.max))
     points, units, h = (curves_of if curved else line_of)(case, dtype)
-    jet = ft.partial(jet_of, case, ORDER if curved else 1)
     # A program of twenty orders takes longer to compile than its operations one by one.
-    jet = jet if curved else jax.jit(jet)
-    actual = np.stack(jax.device_get(jet(jnp.asarray(points), list(jnp.asarray(h)))))
+    moving = ORDER if curved else 1
+    actual = jet_of(case, moving, jnp.asarray(points), list(jnp.asarray(h)))
+    actual = np.stack(jax.device_get(actual))
     found = {}
     for i, x in enumerate(points):
         moving = [v.item() for v in h[:, i]]
@@ -223,7 +227,9 @@ def test_order_0_is_the_function(case):
     """Bit for bit, at infinities, zeros and NaN as well. There is no NaN among the
     coefficients where JAX has none in a first derivative, and the function is finite."""
     points = np.array(case.points)
-    x = jnp.asarray(np.concatenate([np.array(SPECIAL, points.dtype), points]))
+    points = np.concatenate([np.array(SPECIAL, points.dtype), points])
+    assert len(points) <= PLACES
+    x = jnp.asarray(np.resize(points, PLACES))
     value, terms = eqx_taylor.filter_jet(case.fun, (x,), ([jnp.ones_like(x), None],))
     expected = np.asarray(case.fun(x))
     if not np.array_equal(value, expected, equal_nan=True):

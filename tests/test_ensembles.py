@@ -131,6 +131,7 @@ def _kepler(eccentricity, t):
     return np.stack([np.cos(anomaly) - eccentricity, minor * np.sin(anomaly)], 1)
 
 
+@pytest.mark.slow
 def test_kepler_orbits_of_many_eccentricities():
     """A PyTree for a state; lanes whose steps differ by much; a parameter, the strength
     of the force, with an axis in another place."""
@@ -235,6 +236,7 @@ def test_processes(partition, on_one_device, tmp_path):
     assert printed in TEXT and printed.count("\n") == 4
 
 
+@pytest.mark.slow
 def test_no_process_is_left():
     """If one cannot go on, here for a number of members that cannot be divided, the
     others are ended, and that there was a failure is reported."""

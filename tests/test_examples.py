@@ -16,6 +16,8 @@ import scipy.optimize
 from pages import assert_same_output
 
 
+pytestmark = pytest.mark.slow
+
 _FOLDER = pathlib.Path(__file__).parents[1] / "docs/examples"
 _NAMES = (
     "taylor_polynomials",

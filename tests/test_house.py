@@ -58,5 +58,6 @@ def _examples(text):
 
 
 @pytest.mark.parametrize("example", _examples(README))
+@pytest.mark.slow
 def test_readme_example(example):
     exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
