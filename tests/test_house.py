@@ -1,5 +1,6 @@
 """Rules that the files themselves must keep."""
 
+import ast
 import pathlib
 import re
 
@@ -35,6 +36,25 @@ def test_only_one_file_knows_jax_internals():
         if path.suffix == ".py" and private in path.read_text(encoding="utf-8")
     }
     assert named_in <= {"eqx_taylor/_core/jax.py"}
+
+
+# Openings of fragments, which only the name above completes.
+_FRAGMENTS = frozenset(
+    """
+    Also And As At By Equal For From How In It Its Like Likewise Not Of Or So That
+    Their Those To What When Where With Without
+    """.split()
+)
+
+
+@pytest.mark.parametrize("folder", ["_derivatives", "_ode", "_programs", "_sums"])
+def test_docstrings_have_a_subject(folder):
+    kinds = ast.FunctionDef | ast.ClassDef | ast.Module
+    for path in (ROOT / "eqx_taylor" / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = ast.get_docstring(node) if isinstance(node, kinds) else None
+            first = text.split(maxsplit=1)[0] if text else ""
+            assert first not in _FRAGMENTS, f"{path}: {text}"
 
 
 def test_nothing_outside_the_repository_is_named():
