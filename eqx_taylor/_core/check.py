@@ -1,4 +1,4 @@
-"""Checks and descriptions of arguments that every part of the package has use for.
+"""Checks and descriptions of arguments, for every part of the package.
 
 All checks happen while tracing, before the first operation. `caller` is the public
 function whose name the message begins with.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-# What JAX raises for Python control flow, and for NumPy, on a traced value.
+# Errors that JAX raises for Python control flow, and for NumPy, on a traced value.
 UNTRACEABLE = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
@@ -33,7 +33,7 @@ def untraceable(caller: str, what: str, error: Exception) -> TypeError:
 
 
 def escaped(name: str) -> ValueError:
-    """The error for a value that has escaped from the function that was traced."""
+    """Makes the error for a value that has escaped from a function that was traced."""
     return ValueError(
         f"The derivative of `{name}` (a `jax.custom_jvp`) closes over a value that is "
         "computed within the function that is differentiated, around it. Pass this "
@@ -53,7 +53,7 @@ def describe(x: Any) -> str:
 
 
 def dtype_kind(dtype: Any) -> int:
-    """0 for booleans and integers, 1 for real numbers, 2 for complex ones."""
+    """Ranks a dtype: 0 for booleans and integers, 1 for real, 2 for complex numbers."""
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return 2
     return 1 if jnp.issubdtype(dtype, jnp.floating) else 0

@@ -1,4 +1,4 @@
-"""What the rules of users return is checked: a wrong number of series, or coefficients
+"""Checks of what the rules of users return: a wrong number of series, or coefficients
 of another type, would end far away from the rule, or in wrong numbers."""
 
 import functools as ft
@@ -12,7 +12,7 @@ from .protocols import Aval, JaxprEqn
 
 
 def checked(read: Callable[..., Any]) -> Callable[..., Any]:
-    """A rule, with checks of what it returns, and of each coefficient."""
+    """Wraps a rule in checks of the series that it returns, and of each coefficient."""
 
     @ft.wraps(read)
     def checked_read(walk, eqn, inputs):
@@ -39,7 +39,7 @@ def checked(read: Callable[..., Any]) -> Callable[..., Any]:
 def checked_step(
     fun: Callable[..., Any], eqn: JaxprEqn, aval: Aval, step: Callable[[int], Any]
 ) -> Callable[[int], Any]:
-    """What computes coefficients, with checks of their type."""
+    """Wraps a function that computes coefficients in checks of their type."""
 
     def checked_compute(k):
         term = step(k)

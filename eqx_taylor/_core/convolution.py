@@ -15,7 +15,7 @@ from .terms import add, scale, Term
 def convolve(
     product: Callable[[Any, Any], Any], a: Series, b: Series, k: int, first: int = 0
 ) -> Term:
-    """Coefficient `k` of a product: `Σ_{j=first}^{k} product(a_j, b_{k-j})`.
+    """Computes coefficient `k` of a product: `Σ_{j=first}^{k} product(a_j, b_{k-j})`.
 
     Coefficients are normalised by the factorial, so that there are no binomials.
     Products with what is known to be zero are left out.
@@ -59,8 +59,8 @@ def convolve(
 
 
 def convolve_square(a: Series, k: int, first: int = 0) -> Term:
-    """Coefficient `k` of a square, element by element: `Σ_{j=first}^{k-first} a_j
-    a_{k-j}`, each product formed once.
+    """Computes coefficient `k` of a square, element by element: `Σ_{j=first}^{k-first}
+    a_j a_{k-j}`, each product formed once.
 
     Coefficients are normalised by the factorial, so that there are no binomials.
 
@@ -97,13 +97,13 @@ def convolve_square(a: Series, k: int, first: int = 0) -> Term:
 def products(
     a: Series, b: Series, pairs: Iterable[tuple[int, int, float | int]]
 ) -> Term:
-    """`Σ w a_i b_j` for all `(i, j, w)`, element by element; with axes joined.
+    """Computes `Σ w a_i b_j` for all `(i, j, w)`, element by element; with axes joined.
 
     Two things make it fast on a CPU, by the thresholds of a `StoragePolicy`. A few sums
     are formed side by side: in a single one, each addition would wait for the one
-    before, and of a few numbers that is all the time there is. And loops are long: the
+    before, which takes nearly all the time for small arrays. And loops are long: the
     last axes of an array of shape (6, 6, 3) are joined, or the innermost loop would be
-    over three numbers.
+    over three entries.
     """
     shape = _joint_shape(a, b)
     sums: list[Term] = [None] * policy().side_by_side
@@ -123,7 +123,7 @@ def products(
 
 
 def disjoined(total: Term, a: Series, b: Series) -> Term:
-    """What was computed of `products(a, b, ...)`, with all its axes."""
+    """Splits the joined axes of a result of `products(a, b, ...)` again."""
     shape = _joint_shape(a, b)
     if total is None or shape is None or total.shape == shape:
         return total
@@ -131,8 +131,9 @@ def disjoined(total: Term, a: Series, b: Series) -> Term:
 
 
 def _joint_shape(a: Series, b: Series) -> tuple[int, ...] | None:
-    """Of products with many orders; `None` where there is one product at each, and in a
-    jet, which is faster, and takes less memory, as XLA itself would have it."""
+    """The shape whose last axes are joined for products of `a` and `b`. It is `None`
+    where there is one product at each order; and in a jet, where XLA's own form is
+    faster, and takes less memory."""
     if a.is_constant or b.is_constant or a.is_known and b.is_known:
         return None
     if explicit_sharding(a.aval) or explicit_sharding(b.aval):
@@ -141,6 +142,6 @@ def _joint_shape(a: Series, b: Series) -> tuple[int, ...] | None:
 
 
 def _meet(a: Series, i: int, b: Series, j: int) -> bool:
-    """Whether neither is known to be zero. Asked before the coefficients are: one that
-    is multiplied by zero need not exist yet."""
+    """Whether neither coefficient is known to be zero. The supports say so before the
+    coefficients are computed: one that is multiplied by zero need not exist yet."""
     return bool(a.support >> i & b.support >> j & 1)

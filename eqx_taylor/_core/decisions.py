@@ -1,8 +1,8 @@
-"""Where a program decides between two sides: at kinks and at jumps.
+"""Decisions of a program between two sides: at kinks and at jumps.
 
 The coefficients of the solution of an ODE are to be those of the side into which it
 goes. So every decision in its field is made a little ahead of the point of expansion,
-while all values are those at the point itself. This file says what decides.
+while all values are those at the point itself. This file says which equations decide.
 """
 
 from collections.abc import Hashable, Sequence
@@ -22,20 +22,20 @@ from .protocols import Jaxpr, JaxprEqn
 from .rule import RULES, target_key
 
 
-# Of floating-point values, constant between jumps.
+# Primitives of floating-point values that are constant between jumps.
 STEPS: set[str] = {"ceil", "floor", "round", "sign"}
-# With a kink, and without a rule that would declare it.
+# Primitives with a kink, and without a rule that would declare it.
 _KINKS = {"scatter-max", "scatter-min"}
-# What returns integers or booleans, and yet is about the value itself: whether it is a
-# number, and its bits, which may become a value again.
+# Primitives that return integers or booleans, and yet are about the value itself:
+# whether it is a number, and its bits, which may become a value again.
 _OF_THE_VALUE = {"bitcast_convert_type", "is_finite"}
-# Where jaxprs are read as they would be by JAX: see `docs/mathematics.md`.
+# Primitives whose jaxprs are read as they would be by JAX: see `docs/mathematics.md`.
 _UNREAD = {"linear_solve", "pallas_call", "shard_map", "vprim", "while"}
 
 
 def is_step(eqn: JaxprEqn) -> bool:
-    """Whether an equation of floating-point values returns what is constant between
-    jumps: integers, booleans, whole numbers."""
+    """Whether an equation of floating-point values returns values that are constant
+    between jumps: integers, booleans, whole numbers."""
     name = eqn.primitive.name
     if eqn.effects or name in _OF_THE_VALUE:
         return False
@@ -56,7 +56,7 @@ def is_kink(eqn: JaxprEqn) -> bool:
 
 
 def has_kink(key: Hashable) -> bool:
-    """Whether a kink is declared about what this is the key of."""
+    """Whether the target with this key is declared to have a kink."""
     rule = RULES.get(key)
     return key in _KINKS if rule is None else rule.is_kink
 
@@ -66,7 +66,7 @@ def _is_real(eqn: JaxprEqn) -> bool:
 
 
 def is_alarm(eqn: JaxprEqn) -> bool:
-    """Whether an equation is for the values of its operands, even if these are
+    """Whether an equation reports the values of its operands, even if these are
     booleans: a print, a callback, an error that is raised."""
     return bool(eqn.effects) or _has_callback(eqn)
 
@@ -80,7 +80,7 @@ def _has_callback(eqn: JaxprEqn) -> bool:
 
 
 class Found:
-    """What a program has: `steps`, `kinks`; false for neither."""
+    """The kinds of decisions in a program: `steps`, `kinks`; false for neither."""
 
     def __init__(self):
         self.steps = False
@@ -91,8 +91,8 @@ class Found:
 
 
 def decisions(jaxpr: Jaxpr, moving: Sequence[bool] | None = None) -> Found:
-    """The decisions by values that move, in a closed jaxpr; all of its inputs move, but
-    for what is said otherwise."""
+    """Finds the decisions by values that move, in a closed jaxpr. All of its inputs
+    that can move do, unless `moving` says otherwise."""
     found = Found()
     if moving is None:
         moving = _all_that_can_move(jaxpr)
@@ -122,7 +122,7 @@ def _look(jaxpr, moving, values_only: bool, found: Found) -> list[bool]:
         found.kinks |= is_kink(eqn) and not is_value
         if eqn.primitive.name in _UNREAD:
             continue
-        # A function with a rule, which is not made of what is written in it.
+        # A function with a rule is read by that, not by what is written in it.
         if eqn.primitive.name == "custom_jvp_call":
             if target_key(without_pruning(eqn)[0]) in RULES:
                 continue
@@ -146,9 +146,9 @@ def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
 
 
 def _values_only(jaxpr: Jaxpr, equations: Sequence[JaxprEqn]) -> set[int]:
-    """The numbers of equations of which nothing but the value matters: the maximum that
-    a softmax subtracts, and the absolute value in a logarithm, which has no series at
-    the kink in any case."""
+    """The numbers of the equations that matter by their value only: the maximum that a
+    softmax subtracts, and the absolute value in a logarithm, which has no series at the
+    kink in any case."""
     wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
     absolute = {e.outvars[0] for e in equations if e.primitive.name == "abs"}
     of_value = set()

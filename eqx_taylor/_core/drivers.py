@@ -1,8 +1,8 @@
-"""Who computes the coefficients of a program that was read, and in which order.
+"""Drivers: they compute the coefficients of a program that was read, in some order.
 
 A walk takes all orders of an equation at once where they can be had (`Walk.apply`).
 Here are the other ways: order by order, and on trial. None of them knows a rule, and no
-rule knows which of them it is.
+rule knows which of them drives it.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,9 +41,9 @@ def on_trial(
     images: Sequence[Series],
     k: int,
 ) -> list[Term]:
-    """Coefficient `k` of the images as it is if that of the unknowns is zero. What was
-    computed from this is taken back."""
-    # It may not be the first time that this coefficient is asked for.
+    """Computes coefficient `k` of the images for unknowns whose coefficient `k` is
+    zero, and takes back what was computed from this."""
+    # This coefficient may have been asked for before.
     walk.retract(tentative, k)
     for series in unknowns:
         series.make_known(k, None)

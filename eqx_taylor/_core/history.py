@@ -6,7 +6,7 @@ from typing import Any
 from .terms import Term
 
 
-# By the place of a series in the program, and the order.
+# Coefficients, by the place of a series in the program, and the order.
 Entries = dict[tuple[str, int], Any]
 
 

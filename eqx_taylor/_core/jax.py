@@ -34,25 +34,26 @@ OpenJaxpr = Any
 
 
 def trace(fun: Callable, *avals: Aval) -> Jaxpr:
-    """`fun`, a function of arrays to a list of arrays, as a closed jaxpr."""
+    """Traces `fun`, a function from arrays to a list of arrays, to a closed jaxpr."""
     return jax.make_jaxpr(fun)(*avals)
 
 
 def close(jaxpr: Jaxpr) -> Jaxpr:
-    """A closed jaxpr from one that may be open (`checkpoint`'s parameter is)."""
+    """Closes a jaxpr that may be open (`checkpoint`'s parameter is)."""
     if hasattr(jaxpr, "consts"):
         return jaxpr
     return jex.ClosedJaxpr(jaxpr, ())
 
 
 def with_constants(jaxpr: Jaxpr, consts: Sequence[Any]) -> Jaxpr:
-    """The same program with other constants of the same types."""
+    """Returns the same program with other constants of the same types."""
     return jex.ClosedJaxpr(jaxpr.jaxpr, list(consts))
 
 
 def without_references(jaxpr: Jaxpr) -> Jaxpr:
-    """The same function, where mutable references that it makes itself (`jax.new_ref`)
-    have become values that are handed on. Jaxprs within are left as they are."""
+    """Returns the same function, where mutable references that it makes itself
+    (`jax.new_ref`) have become values that are handed on. Jaxprs within are left as
+    they are."""
     if not any(
         isinstance(var.aval, AbstractRef)
         for eqn in jaxpr.jaxpr.eqns
@@ -118,8 +119,8 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
 
 
 class WithoutConstants:
-    """An equation without its first operands, as a rule is given it that knows nothing
-    of them. `constants` returns their values, for `bind`."""
+    """An equation without its first operands, for a rule that knows nothing of them.
+    `constants` returns their values, for `bind`."""
 
     def __init__(self, equation: JaxprEqn, constants: Callable[[], list[Any]]):
         self.equation, self.constants = equation, constants
@@ -154,8 +155,8 @@ def current_place() -> Any:
 
 
 def at_place(place: Any) -> Any:
-    """A context in which equations get what they did where `current_place` was asked
-    for this."""
+    """A context in which equations get the names and the line of source of `place`,
+    which `current_place` has returned."""
     names = place.name_stack
     return source_info_util.user_context(place.traceback, name_stack=names)
 
@@ -188,8 +189,8 @@ def materialise(x: Any) -> Any:
 
 
 def live_equations(jaxpr: Jaxpr) -> list[Any]:
-    """The equations that the outputs or an effect depend on, in order; those with
-    programs inside without what nobody needs of these."""
+    """Returns the equations that the outputs or an effect depend on, in order. Programs
+    inside of them have lost what nobody needs."""
     live, has_programs = _live_equations(jaxpr)
     if has_programs:
         live, _ = _live_equations(without_dead_code(jaxpr))
@@ -197,7 +198,8 @@ def live_equations(jaxpr: Jaxpr) -> list[Any]:
 
 
 def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
-    """And whether some of them may have something inside that nobody needs."""
+    """Returns the equations that the outputs or an effect depend on, and whether some
+    of them may have something inside that nobody needs."""
     wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
     live, has_programs = [], False
     for eqn in reversed(jaxpr.jaxpr.eqns):
@@ -216,8 +218,8 @@ def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
 
 
 def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
-    """A loop without what its used outputs do not depend on. JAX does so itself from
-    0.12 on."""
+    """Removes from a loop what its used outputs do not depend on. JAX does so itself
+    from 0.12 on."""
     params = eqn.params
     cond, body = params["cond_jaxpr"], params["body_jaxpr"]
     of_cond, of_body = params["cond_nconsts"], params["body_nconsts"]
@@ -249,8 +251,8 @@ def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
 def _pruned(
     jaxpr: Jaxpr, used: list[bool], instantiate: bool | list[bool] = False
 ) -> tuple[Jaxpr, list[bool]]:
-    """What a closed jaxpr needs for these of its outputs, and which of its inputs; with
-    `instantiate` those that stay in any case."""
+    """Reduces a closed jaxpr to what the `used` ones of its outputs need, and says
+    which of its inputs stay. Those of `instantiate` stay in any case."""
     inner, of_inputs = dce_jaxpr(jaxpr.jaxpr, used, instantiate=instantiate)
     if not hasattr(inner, "consts"):
         inner = jex.ClosedJaxpr(inner, jaxpr.consts)
@@ -271,7 +273,7 @@ class ScanParams(NamedTuple):
 
 
 def scan_params(eqn: JaxprEqn) -> ScanParams:
-    """`scan`'s parameters; JAX 0.11 replaced the two counts by a tree (`ft_in`)."""
+    """Reads `scan`'s parameters; JAX 0.11 replaced two counts by a tree (`ft_in`)."""
     params = eqn.params
     if "ft_in" in params:
         consts, carry, _ = params["ft_in"].update(eqn.invars).unpack()
@@ -290,11 +292,11 @@ def scan_params(eqn: JaxprEqn) -> ScanParams:
 
 def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
     """The function that was given to `defjvp`, and the values of its non-differentiable
-    arguments: what tells two rules apart.
+    arguments: these tell two rules apart.
 
     The equation holds them wrapped several times, and anew with every trace. Where JAX
-    has changed the wrapping, the outermost wrapper that can be seen is returned: rules
-    that are one then look like several, which costs time but is never wrong.
+    has changed the wrapping, the outermost wrapper that can be seen is returned: one
+    rule then looks like several, which costs time but is never wrong.
     """
 
     *_, wrapper = _wrappers(eqn)
@@ -309,10 +311,10 @@ def name_of_call(eqn: JaxprEqn) -> str:
 
 
 def closed_over(eqn: JaxprEqn) -> int:
-    """How many of the first operands of the call of a function with a `custom_jvp` are
-    arrays that the function closes over. JAX makes operands of them; and when the call
-    is applied anew, as by `bind`, they are operands like any other, of which a wrapper
-    of the rule knows the number."""
+    """Counts the first operands of the call of a function with a `custom_jvp` that are
+    arrays which the function closes over. JAX makes operands of them. When the call is
+    applied anew, as by `bind`, they are operands like any other, and a wrapper of the
+    rule knows their number."""
     if eqn.primitive.name != "custom_jvp_call":
         return 0
     lifted = 0
@@ -325,7 +327,7 @@ def closed_over(eqn: JaxprEqn) -> int:
 
 
 def _wrappers(eqn: JaxprEqn) -> list[Any]:
-    """What the rule of a `custom_jvp` is wrapped in, from the outside inwards."""
+    """The wrappers of the rule of a `custom_jvp`, from the outside inwards."""
     found = [eqn.params["jvp_jaxpr_fun"]]
     while len(inner := _wrapped_by(found[-1])) == 1:
         found += inner
@@ -372,12 +374,12 @@ def without_pruning(eqn: JaxprEqn) -> tuple[JaxprEqn, list[int]]:
 
 
 def _cells(fun: Any) -> list[Any]:
-    """What a Python function closes over."""
+    """The objects that a Python function closes over."""
     return [cell.cell_contents for cell in getattr(fun, "__closure__", None) or ()]
 
 
 def as_weak_as(aval: Aval, x: Any) -> Any:
-    """`x`, so that it takes part in type promotion as values of type `aval` do."""
+    """Makes `x` take part in type promotion as values of type `aval` do."""
     if jax.typeof(x).weak_type == aval.weak_type:
         return x
     return jax.lax.convert_element_type_p.bind(
@@ -404,9 +406,9 @@ def filled(aval: Aval, value: Any = 0) -> Any:
 
 
 def as_type(aval: Aval, x: Any) -> Any:
-    """`x`, such that it can stand where an array of type `aval` is expected (or several
-    of them, where it has more axes, in front of the others): it has the same sharding,
-    and varies over the axes of a `jax.shard_map` over which arrays of this type do.
+    """Makes `x` an array that can stand where one of type `aval` is expected (or
+    several of them, stacked along axes in front): it gets the same sharding, and varies
+    over the axes of a `jax.shard_map` over which arrays of this type do.
     """
     sharding = explicit_sharding(aval)
     if sharding is not None:
@@ -425,7 +427,7 @@ def explicit_sharding(aval: Aval) -> Any:
 
 
 def stacked_type(aval: Aval, count: int) -> Aval:
-    """The type of so many arrays of this type, stacked along a first axis."""
+    """The type of `count` arrays of this type, stacked along a first axis."""
     return _reshaped(aval, (count, *aval.shape), lambda spec: (None, *spec))
 
 
@@ -443,13 +445,13 @@ def _reshaped(aval: Aval, shape: tuple[int, ...], respec: Callable) -> Aval:
 
 
 def all_varying(arrays: Sequence[Any]) -> list[Any]:
-    """The arrays, each taken to vary over all axes that any of them varies over."""
+    """Makes each of the arrays vary over all axes that any of them varies over."""
     axes = joint_axes(map(jax.typeof, arrays))
     return [vary(x, axes) for x in arrays]
 
 
 def vary(x: Any, axes: frozenset[str]) -> Any:
-    """`x`, taken to vary over these axes of a `jax.shard_map` too."""
+    """Makes `x` vary over these axes of a `jax.shard_map` too."""
     if not axes:
         return x
     missing = axes - varying_axes(jax.typeof(x))
@@ -463,8 +465,8 @@ def joint_axes(avals: Iterable[Aval]) -> frozenset[str]:
 def varying_axes(aval: Aval) -> frozenset[str]:
     """The axes of a `jax.shard_map` over which an array of this type may differ from
     device to device."""
-    # `vma` before it became a part of `mat`, which a `ShapeDtypeStruct` calls by its
-    # full name. Types of other classes have none of these.
+    # They were `vma` before that became a part of `mat`, which a `ShapeDtypeStruct`
+    # calls by its full name. Types of other classes have none of these.
     for name in ("mat", "manual_axis_type"):
         if (kind := getattr(aval, name, None)) is not None:
             return kind.varying
@@ -481,15 +483,15 @@ def is_differentiable(aval: Aval) -> bool:
 
 
 def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
-    """The same function, without what it does not need: neither here nor in its loops,
-    branches and calls. All of its arguments stay."""
+    """Removes what a function does not need, also from its loops, branches and calls.
+    All of its arguments stay."""
     return _pruned(jaxpr, [True] * len(jaxpr.jaxpr.outvars), True)[0]
 
 
 def with_body(jaxpr: Jaxpr, replaced: Callable[[Jaxpr], Jaxpr]) -> Jaxpr:
-    """What `replaced` makes of a jaxpr that is the parameter of an equation: open or
-    closed as it was. It is left alone where it would have to hold other constants than
-    it does, which not all equations allow."""
+    """Applies `replaced` to a jaxpr that is the parameter of an equation; the result is
+    open or closed as the jaxpr was. The jaxpr is left alone where the result would hold
+    another number of constants, which not all equations allow."""
     new = replaced(close(jaxpr))
     held = len(getattr(jaxpr, "consts", ()))
     if len(new.consts) != held:
@@ -498,6 +500,6 @@ def with_body(jaxpr: Jaxpr, replaced: Callable[[Jaxpr], Jaxpr]) -> Jaxpr:
 
 
 def number_like(aval: Aval, x: Any) -> Any:
-    """A number that becomes a literal, as weak as values of type `aval`."""
+    """Makes a number that becomes a literal, as weak as values of type `aval`."""
     kind = ShapedArray((), aval.dtype, weak_type=aval.weak_type)
     return TypedNdArray(np.asarray(x, aval.dtype), kind)

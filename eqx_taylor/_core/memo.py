@@ -12,22 +12,23 @@ from .jax import custom_jvp_rule, is_jaxpr, is_literal
 
 
 def equation_key(eqn: Any, inputs: Sequence[Any]) -> Hashable:
-    """Of an equation on these very input objects. It is made of the ids of some that
-    the equation and the inputs hold: keep these as long as the key."""
+    """The key of an equation on these very input objects. It is made of ids of objects
+    that the equation and the inputs hold: keep these as long as the key."""
     return (eqn.primitive, params_key(eqn), tuple(map(id, inputs)))
 
 
 def params_key(eqn: Any) -> Hashable:
-    """What an equation does, whatever its inputs."""
+    """The key of what an equation does, whatever its inputs."""
     if eqn.primitive.name == "custom_jvp_call":
-        # Traced anew at every call, so that only its content can be compared.
+        # The function is traced anew at every call: only its content can be compared.
         rule = tuple(map(_value_key, custom_jvp_rule(eqn)))
         return (rule, jaxpr_key(eqn.params["call_jaxpr"]))
     items = dict(sorted(eqn.params.items()))
     if _is_flatten(items.get("flatten")):
-        # Of Equinox's: the arguments that are no arrays. Jaxprs among them are open,
-        # and what they close over are operands. Where JAX has one class for open and
-        # closed ones they hold it as well, as tracers that are new with every trace.
+        # Equinox's primitives keep the arguments that are no arrays in `static`. Jaxprs
+        # among these are open, and what they close over are operands. Where JAX has one
+        # class for open and closed ones they hold it as well, as tracers that are new
+        # with every trace.
         items["static"] = tuple(
             jaxpr_key(x, tracers=False) if is_jaxpr(x) else _value_key(x)
             for x in items["static"]
@@ -60,21 +61,21 @@ def _is_flatten(value: Any) -> bool:
 
 
 def constant_key(aval: Any, value: Any) -> Hashable:
-    """By content for numbers and small arrays, which functions that are traced anew
-    make anew; by identity for others."""
-    # No PRNG keys and no mutable references.
+    """The key of a constant: its content for numbers and small arrays, which functions
+    that are traced anew make anew; its identity for others."""
+    # PRNG keys and mutable references are among these others.
     is_number = isinstance(aval, ShapedArray) and isinstance(aval.dtype, np.dtype)
     if isinstance(value, Tracer) or not is_number or aval.size > 16:
         return ("id", id(value))
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return ("id", id(value))
-    # By bytes: -0.0 and 0.0 differ, and a NaN is itself.
+    # As bytes -0.0 and 0.0 differ, and a NaN equals itself.
     return ("constant", str(aval), np.asarray(value).tobytes())
 
 
 def jaxpr_key(jaxpr: Any, tracers: bool = True) -> Hashable:
-    """Equal for jaxprs that differ in nothing but the names of their variables; and,
-    unless they matter, in `tracers` among the constants."""
+    """The key of a jaxpr, equal for jaxprs that differ in nothing but the names of
+    their variables; without `tracers` it ignores those among the constants, too."""
     numbers: dict[Any, int] = {}
 
     def number(atom) -> Hashable:

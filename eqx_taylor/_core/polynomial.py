@@ -9,10 +9,10 @@ from .terms import add
 
 
 def evaluate(terms: Sequence[Any], s: Any) -> Any:
-    """`Σ_k terms[k] s^k`; `terms[0]` is added last.
+    """Computes `Σ_k terms[k] s^k`; `terms[0]` is added last.
 
-    Odd and even orders apart, by Horner's rule in `s²`: half as many operations wait
-    for each other.
+    Odd and even orders are summed apart, by Horner's rule in `s²`: half as many
+    operations wait for each other.
     """
     s = jnp.asarray(s, terms[0].dtype)
     odd, even = (_horner(terms[first::2], s * s) for first in (1, 2))
@@ -20,7 +20,7 @@ def evaluate(terms: Sequence[Any], s: Any) -> Any:
 
 
 def _horner(terms: Sequence[Any], s: Any) -> Any:
-    """`Σ_k terms[k] s^k`; `None` of no terms."""
+    """Computes `Σ_k terms[k] s^k`; `None` if there are no terms."""
     total = None
     for term in reversed(terms):
         total = term if total is None else total * s + term
@@ -28,12 +28,12 @@ def _horner(terms: Sequence[Any], s: Any) -> Any:
 
 
 def evaluate_derivative(terms: Sequence[Any], s: Any) -> Any:
-    """`s p'(s) = Σ_k k terms[k] s^k`, by Horner's rule."""
+    """Computes `s p'(s) = Σ_k k terms[k] s^k` by Horner's rule."""
     return evaluate([k * term for k, term in enumerate(terms)], s)
 
 
 def evaluate_compensated(terms: Sequence[Any], s: Any, rest: Any) -> tuple[Any, Any]:
-    """`rest + Σ_k terms[k] s^k` as an array and what is left beyond its last digit.
+    """Computes `rest + Σ_k terms[k] s^k`, and what is left beyond its last digit.
 
     The rounding error of each addition is found, and all of them are added in the end:
     the compensated summation of Kahan and Babuska in the form of Neumaier (1974).
@@ -48,7 +48,7 @@ def evaluate_compensated(terms: Sequence[Any], s: Any, rest: Any) -> tuple[Any, 
 
 
 def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
-    """`a + b` rounded, and the rounding error: exactly, whichever is larger (Knuth)."""
+    """Computes `a + b` and its rounding error: exactly, whichever is larger (Knuth)."""
     total = a + b
     of_b = total - a
     return total, (a - (total - of_b)) + (b - of_b)

@@ -1,8 +1,7 @@
-"""What is known of primitives, whatever is done with them: one table for each fact.
+"""Facts about primitives that do not depend on their rules: one table for each fact.
 
-What a rule declares of its primitive is in the table of rules. Here is what is asked of
-programs whether there are rules or not. A name may be unknown to the version of JAX
-that is installed.
+Facts that a rule declares about its primitive are in the table of rules. A name may be
+unknown to the version of JAX that is installed.
 """
 
 from typing import Any, NamedTuple
@@ -49,11 +48,11 @@ CALLS = {
 def callee(eqn: Any) -> Any:
     """The jaxpr of the function that an equation calls, open or closed."""
     name = CALLS[eqn.primitive.name].callee
-    # JAX has renamed some.
+    # JAX has renamed some of these parameters.
     return eqn.params[name if name in eqn.params else "call_jaxpr"]
 
 
-# Functions of numbers, entry by entry.
+# Primitives that apply a function entry by entry.
 ELEMENTWISE = frozenset(
     """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
@@ -68,10 +67,10 @@ ELEMENTWISE = frozenset(
     """.split()
 )
 
-# The entries of an array, in other axes, and some of them several times.
+# Primitives that return the entries of an array in other axes, or several times.
 REARRANGING = frozenset(["broadcast_in_dim", "reshape", "squeeze", "transpose"])
 
-# What moves entries, or picks some of them, and costs no floating-point operation.
+# Primitives that rearrange or pick entries, without floating-point operations.
 FREE = REARRANGING | frozenset(
     """
     concatenate convert_element_type copy device_put dynamic_slice

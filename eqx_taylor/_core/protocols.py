@@ -1,4 +1,4 @@
-"""What the package asks of JAX's programs: jaxprs, their equations and their variables.
+"""Protocols of JAX's programs: jaxprs, their equations and their variables.
 
 JAX has other classes for these in every few versions. The names here are annotations,
 for type checkers and readers. At run time they are `Any`: beartype refuses protocols
@@ -15,8 +15,8 @@ from typing import Any, Protocol, TYPE_CHECKING
 if TYPE_CHECKING:
 
     class Aval(Protocol):
-        """The type of an array. Those of other values (effects, references, PRNG keys)
-        have a part of it."""
+        """The type of an array. The types of other values (effects, references, PRNG
+        keys) have some of its attributes."""
 
         # Integers, which type checkers cannot see: JAX makes them by `property(lambda`.
         ndim: Any
@@ -63,17 +63,17 @@ if TYPE_CHECKING:
         @property
         def params(self) -> dict[str, Any]: ...
         @property
-        def invars(self) -> Sequence[Any]: ...  # Of `Atom`.
+        def invars(self) -> Sequence[Any]: ...  # `Atom`s.
         @property
         def outvars(self) -> Sequence[Var]: ...
         @property
         def effects(self) -> Any: ...
-        # What it was traced under: the mesh, the precision, ...
+        # The context in which it was traced: the mesh, the precision, ...
         @property
         def ctx(self) -> Any: ...
         @property
         def source_info(self) -> Any: ...
-        # Returns the same equation with other `params`, say.
+        # A method that returns the same equation with other `params`, say.
         @property
         def replace(self) -> Callable[..., Any]: ...
 
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
         @property
         def invars(self) -> Sequence[Var]: ...
         @property
-        def outvars(self) -> Sequence[Any]: ...  # Of `Atom`.
+        def outvars(self) -> Sequence[Any]: ...  # `Atom`s.
         @property
         def eqns(self) -> Sequence[JaxprEqn]: ...
         @property
@@ -103,7 +103,7 @@ if TYPE_CHECKING:
         @property
         def effects(self) -> Any: ...
         @property
-        def in_avals(self) -> Sequence[Any]: ...  # Of `Aval`.
+        def in_avals(self) -> Sequence[Any]: ...  # `Aval`s.
         @property
         def out_avals(self) -> Sequence[Any]: ...
 

@@ -1,4 +1,4 @@
-"""One equation, read: its outputs, whose coefficients are computed together."""
+"""Recurrences: the outputs of an equation, whose coefficients are computed together."""
 
 import functools as ft
 from collections.abc import Callable, Sequence
@@ -9,9 +9,9 @@ from .series import CONSTANT, primal_values, Series, Support
 from .terms import Term
 
 
-# From the order `k >= 1` to coefficient `k` of all series of a recurrence. It may ask
-# for coefficients up to `k` of what they are computed from, and up to `k - 1` of the
-# series themselves.
+# A function from the order `k >= 1` to coefficient `k` of all series of a recurrence.
+# It may ask for coefficients up to `k` of what they are computed from, and up to
+# `k - 1` of the series themselves.
 Step = Callable[[int], Sequence[Term]]
 
 
@@ -22,7 +22,7 @@ class Recurrence:
 
     - `types`: the type and the support of each series.
     - `first`: returns coefficient 0 of each.
-    - `step`: from the order to the coefficients of each.
+    - `step`: returns the coefficients of each, for an order.
     """
 
     __slots__ = ("outs", "_first", "_step", "_terms")
@@ -75,7 +75,8 @@ def output(
     support: Support,
     step: Callable[[int], Term],
 ) -> Series:
-    """The one output of an equation that moves; likewise."""
+    """The one output of an equation that moves: coefficient 0 is the primitive's own
+    value, and the others are those that `step` returns."""
 
     def compute(k):
         return step(k) if k else bind(eqn, primal_values(inputs))[0]

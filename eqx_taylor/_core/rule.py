@@ -1,4 +1,4 @@
-"""What is declared about a primitive, or about a function: its rule, as data.
+"""Rules: what is declared about a primitive, or about a function, as data.
 
 A rule says how an equation is read as series, and a few facts that whoever reads a
 program may ask for: the interpreter, the collapsed mode, the page on primitives.
@@ -17,41 +17,41 @@ from .jax import custom_jvp_rule
 from .protocols import JaxprEqn
 
 
-# How an equation is read: `read(walk, eqn, inputs)` returns a series for each output.
-# (The types of walks and series are known above this file only.)
+# A function that reads an equation: `read(walk, eqn, inputs)` returns a series for each
+# output. (The types of walks and series are known above this file only.)
 Read = Callable[[Any, JaxprEqn, Sequence[Any]], list[Any]]
-# What a rule is for: a primitive, or its name, or a function with a `custom_jvp`. (Not
-# written as a type: `rule_key` has the better message for all others.)
+# The target of a rule: a primitive, or its name, or a function with a `custom_jvp`.
+# (Not written as a type: `rule_key` has the better message for all others.)
 Target = Any
 
 
 class Cost(enum.Enum):
-    """What a coefficient of an equation's outputs costs."""
+    """The cost of a coefficient of an equation's outputs."""
 
-    # Nothing: it is but another look at the operand's.
+    # Nothing: the coefficient is a view of the operand's.
     VIEW = enum.auto()
-    # Next to nothing, from the same coefficient of the operands: XLA makes it a part of
-    # whatever uses it.
+    # Next to nothing: coefficient `k` needs only coefficient `k` of the operands, and
+    # XLA fuses it with its uses.
     FUSED = enum.auto()
     # Products with all lower orders, or more.
     WORK = enum.auto()
-    # The same, and the first takes longer to compute than to load from memory.
+    # `WORK`; and coefficient 0 takes longer to compute than to load from memory.
     SLOW = enum.auto()
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is declared about a target.
+    """The facts that are declared about a target.
 
     **Fields:**
 
-    - `read`: how an equation is read.
+    - `read`: the function that reads an equation.
     - `kind`: how its coefficients are computed, in a few words; one of those that the
         documentation's page on primitives explains.
     - `linear`: the operands that it is linear in, together; or a function of an
         equation that returns them.
     - `factors`: two operands, in each of which it is linear.
-    - `cost`: what a coefficient costs; or a function of the operands' series that
+    - `cost`: the cost of a coefficient; or a function of the operands' series that
         returns it.
     - `is_kink`: whether the slope is another one beyond some point.
     """
@@ -67,8 +67,9 @@ class Rule:
         return self.cost if isinstance(self.cost, Cost) else self.cost(inputs)
 
 
-# By name, so that a primitive that some version of JAX lacks never breaks an import; of
-# functions with a `custom_jvp`, which are all one primitive, by their `defjvp`.
+# Rules of primitives by name, so that one that some version of JAX lacks never breaks
+# an import; and of functions with a `custom_jvp`, which are all one primitive, by their
+# `defjvp`.
 RULES: dict[Hashable, Rule] = {}
 # The name under which the rule for all other primitives is registered.
 OTHERWISE = "otherwise"
@@ -80,7 +81,7 @@ def otherwise(walk: Any, eqn: JaxprEqn, inputs: Sequence[Any]):
 
 
 def rule_key(target: Target) -> Hashable:
-    """The key in the table of a primitive or function."""
+    """The key of a primitive or function in the table of rules."""
     if isinstance(target, str):
         return target
     if isinstance(target, Primitive):
@@ -100,7 +101,7 @@ def rule_key(target: Target) -> Hashable:
 
 
 def target_key(eqn: JaxprEqn) -> Hashable:
-    """The key in the table of what an equation calls."""
+    """The key of the target of an equation in the table of rules."""
     if eqn.primitive.name == "custom_jvp_call":
         return custom_jvp_rule(eqn)[0]
     return eqn.primitive.name
@@ -183,6 +184,6 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
 
 
 def with_cost(cost: Cost, *names: str) -> None:
-    """Declares what the coefficients of primitives cost that have rules."""
+    """Declares the cost of the coefficients of primitives that have rules."""
     for name in names:
         RULES[name] = replace(RULES[name], cost=cost)

@@ -18,7 +18,7 @@ from .terms import scale, Term
 
 
 # The orders that may be nonzero: bit k stands for coefficient k. An integer, so that
-# sets of orders are compared, joined and hashed for nothing.
+# sets of orders are compared, joined and hashed at no cost.
 Support = int
 
 CONSTANT: Support = 1
@@ -125,26 +125,27 @@ class Series:
         self.aval = aval
         self.support = support
         self.is_known = is_known
-        # Whether a walk keeps its coefficients, or need not: those of a series that is
-        # given, or that is another look at one that is kept.
+        # Whether a walk keeps its coefficients, or need not: the series is given, or is
+        # a view of one that is kept.
         self.is_kept = is_kept
-        # The name under which a history has them.
+        # The name of its coefficients in a history.
         self.key = ""
         # The recurrence of the equation that it is an output of, if several are.
         self.recurrence: Any = None
         # The series under construction that it depends on, and how many orders ahead.
         self.tentative: dict[Tentative, int] = {}
-        # Whether these are found as its coefficients are computed. (Those of an
-        # equation's outputs are known from its inputs.)
+        # Whether `tentative` is found as coefficients are computed. (That of an
+        # equation's outputs is known from its inputs.)
         self.is_tracked = not is_kept
         self.storage = Storage()
         self._compute = compute
-        # The equation's, whenever a coefficient is computed.
+        # The place in the source of its equation, for whenever a coefficient is
+        # computed.
         self._place = current_place()
         self._terms: list[Term] = list(terms)
         self._derivative: Series | None = None
-        # In the series of a solution: the value a little ahead; and, of what was
-        # decided there, the value at the point itself.
+        # The value a little ahead, in the series of a solution; and the value at the
+        # point itself, if the value was decided ahead.
         self._ahead: Callable[[], Any] | None = None
         self._here: Callable[[], Any] | None = None
         if not is_kept:
@@ -192,8 +193,8 @@ class Series:
             self._terms.append(term)
 
     def for_products(self, k: int, shape: tuple[int, ...] | None = None) -> Term:
-        """Coefficient `k`, for products with many other orders. From now on it is one
-        that XLA has stored. With a `shape` it is broadcast to that, and axes are
+        """Returns coefficient `k`, for products with many other orders. From now on it
+        is one that XLA has stored. With a `shape` it is broadcast to that, and axes are
         joined."""
         term = self[k]
         if term is None or shape is None and self.is_known:
@@ -204,8 +205,8 @@ class Series:
         return term if shape is None else self.storage.in_form(k, term, shape)
 
     def depend_on(self, inputs: "Sequence[Series]", ahead: int = 0) -> None:
-        """Has it be taken back together with those it is computed from: coefficient
-        `k` of it with coefficient `k + ahead` of them."""
+        """Declares the series that it is computed from: its coefficient `k` is taken
+        back together with their coefficient `k + ahead`."""
         for series in inputs:
             for tentative, n in series.tentative.items():
                 known = self.tentative.get(tentative)
@@ -220,11 +221,11 @@ class Series:
         return filled(self.aval) if term is None else term
 
     def look_ahead(self, ahead: Callable[[], Any]) -> None:
-        """Says what the value is a little ahead on the solution of an ODE."""
+        """Sets the value a little ahead on the solution of an ODE."""
         self._ahead = ft.cache(ahead)
 
     def look_here(self, here: Callable[[], Any]) -> None:
-        """Says what the value is at the point, of what was decided ahead."""
+        """Sets the value at the point of a series that was decided ahead."""
         self._here = ft.cache(here)
 
     @property
@@ -234,7 +235,7 @@ class Series:
 
     @property
     def is_decided(self) -> bool:
-        """Whether its value is one of ahead of the point."""
+        """Whether its value was decided ahead of the point."""
         return self._here is not None
 
     @property
@@ -261,7 +262,7 @@ class Series:
     @property
     def derivative(self) -> "Series":
         """The series of `x'(t)`, whose coefficient `k` is `(k + 1) x_{k+1}`."""
-        # Kept: many rules ask.
+        # It is kept, as many rules ask for it.
         if self._derivative is None:
 
             def compute(k):
@@ -337,15 +338,15 @@ def constant(aval: Aval, value: Any) -> Series:
 
 
 def given(aval: Aval, terms: Sequence[Term], support: Support | None = None) -> Series:
-    """A series with these coefficients. Those above them are zero; or, where `support`
-    is given and says otherwise, not needed now."""
+    """Makes a series with these coefficients. Those above them are zero; or, where
+    `support` is given and says otherwise, not needed now."""
     if support is None:
         support = sum(1 << k for k, term in enumerate(terms) if term is not None)
     return _from_outside(aval, support, terms)
 
 
 def unknown(aval: Aval, support: Support, terms: Sequence[Term] = ()) -> Series:
-    """A series of which only the type, the support and these first terms are known."""
+    """Makes a series of known type and support, of which only these terms are known."""
     return _from_outside(aval, support, terms, is_known=False)
 
 

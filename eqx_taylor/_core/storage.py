@@ -1,8 +1,8 @@
-"""What XLA is made to store of the coefficients of a series, and in which form.
+"""Storage of coefficients: which of a series XLA is made to store, and in which form.
 
-XLA computes again, in every loop that uses it, what is cheap in its eyes. Of a series
-under construction, whose coefficients enter all higher orders, that is too often: the
-outer Solar System takes up to twice the time on a CPU. No rule knows of this.
+XLA computes an array that it takes for cheap again in every loop that uses it. That is
+too often for a series under construction, whose coefficients enter all higher orders:
+the outer Solar System takes up to twice the time on a CPU. No rule knows of this.
 """
 
 import contextlib
@@ -21,17 +21,18 @@ from .terms import Term
 
 @dataclass(frozen=True)
 class StoragePolicy:
-    """What is stored, and the thresholds: those of one platform. The figures are those
-    of a CPU; `benchmarks/engine.py` takes them away, one after the other.
+    """The choice of what is stored, with its thresholds, for one platform. The defaults
+    are those of a CPU; `benchmarks/engine.py` takes them away, one after the other.
 
     **Fields:**
 
     - `stores`: whether anything is stored at all.
-    - `stores_what_is_used_once`: whether that is, too, and not made a part of its use.
-    - `stores_slow`: whether functions are, which take longer than to load their values.
-    - `small`: arrays of fewer numbers are as well computed again.
-    - `side_by_side`: so many sums of products are formed at a time; a power of two.
-    - `long`: the last axes of an array are joined until they have so many numbers.
+    - `stores_what_is_used_once`: whether a coefficient with a single use is stored,
+        too, and not fused with it.
+    - `stores_slow`: whether values are stored that take longer to compute than to load.
+    - `small`: the number of entries below which an array is as well computed again.
+    - `side_by_side`: the number of sums of products formed at a time; a power of two.
+    - `long`: the number of entries up to which the last axes of an array are joined.
     """
 
     stores: bool = True
@@ -45,8 +46,9 @@ class StoragePolicy:
         return materialise(x) if self.stores else x
 
     def join_axes(self, x: Any) -> Any:
-        """Joins the last axes of an array to one, until it is long enough for a loop
-        over it to be fast. Not more: the others may be divided among devices."""
+        """Joins the last axes of an array until the last has `long` entries or more,
+        for a loop over it to be fast. It joins no more: leading axes may be divided
+        among devices."""
         shape = list(x.shape)
         while len(shape) > 1 and shape[-1] < self.long:
             last = shape.pop()
@@ -75,8 +77,8 @@ def storage_policy(other: StoragePolicy) -> Iterator[None]:
 
 
 class Storage:
-    """What is known of how the coefficients of one series are used, and what has been
-    stored of them."""
+    """The record of how the coefficients of one series are used, and which of them are
+    stored."""
 
     __slots__ = ("sources", "uses", "cost", "_pending", "_stored", "_forms")
 
@@ -87,11 +89,11 @@ class Storage:
         self.sources: Sequence[Storage] | None = None
         # Uses by later equations; an equation that is not fused counts twice.
         self.uses = 0
-        # Orders, as the bits of an integer: coefficients that are work, and that XLA
-        # would do again for each use; and those that it has to store.
+        # Orders, as the bits of an integer: of coefficients that are work, which XLA
+        # would do again for each use; and of those that it has to store.
         self._pending = 0
         self._stored = 0
-        # The forms in which coefficients were multiplied, and what was given a form.
+        # Coefficients, with the form in which they were multiplied, by order and shape.
         self._forms: dict[Any, tuple[Any, Any]] = {}
 
     @property
@@ -105,9 +107,9 @@ class Storage:
         self._stored &= (1 << k) - 1
 
     def once(self, k: int, term: Term, known: bool) -> Term:
-        """Coefficient `k`, just computed, such that XLA does not compute it again and
-        again. What is used once is faster as a part of that; and so are all but the
-        first of a series that is `known`."""
+        """Stores coefficient `k`, just computed, if XLA would compute it again and
+        again. One that is used once is faster as a part of its use; and so are all but
+        the first of a series that is `known`."""
         sources = self.sources
         if known and k > 0:
             return term
@@ -115,7 +117,7 @@ class Storage:
             sources is None or any(source._pending >> k & 1 for source in sources)
         ):
             return term
-        # Coefficient 0 is asked for before it is known who else will.
+        # Coefficient 0 is asked for before all of its uses are known.
         is_used_once = k > 0 and self.uses == 1
         if is_used_once and not policy().stores_what_is_used_once:
             self._pending |= 1 << k
@@ -124,8 +126,8 @@ class Storage:
         return policy().store(term)
 
     def before_products(self, k: int, term: Term, is_cheap: bool) -> Term:
-        """Coefficient `k`, stored before it is multiplied by many other orders, unless
-        it is but a look at what is stored, or is cheap otherwise."""
+        """Stores coefficient `k` before it is multiplied by many other orders, unless
+        it is a view of one that is stored, or is cheap otherwise."""
         bit = 1 << k
         pending = self._pending & bit
         is_cheap = is_cheap or self.cost is Cost.VIEW
@@ -136,13 +138,13 @@ class Storage:
         return policy().store(term)
 
     def in_form(self, k: int, term: Any, shape: tuple[int, ...]) -> Any:
-        """Coefficient `k`, broadcast to a shape, and with axes joined."""
+        """Broadcasts coefficient `k` to a shape, and joins axes."""
         known, form = self._forms.get((k, shape), (None, None))
         if known is not term:
             form = term
             if shape != term.shape:
                 form = policy().store(jnp.broadcast_to(term, shape))
-            # Stored once more in this form: or XLA would undo it.
+            # It is stored once more in this form, or XLA would undo it.
             if (joined := policy().join_axes(form)) is not form:
                 form = policy().store(joined)
             self._forms[k, shape] = term, form

@@ -10,7 +10,7 @@ Term = Any
 
 
 def scale(term: Term, factor: float | int) -> Term:
-    """`factor * term`; `None` where the term is.
+    """Computes `factor * term`; `None` where the term is.
 
     **Arguments:**
 
@@ -38,7 +38,7 @@ def scale(term: Term, factor: float | int) -> Term:
 
 
 def add(a: Term, b: Term) -> Term:
-    """`a + b`, where either may be known to be zero.
+    """Computes `a + b`, where either may be known to be zero.
 
     **Arguments:**
 
@@ -70,7 +70,7 @@ def add(a: Term, b: Term) -> Term:
 
 
 def sub(a: Term, b: Term) -> Term:
-    """`a - b`, where either may be known to be zero.
+    """Computes `a - b`, where either may be known to be zero.
 
     **Arguments:**
 
@@ -102,7 +102,7 @@ def sub(a: Term, b: Term) -> Term:
 
 
 def over(a: Term, divisor: Any) -> Term:
-    """`a / divisor`, where `a` may be known to be zero.
+    """Computes `a / divisor`, where `a` may be known to be zero.
 
     **Arguments:**
 

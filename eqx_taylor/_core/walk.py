@@ -1,4 +1,4 @@
-"""A jaxpr is read as a set of recurrences: one walk, and whoever asks drives it.
+"""A walk reads a jaxpr as a set of recurrences; who asks for coefficients drives it.
 
 `Walk.interpret` goes through the equations of a jaxpr and makes a `Series` of every
 value, by the rule that is registered for the equation's primitive. A rule says how to
@@ -64,9 +64,9 @@ class Reach(enum.IntEnum):
 
     # Types and supports only: nothing is emitted.
     NOTHING = 0
-    # The first.
+    # Coefficient 0.
     FIRST = 1
-    # All of them, if those of its operands can be had; else the first.
+    # All coefficients, if those of the operands can be had; else coefficient 0.
     ALL = 2
 
 
@@ -98,8 +98,8 @@ class Walk:
         ```
     """
 
-    # What is known is computed up to order `stop`; every decision is the same for all
-    # values of it.
+    # `stop` is the order up to which known series are computed; all choices are the
+    # same whatever it is.
 
     def __init__(
         self,
@@ -117,25 +117,26 @@ class Walk:
         self.stop = order if stop is None else stop
         self.history = history
         self.reach = reach
-        # Prints and callbacks happen once, not again at each order.
+        # Whether there are prints and callbacks: once, not again at each order.
         self.effects = effects and reach is not Reach.NOTHING
-        # Decisions are made ahead of the point, where series look ahead; or at the
-        # point, in formulas of rules, which avoid by them what is singular there.
+        # Whether decisions are made ahead of the point, where series look ahead; or at
+        # the point, in formulas of rules, which avoid by them what is singular there.
         self.decides_ahead = decides_ahead
         # Functions (`params_key`) that are taken for linear, to see if they can be.
         self.assumed_linear = assumed_linear
         self.tape: list[Series] = []
         # Facts about the jaxprs within, for all the walks that read them.
         self._cache: Cache = {} if cache is None else cache
-        # The series, and what has to stay alive for the key to be valid.
+        # The series of outputs and constants, with the objects that have to stay alive
+        # for the key to be valid.
         self._memo: dict[Hashable, tuple[list[Series], Any]] = {}
-        # The place in the program, and how often there was a name for it.
+        # The place in the program, and the number of names made at each place.
         self._here = ""
         self._counts: dict[str, int] = {}
 
     def definition_walk(self, key: str, decides_ahead: bool = True) -> "Walk":
-        """A walk of a program that defines a series of this walk: nothing is computed
-        before it is asked for, and what is met here is shared with it."""
+        """Makes a walk of a program that defines a series of this walk: nothing is
+        computed before it is asked for, and the memo of this walk is shared with it."""
         walk = Walk(
             self.order,
             history=self.history,
@@ -151,8 +152,8 @@ class Walk:
     def body_walk(
         self, stop: int, history: History | None = None, effects: bool = True
     ) -> "Walk":
-        """A walk of the body of a loop, a branch or a call: a program of its own, whose
-        inputs are known up to order `stop`."""
+        """Makes a walk of the body of a loop, a branch or a call: a program of its own,
+        whose inputs are known up to order `stop`."""
         return Walk(
             self.order,
             stop=stop,
@@ -163,7 +164,8 @@ class Walk:
         )
 
     def deciding_here(self) -> "Walk":
-        """This walk, with its tape and its memo, but with decisions at the point."""
+        """Copies this walk, with its tape and its memo, but with decisions at the
+        point."""
         walk = copy.copy(self)
         walk.decides_ahead = False
         return walk
@@ -171,7 +173,7 @@ class Walk:
     def output_supports(
         self, jaxpr: Jaxpr, supports: Sequence[Support]
     ) -> list[Support]:
-        """The supports of a jaxpr's outputs. Emits nothing."""
+        """Finds the supports of a jaxpr's outputs. Emits nothing."""
 
         def find_out():
             variables = jaxpr.jaxpr.invars
@@ -189,7 +191,7 @@ class Walk:
         return self.cached(key, jaxpr.jaxpr, find_out)
 
     def cached(self, key: Hashable, about: Any, find_out: Callable[[], Any]) -> Any:
-        """What `find_out()` returns, asked once about each object."""
+        """Returns `find_out()`, which is called once for each key and object."""
         key = (key, id(about))
         if key not in self._cache:
             self._cache[key] = (find_out(), about)
@@ -198,7 +200,7 @@ class Walk:
     # -- reading
 
     def interpret(self, jaxpr: Jaxpr, inputs: Sequence[Series]) -> list[Series]:
-        """The series of a closed jaxpr's outputs."""
+        """Reads a closed jaxpr, and returns the series of its outputs."""
         jaxpr = without_references(jaxpr)
         inner = jaxpr.jaxpr
         env: dict[Any, Series] = {}
@@ -223,14 +225,14 @@ class Walk:
         return [read(atom) for atom in inner.outvars]
 
     def apply(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
-        """The series of one equation's outputs."""
+        """Reads one equation, and returns the series of its outputs."""
         name = eqn.primitive.name
         call = CALLS.get(name)
         if call is not None and call.is_read_in_place and not _all_constant(inputs):
             return RULES[name].read(self, eqn, inputs)
         if name == "custom_jvp_call":
             written, places = without_pruning(eqn)
-            # Its own rule, if it has one, is for all results.
+            # The function's own rule, if it has one, is for all results.
             if len(places) == len(written.outvars):
                 eqn = written
             elif target_key(written) in RULES:
@@ -261,13 +263,13 @@ class Walk:
         return key
 
     def _read(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
-        """What the rule makes of an equation; and all series that it has made for it,
-        kept by this walk."""
+        """Reads an equation by its rule, and keeps all series that the rule has made
+        for it."""
         is_known = all(series.is_known for series in inputs)
         with reading(is_known) as made:
             outputs = choose_rule(eqn, inputs)(self, eqn, inputs)
             if len(outputs) != len(eqn.outvars):
-                # JAX has left out results, in a way that is not seen through.
+                # JAX has left out results, in a way that `without_pruning` cannot see.
                 outputs = RULES[eqn.primitive.name].read(self, eqn, inputs)
         self._count_uses(eqn, inputs, outputs)
         for series in outputs:
@@ -287,7 +289,7 @@ class Walk:
         return outputs
 
     def _count_uses(self, eqn: JaxprEqn, inputs, outputs: Sequence[Series]) -> None:
-        """Tells operands that they are used, and outputs what they cost."""
+        """Counts the uses of operands, and sets the cost of outputs."""
         cost = _cost(eqn, inputs)
         is_fused = cost in (Cost.VIEW, Cost.FUSED)
         for series in inputs:
@@ -298,8 +300,8 @@ class Walk:
                 series.storage.cost, series.storage.sources = cost, sources
 
     def _look_ahead(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
-        """Says of outputs what they are ahead: what the equation makes of its inputs
-        there, evaluated if a decision asks for it. What was decided stays as it is."""
+        """Sets the values of outputs ahead: those of the equation on its inputs there,
+        evaluated if a decision asks for them. An output that has one keeps it."""
 
         @ft.cache
         def ahead():
@@ -314,11 +316,11 @@ class Walk:
             series.look_ahead(ft.partial(compute, 0))
 
     def decisions(self, jaxpr: Jaxpr) -> Found:
-        """Which decisions there are in a jaxpr."""
+        """Finds the decisions in a jaxpr."""
         return self.cached("decisions", jaxpr, lambda: decisions(jaxpr))
 
     def assume_outputs(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
-        """Has an equation be found, wherever it is met, with these outputs."""
+        """Enters an equation into the memo, to be found with these outputs."""
         self._memo[equation_key(eqn, inputs)] = (outputs, (eqn, inputs))
 
     def _keep(self, series: Series, is_known: bool) -> Series:
@@ -335,13 +337,13 @@ class Walk:
         return series
 
     def auxiliary(self, series: Series, inputs: Sequence[Series]) -> Series:
-        """A series that a rule computes from `inputs` for itself, kept as the outputs
-        of an equation are."""
+        """Keeps a series that a rule computes from `inputs` for itself, as the outputs
+        of an equation are kept."""
         self._keep(series, all(x.is_known for x in inputs)).depend_on(inputs)
         return series
 
     def _new_name(self) -> str:
-        """Made of the place in the program, and so the same whenever it is read."""
+        """Makes a name of the place in the program: the same whenever it is read."""
         n = self._counts[self._here] = self._counts.get(self._here, 0) + 1
         return f"{self._here}{n}"
 
@@ -406,7 +408,7 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Read:
     if _all_constant(inputs):
         return constant_rule
     moves = any(is_differentiable(var.aval) for var in eqn.outvars)
-    # Loops and calls among them, which are made ahead as a whole.
+    # Such equations, loops and calls among them, are evaluated ahead as a whole.
     if not moves and any(series.moves_ahead for series in inputs):
         return constant_rule
     if eqn.primitive.name == "custom_jvp_call":
@@ -421,7 +423,7 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Read:
 
 
 def _of_the_arguments(rule: Read, n: int) -> Read:
-    """A rule that is not told of the first `n` operands, which are constant."""
+    """Wraps a rule that knows nothing of the first `n` operands, which are constant."""
 
     def of_the_arguments(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]):
         constants, arguments = inputs[:n], inputs[n:]
@@ -436,7 +438,7 @@ def _nothing(k: int) -> Sequence[Term]:
 
 
 def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
-    """No coefficient but the first: of constants, and of functions without slope."""
+    """The rule of constants, and of functions without slope: coefficient 0 alone."""
     looks_ahead = any(series.moves_ahead for series in inputs)
     looks_ahead = looks_ahead and walk.decides_ahead and is_step(eqn)
     operands = ahead_values if looks_ahead else primal_values
