@@ -47,7 +47,9 @@ _FRAGMENTS = frozenset(
 )
 
 
-@pytest.mark.parametrize("folder", ["_derivatives", "_ode", "_programs", "_sums"])
+@pytest.mark.parametrize(
+    "folder", ["_core", "_derivatives", "_ode", "_programs", "_rules", "_sums"]
+)
 def test_docstrings_have_a_subject(folder):
     kinds = ast.FunctionDef | ast.ClassDef | ast.Module
     for path in (ROOT / "eqx_taylor" / folder).rglob("*.py"):

@@ -152,7 +152,7 @@ class Series:
             _made_by(self)
 
     def __getitem__(self, k: int) -> Term:
-        """Coefficient `k`: an array, or `None` where it is known to be zero."""
+        """Returns coefficient `k`: an array, or `None` where it is known to be zero."""
         terms = self._terms
         if len(terms) <= k:
             caller, _now.by = _now.by, self
@@ -171,7 +171,7 @@ class Series:
         return terms[k]
 
     def wrap(self, wrapper: Callable[[Callable[[int], Term]], Callable]) -> None:
-        """Replaces how coefficients are computed, before any is."""
+        """Wraps the function that computes coefficients, before any is computed."""
         self._compute = wrapper(self._compute)
 
     def append(self, term: Term) -> None:
@@ -216,7 +216,7 @@ class Series:
                     self.tentative[tentative] = n + ahead
 
     def dense(self, k: int) -> Any:
-        """Coefficient `k` as an array, also where it is zero."""
+        """Returns coefficient `k` as an array, also where it is zero."""
         term = self[k]
         return filled(self.aval) if term is None else term
 

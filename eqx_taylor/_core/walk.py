@@ -60,7 +60,7 @@ Cache = dict[Hashable, tuple[Any, Any]]
 
 
 class Reach(enum.IntEnum):
-    """How far the coefficients of an equation are computed when it is met."""
+    """The coefficients of an equation that are computed when it is met."""
 
     # Types and supports only: nothing is emitted.
     NOTHING = 0

@@ -21,8 +21,8 @@ from .rows import at_least_single, sum_of_rows, widened
 
 # i0e has |x| in it, and i1e x |x|. At 0 they have the derivatives that JAX gives them,
 # which takes |x| to have no slope there: those of I_0 and I_1. But where JAX's I_0 is
-# `exp(abs(x)) * i0e(x)`, with the slope of `abs` from the right, so have these, as the
-# product would be wrong otherwise.
+# `exp(abs(x)) * i0e(x)`, with the slope of `abs` from the right, these have that slope,
+# too: the product would be wrong otherwise.
 
 FROM_THE_RIGHT = any(
     eqn.primitive.name == "bessel_i0e"
@@ -89,7 +89,7 @@ def _composed(
 
 
 def _moment_ratios(x, number: int):
-    """`M_{n+1} / M_n` for n = 0, ..., `number - 1`."""
+    """Computes the ratios `M_{n+1} / M_n` for n = 0, ..., `number - 1`."""
     first = number + 80
     start = jnp.where(x < first / 2, 2, (first + 0.5) / lax.max(x, jnp.ones_like(x)))
 
@@ -129,7 +129,7 @@ def _summed(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], order: int) -> 
 
 _POINTS = 128
 _TERMS = 45
-# From where on the error of the series is below a rounding of coefficient 20.
+# The x from which on the error of the series is below a rounding of coefficient 20.
 _FAR = 60
 
 

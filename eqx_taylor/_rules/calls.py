@@ -16,7 +16,7 @@ from .._core.walk import Walk
 from .pack import looking_ahead, pack, unpack
 
 
-# Read in place by the interpreter, as long as anything moves.
+# The interpreter reads these in place, as long as anything moves.
 @register(*[name for name in CALLS if CALLS[name].is_read_in_place], kind="call")
 def _inline(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     with inside_call(eqn):
@@ -62,13 +62,13 @@ def _shard_map(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Seri
         return ()
 
     # Supports are found by tracing derivatives, and that takes the axes of the mesh.
-    # Whoever asks for them afterwards is told what was found here.
+    # They are cached for whoever asks for them afterwards.
     jax.eval_shape(mapped(find_supports, in_specs=(), out_specs=()))
     if walk.takes_all_orders(inputs):
         return up_to(walk.stop)
     supports = walk.output_supports(jaxpr, [series.support for series in inputs])
     types = [(var.aval, support) for var, support in zip(eqn.outvars, supports)]
-    # As for a `while_loop`: each order begins again with the first.
+    # Each order begins again with the first, as for a `while_loop`.
 
     def one_order(k):
         return [series[k] for series in up_to(k)]
@@ -76,7 +76,7 @@ def _shard_map(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Seri
     return Recurrence(types, lambda: one_order(0), one_order).outs
 
 
-# Where the results of a call are, is a parameter with an entry for each.
+# These calls have a parameter that says where each of the results is placed.
 @register("compute_on", "fused_call", kind="call")
 def _placed(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])
@@ -97,7 +97,7 @@ def _placed(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]
 
 
 def _terms_of(entries, supports, stop) -> list[Any]:
-    """For each coefficient of some series the entry of the series."""
+    """Repeats the entry of each series for each of its coefficients."""
     return [
         entry
         for entry, support in zip(entries, supports)
@@ -106,7 +106,7 @@ def _terms_of(entries, supports, stop) -> list[Any]:
 
 
 def _emitted(walk: Walk, eqn, jaxpr, inputs, stop, transform, ahead=()) -> list[Series]:
-    """As a call of a function of all coefficients, under the same transformation."""
+    """Emits the call again, on all coefficients, under the same transformation."""
     supports = [series.support for series in inputs]
     out_supports = walk.output_supports(jaxpr, supports)
     avals = [var.aval for var in jaxpr.jaxpr.invars]

@@ -1,4 +1,4 @@
-"""Functions of a series, from the coefficients of the function at its first value."""
+"""Compositions: functions of a series, from their coefficients at its first value."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ from .define import read
 #
 #   y_k = Σ_{n=1..k} e_n [h^n]_k       [h^n]_k = Σ_{j=1..k-n+1} h_j [h^(n-1)]_{k-j}
 #
-# All powers at once, as one array with n along the first axis: `powers[k]` is the sum
-# of `h_j powers[k - j]`, shifted by one, with h_k in front. That is K²/2 products of
+# All powers are one array, with n along the first axis: `powers[k]` is the sum of
+# `h_j powers[k - j]`, shifted by one, with h_k in front. That is K²/2 products of
 # such arrays; where x is a straight line a single power is left at each order.
 def composed(
     walk: Walk,
@@ -74,7 +74,7 @@ def composed(
     def compute(k):
         if step is not None:
             return _times(powers[k], terms[0][k // step - 1])
-        # Not those above, which are zero: an infinite term may not meet them.
+        # Powers above k are zero, and left out: the terms there may be infinite.
         return jnp.sum(terms[0][:k] * powers[k][:k], axis=0)
 
     support = walk.analytic_support([x])

@@ -40,8 +40,9 @@ def _avals(variables) -> list[Any]:
 def _loop_supports(
     one_turn: Callable[[list[Support]], list[Support]], carry: list[Support]
 ) -> tuple[list[Support], list[Support]]:
-    """What is carried, and all that the body returns, once another turn of the loop
-    adds no order to it. The first results of `one_turn` are the next carry."""
+    """Finds the supports of the carry, and of all that the body returns, when another
+    turn of the loop adds no order. The first results of `one_turn` are the next carry.
+    """
     while True:
         outs = one_turn(carry)
         grown = [before | after for before, after in zip(carry, outs)]
@@ -57,13 +58,13 @@ class _Kept:
     def __init__(self, walk: Walk):
         self.walk = walk
         self.entries: Entries = {}
-        # The run that each was computed by.
+        # The order of the run that computed each entry.
         self.runs: dict[tuple[str, int], int] = {}
 
     def load(self, place: str, k: int) -> Entries:
-        """What the runs for orders below `k` have left. There may have been one for
-        order `k` itself, of a coefficient that was taken back since; what it computed
-        of lower orders (of a slope, `x'_{k-1} = k x_k`) is wrong as well."""
+        """Returns what the runs for orders below `k` have left. There may have been one
+        for order `k` itself, of a coefficient that was taken back since; what it
+        computed of lower orders (of a slope, `x'_{k-1} = k x_k`) is wrong as well."""
         history = self.walk.history
         entries = self.entries if history is None else history.inner(place)
         return {
@@ -102,7 +103,7 @@ def _scan(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     # `lax.scan` takes no symbolic length (of `jax.export`); it has that of `xs`.
     length = p.length if len(xs) == 0 else None
     loop = ft.partial(lax.scan, length=length, reverse=p.reverse, unroll=p.unroll)
-    # What the body decides by is carried along as it is ahead.
+    # The carry has values ahead, too, if the body decides by them.
     decides = len(looking_ahead(walk, inputs, [p.jaxpr])) > 0
     consts_ahead, xs_ahead = (
         [i for i, series in enumerate(group) if decides and series.moves_ahead]
@@ -140,7 +141,7 @@ def _scan(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         moving = [i for i, support in enumerate(carry_supports) if support >> k & 1]
         returned = [i for i, support in enumerate(supports) if support >> k & 1]
 
-        # Later orders find them among what is kept.
+        # Later orders find the values ahead among the entries that are kept.
         first_ahead = carry_ahead if k == 0 else []
 
         def body(carry_k, from_outside):
@@ -193,7 +194,7 @@ def _outputs(
     walk, eqn: JaxprEqn, inputs: Sequence[Series], supports, all_orders, one_order
 ) -> list[Series]:
     if len(supports) == 0:
-        return []  # A loop for its effects: done by the walk, on primal values.
+        return []  # The walk runs a loop for its effects, on primal values.
     if walk.takes_all_orders(inputs):
         return all_orders()
     types = list(zip(_avals(eqn.outvars), supports))
@@ -217,7 +218,7 @@ def _while(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         return walk.output_supports(body_jaxpr, [*_supports(consts), *carry])
 
     supports, _ = _loop_supports(one_turn, _supports(init))
-    # Under `vmap` the predicate has axes, and the loop goes on as long as any does.
+    # Under `vmap` the predicate has axes, and the loop goes on while any entry holds.
     is_batched = len(cond_jaxpr.out_avals[0].shape) > 0
 
     def up_to(stop, effects):
@@ -252,7 +253,7 @@ def _while(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
 
 def _where(predicate, new: list[Any], old: list[Any]) -> list[Any]:
-    """With a predicate whose axes are the first ones of all arrays."""
+    """Selects by a predicate whose axes are the first ones of all arrays."""
     return [
         jnp.where(lax.expand_dims(predicate, range(predicate.ndim, x.ndim)), x, y)
         for x, y in zip(new, old)
@@ -303,7 +304,7 @@ def _cond(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
         key = outs[0].key
         args = (pack(operands, in_supports, k, ahead), kept.load(key, k))
-        # Traced once, to be evaluated in the switch: branches may have branches.
+        # Branches are traced once, and evaluated in the switch: they may have branches.
         traced = [
             jax.make_jaxpr(ft.partial(run, number), return_shape=True)(*args)
             for number in range(len(branches))
@@ -311,7 +312,7 @@ def _cond(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         # Every branch returns the entries of all of them: its own, and zeros.
         fresh_types = {}
         for jaxpr, returned_types in traced:
-            # The types of the jaxpr, which say more than those that JAX returns.
+            # The types of the jaxpr say more than those that JAX returns.
             structure = jtu.tree_structure(returned_types)
             _, types = jtu.tree_unflatten(structure, jaxpr.out_avals)
             fresh_types |= types
@@ -344,7 +345,7 @@ def _choose(
     platforms = eqn.params.get("branches_platforms")
     if platforms is None:
         return lax.switch(index[0], functions, arrays)
-    # Of `platform_dependent`: branches for other platforms need not compile on this.
+    # Branches of `platform_dependent` need not compile on other platforms.
     default, of_platform = None, {}
     for names, function in zip(platforms, functions):
         if names:

@@ -1,5 +1,5 @@
-"""Functions whose derivative JAX itself defines by `custom_jvp`, and which that
-definition does not serve at higher orders: where it saturates, they cancel."""
+"""Functions whose `custom_jvp` in JAX does not serve at higher orders: where the
+function saturates, its derivatives cancel."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -67,7 +67,8 @@ def _define_logaddexp(fun, base: float):
         chosen = of_a if b.is_constant else of_b if a.is_constant else rule
         [y] = chosen(walk, eqn, inputs)
 
-        # As a call, within which infinities are no errors for `jax_debug_infs`.
+        # Coefficient 0 is a call, in which `jax_debug_infs` takes infinities for no
+        # errors.
         def called(compute):
             return lambda k: compute(k) if k else fun(*primal_values(inputs))
 
@@ -146,7 +147,7 @@ def _log_ndtr(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Serie
 
 
 def _mills_ratios(x, number: int):
-    """`M_n / M_{n-1}` for n = 1, ..., `number`."""
+    """Computes the ratios `M_n / M_{n-1}` for n = 1, ..., `number`."""
     first = number + 200
     start = lax.stop_gradient(2 * first / (x + lax.sqrt(x * x + 4 * first)))
 
@@ -159,8 +160,8 @@ def _mills_ratios(x, number: int):
 
 
 def _normal_terms(x, u, number: int):
-    """Coefficients 1 to `number` of `Φ(x + u h) / Φ(x)`: (n + 1) n c_{n+1} = -u n x c_n
-    - u² (n - 1) c_{n-1}."""
+    """Computes coefficients 1 to `number` of `Φ(x + u h) / Φ(x)`: (n + 1) n c_{n+1} =
+    -u n x c_n - u² (n - 1) c_{n-1}."""
     value = 0.5 * lax.erfc(-x * math.sqrt(0.5))
     density = gaussian(x * math.sqrt(0.5)) / math.sqrt(2 * math.pi)
     terms = [jnp.zeros_like(x), u * density / value]
@@ -171,7 +172,7 @@ def _normal_terms(x, u, number: int):
 
 
 def _logarithm(terms):
-    """Coefficients of the logarithm of a series that begins with 1."""
+    """Computes coefficients of the logarithm of a series that begins with 1."""
     logs = []
     for n, term in enumerate(terms, 1):
         rest = [(j / n) * log * terms[n - j - 1] for j, log in enumerate(logs, 1)]

@@ -19,18 +19,20 @@ from .._core.terms import scale, Term
 from .._core.walk import Walk
 
 
-# From the series of an output and of the operands to what computes coefficient `k`.
+# A function from the series of an output and of the operands to the function that
+# computes coefficient `k`.
 Equation = Callable[..., Callable[[int], Term]]
 
 
 def define_linear(
     *targets: Target, operands: slice = slice(None), fused: bool = True
 ) -> None:
-    """Declares what is linear in some of its operands, while the others do not move.
+    """Declares targets that are linear in some operands, while the others do not move.
 
     `y_k = p(x_k)`: one application for each coefficient that is not zero. Where others
     move as well, the primitive's JVP is used. Operators that are sums over directions,
-    such as [`eqx_taylor.laplacian`][], apply it to the sum, and not in each direction.
+    such as [`eqx_taylor.laplacian`][], apply the target to the sum, and not in each
+    direction.
 
     **Arguments:**
 
@@ -77,8 +79,8 @@ def define_linear(
 def define_affine(
     target: Target, linear_part: Callable[[Any], Any], *, operands: slice
 ) -> None:
-    """Declares what is linear up to a constant, which a parameter holds. `linear_part`
-    returns an equation that lacks the constant."""
+    """Declares a target that is linear up to a constant, which a parameter holds.
+    `linear_part` returns an equation that lacks the constant."""
     rule = ft.partial(_linear_rule, operands=operands, linear_part=linear_part)
 
     def linear(eqn: JaxprEqn):
@@ -112,8 +114,8 @@ def _linear_rule(
 def define_bilinear(
     *targets: Target, operands: tuple[int, int] = (0, 1), symmetric: bool = False
 ) -> None:
-    """Declares what is a product of two operands, linear in each, while the others do
-    not move.
+    """Declares targets that are products of two operands, linear in each, while the
+    others do not move.
 
     `y_k = Σ_j a_j b_{k-j}` for coefficients normalised by the factorial; where others
     move as well, the primitive's JVP is used.
@@ -161,7 +163,7 @@ def define_bilinear(
 
 
 def _cost_of_product(inputs: Sequence[Series]) -> Cost:
-    """What multiplies by a constant, entry by entry, is fused."""
+    """The cost of a product, entry by entry: one with a constant is fused."""
     return Cost.FUSED if any(series.is_constant for series in inputs) else Cost.WORK
 
 
@@ -188,14 +190,14 @@ def _bilinear_rule(
             term = convolve(lax.mul if elementwise else product, a, b, k)
         return [term, *[None] * (len(eqn.outvars) - 1)]
 
-    # What else it may return is the pattern of a sparse product.
+    # Its other outputs, if any, are the pattern of a sparse product.
     support = product_support(a.support, b.support, walk.order)
     supports = [support, *[CONSTANT] * (len(eqn.outvars) - 1)]
     return outputs(eqn, inputs, supports, compute)
 
 
 def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
-    """A decorator, which declares what is computed by a recurrence of its own.
+    """A decorator, which declares the recurrence that computes targets.
 
     The function that is decorated takes the series of the output, and one for each
     operand. It returns a function from the order `k`, which is at least 1, to
@@ -204,8 +206,8 @@ def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
     value. Coefficients are normalised: coefficient `k` is the derivative of order `k`
     over `k!`; and `None` stands for one that is known to be zero.
 
-    The output is taken for an analytic function of all operands. What has several
-    outputs, or is not analytic, takes [`eqx_taylor.rules.register`][].
+    The output is taken for an analytic function of all operands. A target that has
+    several outputs, or is not analytic, takes [`eqx_taylor.rules.register`][].
 
     **Arguments:**
 
@@ -263,7 +265,7 @@ def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
 
 
 def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
-    """Declares what has the series of another JAX expression.
+    """Declares a target that has the series of another JAX expression.
 
     Coefficient 0 stays the primitive's own value.
 
@@ -319,13 +321,13 @@ def rewritten(
 
 
 def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
-    """Declares what is defined by a differential equation: `y' = fun(y, x..., x'...)`.
+    """Declares the differential equation of a target: `y' = fun(y, x..., x'...)`.
 
     Coefficient `k` of `y` is coefficient `k - 1` of the right-hand side over `k`
-    (coefficients are normalised by the factorial). What the right-hand side has in
-    common with the rest of the program is computed once. It pays to declare what is
-    faster or more accurate than the JVP, which is used in the same way for all that is
-    not declared.
+    (coefficients are normalised by the factorial). Expressions that the right-hand side
+    has in common with the rest of the program are computed once. It pays to declare a
+    derivative that is faster or more accurate than the JVP, which is used in the same
+    way for all other targets.
 
     **Arguments:**
 
@@ -369,7 +371,7 @@ def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
 
 
 def derivative_rule(fun: Callable[..., Any]) -> Read:
-    """The rule of a function with this derivative."""
+    """Makes the rule of a function with this derivative."""
 
     def rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         def slope(inner: Walk) -> list[Series]:
@@ -392,7 +394,7 @@ def integrals(
     inputs: Sequence[Series],
     slope: Callable[[Walk], list[Series]],
 ) -> list[Series]:
-    """The outputs `y` of `eqn`, from the equation `y' = g`: `y_k = g_{k-1} / k`.
+    """Makes the outputs `y` of `eqn` from the equation `y' = g`: `y_k = g_{k-1} / k`.
 
     `slope` reads `g` (for each output that can move) in a walk of its own; `g_k` may
     depend on `y_0` to `y_k`.
@@ -402,7 +404,7 @@ def integrals(
     @ft.cache
     def right_hand_side():
         # A formula has its decisions to avoid what is singular at the point; those of
-        # a user's derivative, and of primitives with a kink, are the function's.
+        # a user's derivative, and of primitives with a kink, are the function's own.
         name = eqn.primitive.name
         decides_ahead = name == "custom_jvp_call" or has_kink(name)
         inner = walk.definition_walk(outs[0].key, decides_ahead)
@@ -424,8 +426,8 @@ def integrals(
 
 
 def applied(fun: Callable[..., Any], eqn: JaxprEqn, args: Sequence[Any]) -> Any:
-    """`fun(*args)`. If it does not take so many arguments, the error says what they
-    are."""
+    """Calls `fun(*args)`. If `fun` does not take so many arguments, the error says what
+    they are."""
     try:
         return fun(*args)
     except TypeError as e:
@@ -451,7 +453,7 @@ def applied_to(fun: Callable[..., Any], eqn, *args: Any) -> Any:
 def _check_values(
     eqn: JaxprEqn, what: str, found: Sequence[Series], wanted: Sequence[Any]
 ):
-    """What a user's function returns must have the types of the outputs."""
+    """Raises unless what a user's function returns has the types of the outputs."""
     kinds, types = (
         [(x.shape, x.dtype) for x in avals]
         for avals in ([series.aval for series in found], wanted)
@@ -469,8 +471,8 @@ def _check_values(
 
 
 def read(walk: Walk, fun: Callable[..., Any], inputs: Sequence[Series]) -> list[Series]:
-    """The series of a JAX expression of one value, or of a tuple of them. Its decisions
-    are made at the point itself: they are there to avoid what is singular at it."""
+    """Reads a JAX expression of one value, or of a tuple of them. Its decisions are
+    made at the point itself: they are there to avoid what is singular at it."""
 
     def as_list(*args):
         out = fun(*args)

@@ -51,8 +51,8 @@ def _custom_jvp(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Ser
 
 @contextlib.contextmanager
 def _escaped_values(eqn: JaxprEqn):
-    """Says what to do where JAX says that a value has escaped: from the function that
-    is traced, into the rule that is called later."""
+    """Raises an error with the remedy where JAX says that a value has escaped: from the
+    function that is traced, into the rule that is called later."""
     try:
         yield
     except jax.errors.UnexpectedTracerError as e:
@@ -76,7 +76,7 @@ def _moving(eqn: JaxprEqn, inputs: Sequence[Series]) -> list[int]:
 
 
 def _derivative(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], moving):
-    """The jaxpr of `(x, dx of those that move) -> dy of those that can`."""
+    """Traces `(x, dx of those that move) -> dy of those that can`."""
 
     def fun(*args):
         primals, tangents = args[: len(inputs)], args[len(inputs) :]
@@ -120,10 +120,10 @@ def _derivative(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], moving):
 def _is_piecewise_linear(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> bool:
     """Whether the slope depends on `x` through its first coefficient only (`relu`).
 
-    Asked of the supports: with `x = x_0 + x_3 t³`, and orders 0 and 3 for anything
-    that is computed from it, `x' = 3 x_3 t²` alone keeps order 2 as its only one. A
-    rule that applies the function to `x'` can do so only if the function is linear, and
-    this is supposed meanwhile.
+    The supports tell: with `x = x_0 + x_3 t³`, and orders 0 and 3 for anything that is
+    computed from it, `x' = 3 x_3 t²` alone keeps order 2 as its only one. A rule that
+    applies the function to `x'` can do so only if the function is linear, and this is
+    supposed meanwhile.
     """
     moving = _moving(eqn, inputs)
 
@@ -143,5 +143,5 @@ def _is_piecewise_linear(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) ->
         return all(series.support & ~CONSTANT in (0, 0b100) for series in outs)
 
     if walk.assumed_linear:
-        return False  # Of another function; one question at a time.
+        return False  # The walk supposes it of another function: one at a time.
     return walk.cached(("piecewise linear", tuple(moving)), eqn, find_out)

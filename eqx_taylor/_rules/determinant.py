@@ -24,13 +24,13 @@ from .define import derivative_rule, rewritten
 from .linear_algebra import adjoint, diagonal, matmul
 
 
-# Rows that minors are formed of: n 2^(n-1) products, at most, which 8 rows have twice
-# as many of as a series of the inverse takes (n^3), and 9 rows three times as many.
+# The largest number of rows that minors are formed of, by n 2^(n-1) products: a series
+# of the inverse takes n^3 products, half as many for 8 rows, and a third for 9.
 _FEW = 8
-# The smallest pivot, in units of the largest entry in its row, after which rows are as
-# well eliminated: what is lost of coefficient k is about k times as many digits as it
-# has zeros. Chosen: a tenth or ten times of it makes another compromise of that loss
-# and of how often a singular value decomposition is computed.
+# The smallest pivot, in units of the largest entry in its row, by which rows are
+# eliminated: coefficient k loses about k times as many digits as the pivot has zeros.
+# Chosen: a tenth or ten times of it makes another compromise of that loss and of how
+# often a singular value decomposition is computed.
 _PIVOT = 1e-3
 
 
@@ -64,7 +64,7 @@ def _by_minors(a):
 
 
 def _joined(n: int, p: int, upper, q: int, lower):
-    """Minors of `p + q` rows, from those of `p` rows and those of `q` rows below."""
+    """Forms minors of `p + q` rows from those of `p` rows and of `q` rows below."""
     of_upper, of_lower, signs = _expansion(n, p, q)
     terms = _entries(upper, of_upper) * _entries(lower, of_lower)
     signs = jnp.broadcast_to(jnp.asarray(signs, terms.dtype), terms.shape)
@@ -79,8 +79,8 @@ def _entries(minors, places):
 
 @ft.cache
 def _expansion(n: int, p: int, q: int):
-    """For each set of `p + q` columns, in a row, the places of the two minors of each
-    product, and its sign."""
+    """Finds, for each set of `p + q` columns, in a row, the places of the two minors of
+    each product, and its sign."""
     of_upper = {set_: i for i, set_ in enumerate(itertools.combinations(range(n), p))}
     of_lower = {set_: i for i, set_ in enumerate(itertools.combinations(range(n), q))}
     rows = []
@@ -122,8 +122,8 @@ def _by_blocks(a, order: int):
 
 
 def _frame(a, m: int):
-    """Both matrices, the product of the inverses of their determinants, and whether
-    the first `m` rows and columns of what they make of `a` are regular."""
+    """Computes F and G, the product of the inverses of their determinants, and whether
+    the first `m` rows and columns of `F a G` are regular."""
     n = a.shape[-1]
     packed, pivots, order = lax.linalg.lu(a)
     eye = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype), a.shape)
@@ -144,7 +144,7 @@ def _frame(a, m: int):
         smallest = n * float(jnp.finfo(a.dtype).eps) * s[..., 0]
         return adjoint(u), adjoint(v_adjoint), factor, s[..., m - 1] > smallest
 
-    # A choice, and not both of them, also under `vmap`.
+    # Only one of them is computed, also under `vmap`.
     return lax.cond(eqxi.unvmap_any(jnp.any(is_small)), of_vectors, of_rows)
 
 
@@ -190,7 +190,7 @@ def _register_within(jaxpr) -> None:
                 _register_within(getattr(value, "jaxpr", value))
 
 
-# The derivative of all of its forms is one; JAX 0.10 has none for two and three rows.
+# All forms of `det` have one derivative; JAX 0.10 has none for two and three rows.
 _register_within(
     trace(lambda a: [jnp.linalg.det(a)], jax.ShapeDtypeStruct((4, 4), jnp.float32))
 )

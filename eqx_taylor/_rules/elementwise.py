@@ -21,8 +21,8 @@ from .define import define_derivative, define_rewrite, rewritten
 from .kinks import define_piecewise_linear, piecewise_linear_rule
 
 
-# Where a slope vanishes at infinity, for which it is a quotient or a product with an
-# infinity: the largest number in its place. No coefficient but the first is another.
+# The largest number stands for infinity where slopes vanish: as quotients or products
+# with an infinity they would be NaN. Only coefficient 0 is changed.
 @jax.custom_jvp
 def bounded(x):
     largest = float(jnp.finfo(x.dtype).max)
@@ -52,8 +52,8 @@ define_rewrite("expm1", lambda x, **_: lax.exp(x))
 
 # -- inverse functions: y' = x' / r
 
-# In factors, which do not cancel near the singularities. Squares of large numbers
-# overflow: then there is a power of two s, s x near 1, with each of them.
+# The slopes are in factors, which do not cancel near the singularities. Squares of
+# large numbers overflow: x is multiplied by a power of two s there, with s x near 1.
 
 
 def _asin_slope(y, x, dx):
@@ -187,10 +187,10 @@ define_piecewise_linear("clamp", "max", "min")
 @register("rem", kind="piecewise linear", is_kink=True)
 def _rem(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     def value(here, ahead):
-        """The remainder for the quotient ahead."""
+        """Computes the remainder for the quotient ahead."""
         rest = bind(eqn, here)[0]
         steps = lax.stop_gradient(_quotient(eqn, ahead) - _quotient(eqn, here))
-        # Not zero times a divisor that may be infinite.
+        # The divisor may be infinite, and is not multiplied by zero.
         return [jnp.where(steps == 0, rest, rest - steps * here[1])]
 
     return piecewise_linear_rule(walk, eqn, inputs, value)
@@ -218,8 +218,8 @@ def _sign(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     return constant_rule(walk, eqn, inputs)
 
 
-# XLA would compute them again for every order that they enter. (Not sigmoids: networks
-# have them between matrix products, in loops that wait for memory anyway.)
+# XLA would compute these again for every order that they enter. (Sigmoids are left out:
+# networks have them between matrix products, in loops that wait for memory anyway.)
 with_cost(
     Cost.SLOW,
     "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "exp",

@@ -1,4 +1,4 @@
-"""Arrays that follow from first coefficients, and choices between arrays."""
+"""Arrays that follow from coefficients 0, and choices between arrays."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,15 +18,15 @@ def first(
     compute: Callable[[], Any],
     dtype: Any = None,
 ) -> Series:
-    """The array `compute()`, of first coefficients of these series, as a series: it is
-    computed once, and again where they are taken back."""
+    """Makes a series of the array `compute()`, a function of coefficients 0 of
+    `inputs`: it is computed once, and again where these are taken back."""
     if dtype is not None:
         aval = jax.ShapeDtypeStruct(aval.shape, dtype)
     return walk.auxiliary(Series(aval, CONSTANT, lambda _: compute()), inputs)
 
 
 def choice(condition: Any, a: Any, b: Any, like: Any) -> Any:
-    """Where `condition` holds `a`, elsewhere `b`; arrays like `like`, or numbers."""
+    """Selects `a` where `condition` holds, else `b`; arrays like `like`, or numbers."""
     a, b = (lax.full_like(like, x) if isinstance(x, float | int) else x for x in (a, b))
     return lax.select(condition, a, b)
 
@@ -38,8 +38,9 @@ def largest(aval: Any) -> float:
 
 
 def factor_where(condition: Any, x: float, like: Any) -> Any:
-    """`x` where the condition holds, else 1. XLA does not see what it is: it would form
-    the product of two of these first, which is infinite, and zero times that is NaN."""
+    """Selects `x` where the condition holds, else 1. XLA does not see which: it would
+    form the product of two such factors first, which is infinite, and zero times that
+    is NaN."""
     return lax.optimization_barrier(choice(condition, x, 1, like))
 
 

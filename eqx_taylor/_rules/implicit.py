@@ -35,7 +35,7 @@ def _solved(
     inverse: Callable[[list[Any], list[Any]], list[Any]],
     is_fixed: bool,
 ) -> list[Series]:
-    """The outputs of `eqn`, the first of which solve `A x = b`.
+    """Makes the outputs of `eqn`, the first of which solve `A x = b`.
 
     `product` is the jaxpr of `(operands, x) -> A x`, and `inverse(operands, r)` is
     `A⁻¹ r`; the operands are those of `eqn`. `is_fixed` says that `A` does not move.
@@ -63,7 +63,7 @@ def _solved(
         return inner, inner.interpret(product, [*inputs, *x])
 
     def residual(k):
-        """Coefficient `k` of `b - A x` for `x_k = 0`."""
+        """Computes coefficient `k` of `b - A x` for `x_k = 0`."""
         if is_fixed:
             return [series[k] for series in b]
         inner, products = reading()
@@ -71,7 +71,7 @@ def _solved(
         terms = [sub(series[k], image) for series, image in zip(b, images)]
         if is_plain:
             for series, ax in zip(b, products):
-                ax.make_known(k, series[k])  # What it will be; not to be computed anew.
+                ax.make_known(k, series[k])  # `A x = b`: it need not be computed.
         return terms
 
     def compute(k):
@@ -85,13 +85,13 @@ def _solved(
             terms[: len(b)] = inverse(primal_values(inputs), right)
         return terms
 
-    # What else it returns, such as the number of an iteration's steps, does not move.
+    # The other outputs, such as the number of an iteration's steps, do not move.
     rest = [CONSTANT] * len(eqn.outvars[len(b) :])
     outs = outputs(eqn, inputs, [support] * len(b) + rest, compute)
     return outs
 
 
-# Whatever else it returns (the number of steps of an iteration) is no real number.
+# Its other outputs (the number of steps of an iteration) are no real numbers.
 @register(
     "custom_linear_solve",
     kind="implicit function",
@@ -120,8 +120,8 @@ def _custom_linear_solve(
 
 @register("spsolve", kind="implicit function", linear=slice(-1, None))
 def _sparse_solve(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
-    # It brings along a good part of SciPy, which takes longer to import than all of
-    # this library. Whoever comes here has done so.
+    # This imports a good part of SciPy, which takes longer than to import all of this
+    # library. A program with a sparse solve has done so.
     from jax.experimental import sparse
 
     data, indices, pointers, b = inputs
@@ -150,13 +150,13 @@ def _lineax(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]
         series.is_constant for i, series in enumerate(inputs) if i not in system.b
     )
     if not (system.is_regular or is_fixed):
-        # A pseudoinverse, whose derivative has more terms than `A x = b` says.
+        # The derivative of a pseudoinverse has more terms than `A x = b` says.
         return otherwise(walk, eqn, inputs)
     b = walk.interpret(system.rhs, inputs)
     return _solved(walk, eqn, inputs, b, system.product, system.inverse, is_fixed)
 
 
-# A primitive of Equinox's, under `vmap`.
+# `vprim` is a primitive of Equinox's, under `vmap`.
 @register("vprim", kind="implicit function")
 def _vmapped(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     primitive, _ = _innermost(eqn)
@@ -172,24 +172,24 @@ def _innermost(eqn: JaxprEqn) -> tuple[Any, dict[str, Any]]:
 
 
 class _System(NamedTuple):
-    # Which of the operands are `b`.
+    # The places of `b` among the operands.
     b: list[int]
-    # Jaxprs of the operands: `b`, and with `x` after them: `A x`; batched alike.
+    # Jaxprs of `operands -> b` and of `(operands, x) -> A x`; batched alike.
     rhs: Jaxpr
     product: Jaxpr
-    # `A⁻¹ r`
+    # The function `(operands, r) -> A⁻¹ r`.
     inverse: Callable[[list[Any], list[Any]], list[Any]]
     # Whether `A` is square and of full rank.
     is_regular: bool
 
 
 def _lineax_system(eqn: JaxprEqn, avals: Sequence[Any]) -> _System:
-    """What Lineax's equation says, in terms of its flat operands."""
+    """Describes the system of Lineax's equation in terms of its flat operands."""
     primitive, params = _innermost(eqn)
 
     def within_vmaps(fun, operands, others):
-        """`fun(operands, others)` within the `vmap`s that the equation is under, where
-        the others are batched along their first axes, as the solution is."""
+        """Calls `fun(operands, others)` within the `vmap`s that the equation is under,
+        where the others are batched along their first axes, as the solution is."""
 
         def call(primitive, params, operands, others):
             if primitive.name != "vprim":
@@ -204,7 +204,7 @@ def _lineax_system(eqn: JaxprEqn, avals: Sequence[Any]) -> _System:
         return call(eqn.primitive, eqn.params, operands, others)
 
     def with_trees(fun, operands):
-        """Equinox's way to give a primitive PyTrees."""
+        """Calls `fun` with PyTrees, in Equinox's way for a primitive."""
         flatten = {**params, "flatten": jtu.tree_leaves}
         return eqxi.filter_primitive_def(fun)(*operands, **flatten)
 

@@ -1,4 +1,4 @@
-"""What is linear around every point, by a map that depends on the point: kinks."""
+"""Kinks: functions that are linear around every point, by a map that depends on it."""
 
 import functools as ft
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from .define import joined_support
 
 
 def define_piecewise_linear(*targets: Target) -> None:
-    """Declares what is linear around every point, by a map that depends on the point:
-    `abs`, `max`, `sort`.
+    """Declares targets that are linear around every point, by a map that depends on the
+    point: `abs`, `max`, `sort`.
 
     The map is the JVP (so that ties and kinks are treated as JAX treats them), and is
     one for all coefficients: `y_k = ∂p(x_0) x_k`.
@@ -69,18 +69,19 @@ def piecewise_linear_rule(
     inputs: Sequence[Series],
     value: Callable[[list[Any], list[Any]], list[Any]] | None = None,
 ) -> list[Series]:
-    """The rule of what is linear around every point.
+    """The rule of functions that are linear around every point.
 
     In the series of a solution the map is that of a point ahead. The values are those
-    at the point itself, in the way of the side ahead: the maximum is the same from
-    both; `value` makes them of the operands here and ahead where it is not.
+    at the point itself, by the formula of the side ahead. A maximum is the same from
+    both sides; for functions that are not, `value` computes it from the operands here
+    and ahead.
     """
     moving = [i for i, series in enumerate(inputs) if not series.is_constant]
     kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
     looks_ahead = any(series.moves_ahead for series in inputs)
     looks_ahead = looks_ahead and walk.decides_ahead and _decides(eqn)
-    # What it returns besides values, or several that are ordered alike, says how they
-    # were picked: their map is that of the values, too.
+    # Several outputs are picked alike, or say how others were picked: their values are
+    # those of the map ahead, too.
     picks = len(eqn.outvars) > 1 and eqn.primitive.name != "custom_jvp_call"
     operands = ahead_values if looks_ahead else primal_values
 
@@ -110,7 +111,7 @@ def piecewise_linear_rule(
             return linearised(*moving)[1]
         if value is not None:
             return value(primal_values(inputs), ahead_values(inputs))
-        # Of all operands, for the sake of gradients: those of the side ahead.
+        # The map is of all operands, so that gradients are those of the side ahead.
         every = [i for i, s in enumerate(inputs) if is_differentiable(s.aval)]
         tangent_map, outs = linearised(*every)
         here = [inputs[i].dense(0) for i in every]
@@ -143,7 +144,7 @@ def piecewise_linear_rule(
 
 
 def _sloped(exact, sloped):
-    """The value of `exact` with the derivative of `sloped`."""
+    """Combines the value of `exact` with the derivative of `sloped`."""
     rest = lax.stop_gradient(exact - sloped)
     return jnp.where(exact == sloped, sloped, sloped + rest)
 

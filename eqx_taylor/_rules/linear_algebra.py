@@ -29,7 +29,7 @@ from .define import joined_support, read
 # -- matrices, with any number of axes for batches in front
 
 
-# The precision of JAX's own derivatives of these.
+# The precision is that of JAX's own derivatives of the primitives below.
 matmul = ft.partial(lax.batch_matmul, precision=lax.Precision.HIGHEST)
 _triangular_solve = lax.linalg.triangular_solve
 
@@ -48,14 +48,14 @@ def add_adjoint(x):
 
 
 def half_diagonal(x, lower: bool = True):
-    """A triangle, the diagonal of which is halved: `x = half + adjoint(half)` where x
-    is Hermitian."""
+    """A triangle of `x` with its diagonal halved: `x = half + adjoint(half)` for a
+    Hermitian `x`."""
     triangle = jnp.tril(x) if lower else jnp.triu(x)
     return jnp.where(identity(x), triangle / 2, triangle)
 
 
 def identity(x):
-    """Where the diagonal is, in the shape of `x`."""
+    """The mask of the diagonal, in the shape of `x`."""
     eye = jnp.eye(*x.shape[-2:], dtype=bool)
     return as_type(jax.typeof(x), lax.broadcast(eye, x.shape[:-2]))
 
@@ -70,8 +70,8 @@ def diagonal(x):
 def image(
     x: Series, fun: Callable[[Any], Any], inputs: Sequence[Series], first: int = 0
 ) -> Series:
-    """`fun(x)` from coefficient `first` on, where `fun` is linear and costs little.
-    `inputs` are what `x` is computed from."""
+    """Makes the series `fun(x)` from coefficient `first` on, where `fun` is linear and
+    costs little. `inputs` are the series that `x` is computed from."""
 
     def compute(k):
         return None if x[k] is None else fun(x[k])
@@ -79,7 +79,7 @@ def image(
     support = x.support >> first << first
     aval = jax.eval_shape(fun, x.aval)
     series = Series(aval, support, compute, is_known=x.is_known, is_kept=True)
-    # Outputs of the rule itself, which are not filed yet, will be stored.
+    # Outputs of the rule itself, which are not kept yet, will be stored.
     if x.storage.cost is Cost.VIEW or not x.is_kept:
         series.storage.cost = Cost.VIEW
     series.depend_on(inputs)
@@ -89,13 +89,13 @@ def image(
 def moving(
     x: Series, inputs: Sequence[Series], fun: Callable[[Any], Any] = lambda x: x
 ) -> Series:
-    """`fun(x(t) - x_0)`"""
+    """Makes the series `fun(x(t) - x_0)`."""
     return image(x, fun, inputs, first=1)
 
 
 def half_gram(a: Series, b: Series, k: int) -> Term:
-    """`Σ_{j=1..k-1} a_j b_{k-j} = half + adjoint(half)`, each product formed once,
-    where `b` is the adjoint of `a`."""
+    """Computes the `half` of `Σ_{j=1..k-1} a_j b_{k-j} = half + adjoint(half)`, each
+    product formed once, where `b` is the adjoint of `a`."""
     total = None
     for j in range(1, k // 2 + 1):
         if a[j] is not None and b[k - j] is not None:
@@ -113,8 +113,8 @@ def _solved(
     walk: Walk,
     parts: Sequence[tuple[Series, Callable[[Any, Any], Any]]],
 ) -> list[Series]:
-    """`parts` sum up to `A x`: series, and the product of a coefficient of it with one
-    of `x`."""
+    """Solves `A x = b`. `parts` sum up to `A x`: each is a series, and the product of a
+    coefficient of it with one of `x`."""
     *matrix, b = inputs
 
     def compute(k):
@@ -209,14 +209,14 @@ def _lu(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     r = min(m, n)
 
     def pack(lower, upper):
-        """Of m times r and r times n, into a matrix of m times n."""
+        """Packs matrices of m times r and r times n into one of m times n."""
         batch = [(0, 0)] * (lower.ndim - 2)
         lower = jnp.pad(lower, [*batch, (0, 0), (0, n - r)])
         return lower + jnp.pad(upper, [*batch, (0, m - r), (0, 0)])
 
     @ft.cache
     def factors():
-        """`L_0`, its first rows, which are square, and `U_0`."""
+        """Returns `L_0`, its first rows, which are square, and `U_0`."""
         packed = outs[0][0]
         lower = jnp.tril(packed[..., :, :r], -1)
         lower = jnp.where(identity(lower), 1, lower).astype(packed.dtype)
@@ -266,7 +266,7 @@ def _qr(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     m, n = a.aval.shape[-2:]
     r = min(m, n)
 
-    # With the square part of R, and the columns of Q that belong to it.
+    # Q is in two parts: the columns that belong to the square part of R, and others.
     def parts():
         q, upper, *pivots = bind(eqn, primal_values(inputs))
         return [q[..., :, :r], upper[..., :r, :], q[..., :, r:], *pivots]
@@ -311,7 +311,7 @@ def _qr(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     moving_adjoint = moving(outs[0], inputs, adjoint)
     if q_aval.shape[-1] == r:
         return [outs[0], outs[1], *outs[3:]]
-    # Kept at once, as they are read here.
+    # They are kept at once, as they are read here.
     for series in outs:
         walk.auxiliary(series, inputs)
     [others] = read(walk, _other_columns, [outs[0]])

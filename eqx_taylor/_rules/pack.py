@@ -9,7 +9,7 @@ from .._core.walk import Walk
 
 
 def looking_ahead(walk: Walk, inputs: Sequence[Series], jaxprs) -> list[int]:
-    """Which of the operands are to be handed on with their values ahead as well, to
+    """The places of the operands that are handed on with their values ahead as well, to
     functions that decide by them."""
     moving = [i for i, series in enumerate(inputs) if series.moves_ahead]
     if moving and walk.decides_ahead and any(map(walk.decisions, jaxprs)):
@@ -52,7 +52,7 @@ def unpack(
 def look_ahead(
     series: Sequence[Series], ahead: Sequence[int], values: Iterable[Any]
 ) -> None:
-    """Says of some series what they are ahead."""
+    """Sets the values ahead of some series."""
     for i, value in zip(ahead, values):
         series[i].look_ahead(lambda value=value: value)
 
@@ -60,8 +60,8 @@ def look_ahead(
 def copies(
     inputs: Sequence[Series], stop: int, ahead: Sequence[int] = ()
 ) -> list[Series]:
-    """With all coefficients up to `stop` in existence, so that they can be used inside
-    of another function; and some values ahead."""
+    """Computes all coefficients up to `stop`, and some values ahead, and copies the
+    series, so that they can be used inside of another function."""
     copied = [
         given(series.aval, [series[k] for k in range(stop + 1)], series.support)
         for series in inputs

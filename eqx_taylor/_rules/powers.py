@@ -43,7 +43,7 @@ def _sqrt(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     most = largest(aval)
     least = float(jnp.finfo(aval.dtype).tiny)
     at_zero = first(walk, inputs, aval, lambda: x[0] == 0, bool)
-    # Where x is zero they make it infinite, if there is anything.
+    # These make a coefficient infinite where x is zero, unless it is zero.
     factor = first(walk, inputs, aval, lambda: factor_where(at_zero[0], most, x[0]))
     divisor = first(
         walk, inputs, aval, lambda: choice(at_zero[0], least, 2 * y[0], x[0])
@@ -116,7 +116,7 @@ def _negative_power(
     def compute_divisor():
         if float(exponent).is_integer():
             return x[0]
-        # Roots do not go on below a negative zero.
+        # A negative zero is replaced by zero: roots do not go on below it.
         return choice(x[0] == 0, 0, x[0], x[0])
 
     y = output(eqn, inputs, walk.analytic_support(inputs), compute)
@@ -142,17 +142,17 @@ def _positive_power(
             return total
         return lax.select(at_zero[0], compute_at_zero(k), total)
 
-    # y / x, in whose place x_j y_{k-j} might overflow where y does not.
+    # The quotient is y / x: products x_j y_{k-j} might overflow where y does not.
     def compute_quotient(k):
         ratio = None if y[k] is None else lax.div(y[k], divisor[0])
         if k == 0 and exponent < 1:
-            # With it x_k is infinite, or zero.
+            # A product of it with x_k becomes infinite, or is zero.
             return choice(at_zero[0], most, ratio, x[0])
         return ratio
 
-    # If x begins at order m, y begins at order r m. It is infinite above that: if there
-    # is a coefficient of x up to order k / r. The sign is that of the limit, where m is
-    # 1: that of binomial(r, k) x_1^k.
+    # If x begins at order m, y begins at order r m, and is infinite above that: y_k is
+    # if x has a coefficient up to order k / r. The sign is that of the limit, where m
+    # is 1: that of binomial(r, k) x_1^k.
     def compute_at_zero(k):
         known = [j for j in moving if j <= k / exponent]
         if len(known) == 0:
@@ -168,7 +168,7 @@ def _positive_power(
         total = size[lower[-1]] if lower else None
         if x[j] is None:
             return total
-        # Nobody wants the derivative of what is zero or infinite.
+        # The derivative of a coefficient that is zero or infinite is of no use.
         term = lax.abs(lax.stop_gradient(x[j]))
         term = lax.convert_element_type(term, aval.dtype)
         return add(total, choice(at_zero[0], term, 0, x[0]))

@@ -23,7 +23,7 @@ define_rewrite("one_minus_square", lambda x: 1 - x * x)
 
 
 def _cost_of_quotient(inputs: Sequence[Series]) -> Cost:
-    """What divides by a constant is fused."""
+    """The cost of a quotient: one by a constant is fused."""
     return Cost.FUSED if inputs[1].is_constant else Cost.WORK
 
 
@@ -44,7 +44,7 @@ def _div(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
 
 def repeated_product(x, n: int):
-    """`x**n` by products only: right at zero and for negative `x`."""
+    """Computes `x**n` by products only: right at zero and for negative `x`."""
     power = None
     while n:
         if n & 1:

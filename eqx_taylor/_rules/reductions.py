@@ -9,5 +9,5 @@ define_piecewise_linear(
     "reduce_window_min", "select_and_gather_add", "select_and_scatter_add",
     "sort", "top_k", "approx_top_k",
 )  # fmt: skip
-# Which entries it replaces is said by integers: it has no kink.
+# Integers say which entries a scatter replaces: it has no kink.
 register("scatter", kind="piecewise linear")(piecewise_linear_rule)

@@ -1,10 +1,10 @@
-"""Primitives that cannot be differentiated, and what is to be said about each."""
+"""Primitives that cannot be differentiated, with the reason for each."""
 
-# Of mutable references. Those that a function makes itself become values that are
-# handed on, before the function is read (`jax.without_references`).
+# Primitives of mutable references. Those that a function makes itself become values
+# that are handed on, before the function is read (`jax.without_references`).
 REFERENCES = frozenset("addupdate empty_ref free_ref freeze get new_ref swap".split())
 
-# Not to be differentiated: for each the reason.
+# Reasons, by primitives that cannot be differentiated.
 UNSUPPORTED: dict[str, str] = {}
 
 
@@ -55,7 +55,7 @@ enter(
     "box_get box_set log_extend log_read new_box new_log",
 )
 
-# Where JAX differentiates some equations of a primitive, and not others: what to do.
+# Remedies, by primitives of which JAX differentiates some equations, and not others.
 REMEDIES = {
     "scatter-mul": "JAX can do so where no index occurs twice, and is told so: "
     "`x.at[indices].multiply(y, unique_indices=True)`. Where one does, multiply by one "
@@ -64,12 +64,12 @@ REMEDIES = {
 
 
 def is_refused(name: str) -> bool:
-    """Whether it is known of the primitive that it cannot be differentiated."""
+    """Whether the primitive is known not to be differentiable."""
     return name in UNSUPPORTED or name in REFERENCES
 
 
 def reason(name: str) -> str:
-    """Why the primitive of this name is not differentiated."""
+    """The reason why the primitive of this name is not differentiated."""
     if name in REFERENCES:
         return (
             "The mutable reference is from outside of the function: its derivatives "

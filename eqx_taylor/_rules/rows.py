@@ -32,7 +32,7 @@ def sum_of_rows(
     rows: Callable[[Any, Any], tuple[Any, ...]],
     factor: Callable[[Any, Any], Any] | None = None,
 ) -> Series:
-    """The output of `eqn`, which is `factor(x_0, u)` times a sum of rows.
+    """Makes the output of `eqn`, which is `factor(x_0, u)` times a sum of rows.
 
     `unit(x_0)` is the u above, a power of two. `rows(x_0, u)` are D, A and B for each
     of the `number` rows, along the first axis; x_0 and u have a single one there. `x`
@@ -65,7 +65,7 @@ def sum_of_rows(
         total = None if h[k] is None else slope[0] * h[k]
         if not pairs:
             return total
-        # As one sum, which takes a few equations at each order, not several at each j.
+        # One sum takes a few equations at each order, not several at each j.
         steps = stacked([h_j for _, h_j, _ in pairs])
         lower = stacked([y_j for *_, y_j in pairs])
         weights = np.array([j / k for j, *_ in pairs], x.aval.dtype)
@@ -97,20 +97,21 @@ def sum_of_rows(
 
 
 def stacked(arrays):
-    """`jnp.stack` in two equations, of arrays that have an axis."""
+    """Stacks arrays that have an axis, in two equations."""
     joined = arrays[0] if len(arrays) == 1 else lax.concatenate(arrays, 0)
     return lax.reshape(joined, (len(arrays), *arrays[0].shape))
 
 
 def at_least_single(*arrays):
-    """In float32 at least: half precision has neither the range nor the digits."""
+    """Converts arrays to float32 at least: half precision has neither the range nor the
+    digits."""
     dtype = jnp.float64 if arrays[0].dtype == jnp.float64 else jnp.float32
     return [x.astype(dtype) for x in arrays]
 
 
 def widened(walk: Walk, eqn: JaxprEqn, x: Series) -> Series:
-    """`x` in the shape of the output, since primitives broadcast axes of size 1, and in
-    float32 at least."""
+    """Broadcasts `x` to the shape of the output, as primitives do with axes of size 1,
+    and converts it to float32 at least."""
     shape = eqn.outvars[0].aval.shape
     if x.aval.shape == shape and x.aval.dtype in (jnp.float32, jnp.float64):
         return x

@@ -1,4 +1,4 @@
-"""`jax.experimental.sparse`: the numbers of a matrix move, its pattern does not."""
+"""`jax.experimental.sparse`: the entries of a matrix move, its pattern does not."""
 
 from collections.abc import Sequence
 
@@ -26,11 +26,11 @@ define_bilinear(
     operands=(0, 3),
 )  # fmt: skip
 
-# Which entries are not zero is read off the first coefficient.
+# Coefficient 0 says which entries are not zero.
 define_piecewise_linear("bcoo_fromdense", "bcsr_fromdense")
 
 
-# In places that are left over, JAX's derivatives of these have entries of the matrix.
+# JAX's derivatives of these have entries of the matrix in places that are left over.
 @register("coo_fromdense", "csr_fromdense", kind="piecewise linear")
 def _from_dense(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     data, *pattern = piecewise_linear_rule(walk, eqn, inputs)

@@ -21,21 +21,21 @@ from .elementwise import bounded
 from .rows import at_least_single, stacked, sum_of_rows, widened
 
 
-# Functions that slopes are made of. They are computed by what is inside only for
-# coefficient 0; the others follow from the derivative that is given to `defjvps`,
-# which is a recurrence as they call themselves.
+# Functions that slopes are made of. Their bodies compute coefficient 0 only; the others
+# follow from the derivative that is given to `defjvps`, which is a recurrence as it
+# calls the function.
 
 
 @jax.custom_jvp
 def gaussian(x):
-    """`exp(-x²)`, which `exp(-x * x)` has wrong by as many roundings as x² is large."""
+    """Computes `exp(-x²)`; `exp(-x * x)` would be wrong by about x² roundings."""
     info = jnp.finfo(x.dtype)
-    # So few digits that the square is exact.
+    # The high part has so few digits that its square is exact.
     high = lax.reduce_precision(x, info.nexp, info.nmant // 2 - 1)
     rest = (x - high) * (x + high)
-    # What is larger has an exponential of zero, and perhaps no square.
+    # Beyond, the exponential is zero, and the square may overflow.
     rest = jnp.where(lax.abs(x) < 1e3, rest, 0)
-    # Not a product of exponentials, which XLA takes for the exponential of a sum.
+    # XLA would take a product of exponentials for the exponential of a sum.
     near = lax.exp(-high * high)
     return near + near * lax.expm1(-rest)
 
@@ -54,8 +54,8 @@ define_derivative("erfc", lambda y, x, dx: -_TWO_OVER_SQRT_PI * (dx * gaussian(x
 
 @jax.custom_jvp
 def erf_inv_slope(x):
-    """`exp(y²) √π / 2`, with a step of Newton's method: y has roundings, which the
-    exponential amplifies."""
+    """Computes `exp(y²) √π / 2` for y = `erf_inv(x)`, with a step of Newton's method: y
+    has roundings, which the exponential amplifies."""
     y = lax.erf_inv(x)
     size, far = lax.abs(y), lax.abs(x) > 0.5
     slope = 1 / (_TWO_OVER_SQRT_PI * gaussian(y))
@@ -125,7 +125,7 @@ def _igamma(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]
     def compute_scale(_):
         return jnp.where(is_entire() | jnp.isinf(x[0]), 1, x[0])
 
-    # As one sum at each order, which takes few equations.
+    # One sum at each order takes few equations.
     def compute_entire(k):
         if k == 0:
             return densities[0]
@@ -140,7 +140,8 @@ def _igamma(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]
     def compute_lowered(k):
         if entire[k] is None:
             return None
-        # The last is lacking; it would enter coefficients beyond the highest only.
+        # The row after the last is lacking; it would enter no coefficient that is
+        # wanted.
         return lax.sub(lax.concatenate([entire[k][1:], entire[k][-1:]], 0), entire[k])
 
     def compute_singular(k):
@@ -188,7 +189,7 @@ def _igamma(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]
 
 
 def _gamma_density(b, x):
-    """`x^(b-1) e^(-x) / Γ(b)`, zero at the poles of Γ."""
+    """Computes `x^(b-1) e^(-x) / Γ(b)`, zero at the poles of Γ."""
     small = b < 10
     pole = (b <= 0) & (b == jnp.floor(b))
     decay = lax.exp(-x)
@@ -214,7 +215,8 @@ def _betainc_slope(y, a, b, x, da, db, dx):
     a, b, x = at_least_single(a, b, x)
     log_beta = lax.lgamma(a) + lax.lgamma(b) - lax.lgamma(a + b)
     powers = lax.pow(x, a - 1) * (lax.pow(1 - x, b - 1) * lax.exp(-log_beta))
-    # Where powers may underflow. A logarithm is less accurate, and not finite at 0.
+    # Powers may underflow where the logarithm is taken instead, which is less accurate,
+    # and not finite at 0.
     logarithm = (a - 1) * lax.log(x) + (b - 1) * lax.log1p(-x)
     large = a + b > _LARGEST_POWERS
     density = jnp.where(large, lax.exp(logarithm - log_beta), powers)
@@ -234,8 +236,8 @@ def _betainc(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series
 
 
 def _log1p_less(m):
-    """`log(1 + m) - m`, |m| < 1/2: with r = m / (2 + m), (log(1 + m) = 2 artanh r)
-    = r (2 r² (1/3 + r²/5 + ...) - m)."""
+    """Computes `log(1 + m) - m` for |m| < 1/2: with r = m / (2 + m), where log(1 + m) =
+    2 artanh r, it is r (2 r² (1/3 + r²/5 + ...) - m)."""
     r = m / (2 + m)
     square = r * r
     total = jnp.zeros_like(m)
@@ -245,7 +247,8 @@ def _log1p_less(m):
 
 
 def _stirling(a):
-    """`log Γ(a) - (a - 1/2) log a + a - log(2π) / 2`, a >= 10 (DLMF 5.11.1)."""
+    """Computes `log Γ(a) - (a - 1/2) log a + a - log(2π) / 2` for a >= 10 (DLMF
+    5.11.1)."""
     total = jnp.zeros_like(a)
     for k in range(9, 0, -1):
         total = total / (a * a) + _BERNOULLI[k - 1] / (2 * k * (2 * k - 1))
@@ -311,7 +314,7 @@ def _zeta(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 def _zeta_series(
     walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], exponent, factor
 ) -> Series:
-    """The output of `eqn`, `factor(s, u) u^(s-1) ζ(s, x)` for s = `exponent(x)`."""
+    """Makes the output of `eqn`: `factor(s, u) u^(s-1) ζ(s, x)`, s = `exponent(x)`."""
 
     def rows(x, u):
         slope, linear, offset = _scaled_zeta(exponent(x), x, u)
@@ -343,7 +346,7 @@ def _distance_to_pole(x):
 # of the last sum what is left out is below a rounding of the rest.
 _SHIFT = 8
 _TAIL = np.array([b / math.factorial(2 * j) for j, b in enumerate(_BERNOULLI[:11], 1)])
-# How much larger the exponents are than s.
+# Differences between the exponents and s.
 _LOWER = np.concatenate(
     [np.zeros(_SHIFT), [-1, 0], 2 * np.arange(1, len(_TAIL) + 1) - 1]
 )
@@ -351,7 +354,7 @@ _ZETA_ROWS = len(_LOWER)
 
 
 def _scaled_zeta(s, x, u):
-    """The rows of `u^s ζ(s, x)` for s > 0, or integers s where x < 0.
+    """Computes the rows of `u^s ζ(s, x)` for s > 0, or integers s where x < 0.
 
     For x < 0 it is the sum over all integers, which is one around the nearest pole at a
     distance d, less those on the other side (DLMF 5.15.6).

@@ -32,12 +32,12 @@ from .linear_algebra import (
 
 
 def _times_diagonal(v, w):
-    """`V diag(w)`"""
+    """Computes `V diag(w)`."""
     return v * w[..., None, :].astype(v.dtype)
 
 
 def _overlaps(v: Series, k: int) -> Term:
-    """`Σ_{j=1..k-1} (j/k) v_{k-j}ᴴ v_j` for each column `v`.
+    """Computes `Σ_{j=1..k-1} (j/k) v_{k-j}ᴴ v_j` for each column `v`.
 
     With `v_0ᴴ v_k` added it is coefficient `k - 1` of `vᴴ v'`, over `k`; and its real
     part half the coefficient `k` of `vᴴ v`.
@@ -47,7 +47,7 @@ def _overlaps(v: Series, k: int) -> Term:
         a, b = v[j], v[k - j]
         if a is None or b is None:
             continue
-        # Together with its mirror image, the product with `j` and `k - j` exchanged.
+        # The product has its mirror image with it, where `j` and `k - j` are exchanged.
         b = lax.conj(b) if jnp.iscomplexobj(b) else b
         both = jnp.sum(b * a, axis=-2)
         if jnp.iscomplexobj(both):
@@ -65,7 +65,7 @@ def _set_diagonal(x, entries):
 
 
 def _differences(w):
-    """`w_q - w_p` in row p, column q, and 1 on the diagonal."""
+    """The matrix of `w_q - w_p` in row p, column q, with 1 on the diagonal."""
     differences = w[..., None, :] - w[..., :, None]
     return jnp.where(identity(differences), 1, differences)
 
@@ -81,7 +81,8 @@ def _differences(w):
 #
 #   Λ_k = diag(T),      C_pq = T_pq / (λ_q - λ_p)
 def _remainder(a: Series, v: Series, u: Series, w: Series, k: int) -> Term:
-    """`M`, for moving parts `a` and `w`. `u` is the one of `V`: the right-hand side."""
+    """Computes `M`. The moving parts are `a`, `w`, and `u`: that of the vectors on the
+    right-hand side."""
     return sub(
         convolve(matmul, a, v, k, first=1),
         convolve(_times_diagonal, u, w, k, first=1),
@@ -132,7 +133,7 @@ def _eig(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     if sides and not eqn.params.get("enable_eigvec_derivs"):
         return otherwise(walk, eqn, inputs)  # JAX says why they have none.
     if not sides:
-        # Eigenvalues move by means of vectors: of the same call, in the same order. The
+        # Series of eigenvalues take vectors: of the same call, in the same order. The
         # vectors' own derivative is for a gradient of the jet.
         sides = ["right"]
         vectors = dict.fromkeys(("compute_right_eigenvectors", "enable_eigvec_derivs"))
@@ -157,7 +158,8 @@ def _eig(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
 
 def _eigenpairs(walk: Walk, a: Series, w: Series, v: Series, is_left: bool):
-    """What computes coefficient `k` of the eigenvalues and of these vectors."""
+    """Returns a function that computes coefficient `k` of the eigenvalues and of these
+    vectors."""
 
     def of_this_side(x):
         return lax.conj(x) if is_left else x
@@ -214,7 +216,7 @@ def _svd(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         params["full_matrices"] and params["compute_uv"] and m != n
     ):
         return otherwise(walk, eqn, inputs)
-    # Values move by means of vectors: of the same call, to have one only.
+    # Series of singular values take vectors: of the same call, to have one only.
     thin = {**params, "compute_uv": True, "full_matrices": False}
     eqn = eqn.replace(params=thin)
 
@@ -259,7 +261,7 @@ def _svd(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
 
 def _couplings(p, q, s):
-    """`X` and `Z`, but for their diagonals."""
+    """Computes `X` and `Z`, but for their diagonals."""
     row, column = s[..., None, :], s[..., :, None]
     scale = (row + column) * (row - column)
     scale = jnp.where(identity(scale), 1, scale).astype(p.dtype)

@@ -1,4 +1,4 @@
-"""Linear primitives: they move, copy, add up or transform numbers."""
+"""Linear primitives: they rearrange, copy, add up or transform entries."""
 
 from collections.abc import Sequence
 
@@ -77,13 +77,13 @@ def _add(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         if a[k] is not None and b[k] is not None:
             return bind(eqn, [a[k], b[k]])[0]
         term = combine(a[k], b[k])
-        # A number that is added to an array of any shape may be the one that moves.
+        # A scalar that is added to an array of any shape may be the one that moves.
         return term if term is None else jnp.broadcast_to(term, aval.shape)
 
     return [Series(aval, joined_support(inputs), compute)]
 
 
-# A barrier at each order, for those that move at it: not all operands are numbers.
+# Each order has a barrier, for those that move at it: not all operands are numbers.
 @register("optimization_barrier", kind="linear", cost=Cost.FUSED)
 def _optimization_barrier(
     walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]
@@ -96,7 +96,7 @@ def _optimization_barrier(
     return outputs(eqn, inputs, [s.support | CONSTANT for s in inputs], compute)
 
 
-# The next number in the direction of the second operand, which moves as the first.
+# The next number, in the direction of the second operand, moves as the first operand.
 @register("nextafter", kind="linear")
 def _nextafter(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     x = inputs[0]

@@ -25,7 +25,7 @@ from .first import choice, factor_where, first, largest, real_part
 
 
 def power_at_run_time(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> Series:
-    """The output of `eqn`, which is `x ** v`, where `x` is differentiated."""
+    """Makes the output of `eqn`, which is `x ** v`, where `x` is differentiated."""
     shape = eqn.outvars[0].aval.shape
     x, exponent = inputs
     if x.aval.shape != shape or exponent.aval.shape != shape:
@@ -105,13 +105,13 @@ def _power(
         size = lax.abs(x)
         return power_of_two(jnp.where(size == 0, 1, size)).astype(x.dtype)
 
-    # Elsewhere they are not used, and should not overflow either.
+    # Where the coefficients are not used they should not overflow either.
     def outer(x, u, n):
         r, is_used = p[0][None], (is_product[0] | is_polynomial[0])[None]
         binomial = jnp.cumprod((r + 1 - n) / n, axis=0)
         left = jnp.where(is_used, real_part(r) - real_part(n), 0)
-        # A product, of which JAX has all derivatives. Who differentiates a zero more
-        # than seven times gets those of the seventh power, for higher ones.
+        # The power is a product, of which JAX has all derivatives. More than seven of
+        # them, at zero, are those of the seventh power, for higher ones.
         left = jnp.clip(left, 0, 7).astype(jnp.int32)
         factor, power = jnp.where(is_used, x, 1), jnp.ones_like(n * x)
         for bit in range(3):
@@ -164,12 +164,12 @@ def _moving_power(
             return None
         is_power = is_product[0] & (singular.r[0] + still[k] > k)
         other = singular(k, g[k], lower[k])
-        # Not infinite, as there is a logarithm in it; but zero where x stays so.
+        # It has a logarithm in it, and is NaN, not infinite; but zero if x stays zero.
         other = lax.select(is_product[0], lax.sub(other, other), other)
         return lax.select(is_power, power.dense(k), other)
 
-    # For each order the l above, by the exponent's coefficients of lower order: so many
-    # orders as it is known to rest, and one more.
+    # The l above, for each order, by the exponent's coefficients of lower order: the
+    # number of orders that it is known to rest, and one more.
     def compute_still(k):
         if k < 2:
             return lax.full_like(singular.r[0], k)
@@ -186,7 +186,7 @@ def _moving_power(
     at_zero, is_product, p = _kinds(walk, aval, x, exponent)
     singular = _Singular(walk, aval, p, at_zero)
     power = _power(walk, eqn, inputs, x, p)
-    # Kept at once, as it is read here.
+    # It is kept at once, as it is read here.
     base = walk.auxiliary(Series(aval, x.support | CONSTANT, compute_base), both)
     [w] = read(walk, lambda x, v: v * lax.log(x), [base, exponent])
     lower = Series(aval, y.support & ~CONSTANT, compute_lower)
@@ -198,8 +198,8 @@ def _moving_power(
 
 
 def _kinds(walk: Walk, aval, x: Series, exponent: Series) -> tuple[Series, ...]:
-    """Whether the base is zero and the exponent is not negative; whether moreover it is
-    an integer; and the exponent."""
+    """Returns whether the base is zero and the exponent is not negative; whether
+    moreover the exponent is an integer; and the exponent."""
 
     def compute_p():
         return lax.convert_element_type(exponent[0], aval.dtype)
@@ -221,8 +221,8 @@ def _kinds(walk: Walk, aval, x: Series, exponent: Series) -> tuple[Series, ...]:
 
 
 class _Singular:
-    """What coefficients become where the base is zero: zero below the order that is the
-    exponent, and infinite above, unless they are zero."""
+    """The change of coefficients where the base is zero: they become zero below the
+    order that is the exponent, and infinite above, unless they are zero."""
 
     def __init__(self, walk: Walk, aval, p: Series, where: Series):
         most = largest(aval)
@@ -238,16 +238,17 @@ class _Singular:
         self.below = array(lambda: choice(self.is_other[0], 0, 1, p[0]))
 
     def __call__(self, k: int, term: Any, lower: Term) -> Any:
-        """Of a coefficient, and what of it is made without the highest order of x."""
+        """Changes coefficient `k`, which is `term`. Of it `lower` is the part without
+        the highest order of x."""
         term = lax.mul(lax.mul(term, self.of_root[0]), self.of_root[0])
         if lower is None:
             return choice(self.is_other[0], 0, term, term)
         factor = lax.select(self.r[0] < k, self.above[0], self.below[0])
-        # Nobody wants the derivative of what is zero or infinite.
+        # The derivative of a coefficient that is zero or infinite is of no use.
         lower = lax.mul(lax.mul(lax.stop_gradient(lower), factor), self.above[0])
         return lax.select(self.is_other[0], lower, term)
 
 
 def _sum(terms: list[Any]) -> Term:
-    """Four sums side by side, as those of `products` are."""
+    """Adds up terms: in four sums side by side, as `products` does."""
     return ft.reduce(add, [ft.reduce(add, terms[i::4], None) for i in range(4)], None)
