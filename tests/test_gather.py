@@ -87,6 +87,7 @@ def test_solve_with_padded_lists(dtype):
         return pulls - y
 
     y0 = jnp.array([0.3, -0.7, 0.9], dtype)
+
     @jax.jit
     def jets(y0):
         return [eqx_taylor.ode_jet(f, 0.0, y0, order=6) for f in (field, unpadded)]
