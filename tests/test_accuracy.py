@@ -26,8 +26,6 @@ its maximum, is measured by these: with `F_n` their sizes on the line, they are 
 as `Σ_n F_n [|h|^n]_k` on a curve `x_0 + h(t)`.
 """
 
-import functools as ft
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes

@@ -42,7 +42,6 @@ def _energy(x):
 
 def test_operators():
     x, v = jnp.array([0.3, -0.7, 0.9]), jnp.array([1.0, 0.5, -0.25])
-    hessian = jax.hessian(_energy)(x)
 
     @jax.jit
     def found(x, v):
@@ -56,13 +55,17 @@ def test_operators():
     def trace_of_hessian(x):
         return jnp.trace(jax.hessian(_energy)(x))
 
-    expected = (
-        jnp.trace(hessian),
-        v @ hessian @ v,
-        hessian @ v,
-        jnp.trace(jax.hessian(trace_of_hessian)(x)),
-    )
-    assert_close(found(x, v), expected, 1e3, scale=1e3)
+    @jax.jit
+    def expected(x, v):
+        hessian = jax.hessian(_energy)(x)
+        return (
+            jnp.trace(hessian),
+            v @ hessian @ v,
+            hessian @ v,
+            jnp.trace(jax.hessian(trace_of_hessian)(x)),
+        )
+
+    assert_close(found(x, v), expected(x, v), 1e3, scale=1e3)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -84,8 +87,12 @@ def test_solve_with_padded_lists(dtype):
         return pulls - y
 
     y0 = jnp.array([0.3, -0.7, 0.9], dtype)
-    jets = [eqx_taylor.ode_jet(f, 0.0, y0, order=6) for f in (field, unpadded)]
-    assert_close(*jets, 20)
+
+    @jax.jit
+    def jets(y0):
+        return [eqx_taylor.ode_jet(f, 0.0, y0, order=6) for f in (field, unpadded)]
+
+    assert_close(*jets(y0), 20)
 
     def solve(field):
         return diffrax.diffeqsolve(

@@ -216,10 +216,16 @@ def _agrees(fun, points, order, ulps):
     assert_orders_close(eqx.filter_jit(jet)(fun, points, series), expected, ulps)
 
 
+# The rule is the same for all of Lineax: nested derivatives, which grow exponentially,
+# to order 3 of a few systems, and to order 2 of what makes operators and solvers known.
+_TO_ORDER_3 = ("lineax", "lineax QR, tall", "lineax QR, wide")
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_systems(name):
     fun, *points = SYSTEMS[name]
-    _agrees(fun, points, 3, ulps=500)
+    order = 2 if "lineax" in name and name not in _TO_ORDER_3 else 3
+    _agrees(fun, points, order, ulps=500)
 
 
 @pytest.mark.parametrize("name", ROOTS)
@@ -266,7 +272,7 @@ def test_in_a_vector_field(name):
         return fun(args * (1 + 0.1 * jnp.sin(t) + 0.1 * jnp.sum(y * y)), jnp.cos(y))
 
     args = (jnp.array(0.3), jnp.asarray(b), jnp.asarray(a))
-    actual = eqx_taylor.ode_jet(field, *args, order=4)
+    actual = jax.jit(lambda *args: eqx_taylor.ode_jet(field, *args, order=4))(*args)
     for a_k, e_k in zip(actual, nested_ode_jet(field, *args, 4), strict=True):
         assert_close(a_k, e_k, 300)
 
@@ -283,7 +289,7 @@ def test_in_a_loop_in_a_vector_field(name):
         return lax.scan(turn, y, None, length=2)[0]
 
     args = (jnp.array(0.3), jnp.asarray(b), jnp.asarray(a))
-    actual = eqx_taylor.ode_jet(field, *args, order=4)
+    actual = jax.jit(lambda *args: eqx_taylor.ode_jet(field, *args, order=4))(*args)
     for a_k, e_k in zip(actual, nested_ode_jet(field, *args, 4), strict=True):
         assert_close(a_k, e_k, 300)
 

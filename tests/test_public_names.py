@@ -64,8 +64,8 @@ _EXPECTED = """
     value_jacobian_hessian weighted_laplacian
     rules.Series rules.Walk rules.add rules.bind rules.convolve rules.convolve_square
     rules.define_bilinear rules.define_derivative rules.define_linear
-    rules.define_piecewise_linear rules.define_rewrite rules.register rules.scale
-    rules.sub
+    rules.define_piecewise_linear rules.define_recurrence rules.define_rewrite
+    rules.over rules.register rules.scale rules.sub
 """.split()
 
 

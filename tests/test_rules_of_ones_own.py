@@ -1,7 +1,11 @@
 """The page on how to add a rule is a program, and what it says is so."""
 
+import os
 import pathlib
 import re
+import shutil
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -339,3 +343,63 @@ def test_collapsed_mode_knows_the_right_hand_sides_of_systems():
             if eqn.primitive.name == name
         ]
         assert all(np.prod(shape) == 3 for shape in shapes), name
+
+
+# -- a primitive in the package itself
+
+_MADE_UP = """
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+made_up_p = Primitive("made_up")
+made_up = made_up_p.bind
+made_up_p.def_abstract_eval(lambda x: x)
+made_up_p.def_impl(jax.jit(made_up))
+mlir.register_lowering(made_up_p, mlir.lower_fun(jax.nn.softplus, multiple_results=False))
+ad.defjvp(made_up_p, lambda dx, x: dx * jax.nn.sigmoid(x))
+batching.defvectorized(made_up_p)
+"""
+
+
+@pytest.mark.slow
+def test_diff_on_the_page(tmp_path):
+    """It is all that a new elementwise primitive takes."""
+    root = _PAGE.parents[2]
+    for folder in ("eqx_taylor", "tests", "benchmarks"):
+        shutil.copytree(root / folder, tmp_path / folder)
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    text = _PAGE.read_text(encoding="utf-8")
+    [diff] = re.findall(r"^```diff\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    for part in re.split(r"^--- ", diff, flags=re.MULTILINE)[1:]:
+        name, *lines = part.splitlines()
+        old = "".join(f"{line[1:]}\n" for line in lines if not line.startswith("+"))
+        new = "".join(f"{line[1:]}\n" for line in lines)
+        path = tmp_path / name
+        before = path.read_text(encoding="utf-8")
+        assert before.count(old) == 1, name
+        path.write_text(before.replace(old, new), encoding="utf-8")
+    (tmp_path / "tests" / "made_up.py").write_text(_MADE_UP, encoding="utf-8")
+    row = tmp_path / "tests" / "test_rules.py"
+    before = row.read_text(encoding="utf-8")
+    head = "import jax\n"
+    assert head in before
+    after = before.replace(head, f"{head}from made_up import made_up\n", 1)
+    row.write_text(after, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/test_rules.py",
+        "-k",
+        "made_up",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert result.returncode == 0, result.stdout
+    passed = re.search(r"(\d+) passed", result.stdout)
+    assert passed is not None and int(passed[1]) >= 5

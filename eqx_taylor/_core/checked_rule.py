@@ -66,7 +66,8 @@ def check_type(
 
 def is_own(fun: Any) -> bool:
     """Whether a function is the package's own, which tests have checked."""
-    return getattr(fun, "__module__", __name__).startswith("eqx_taylor.")
+    fun = getattr(fun, "func", fun)  # It may be a `functools.partial`.
+    return str(getattr(fun, "__module__", None)).startswith("eqx_taylor.")
 
 
 def _name(fun: Any) -> str:

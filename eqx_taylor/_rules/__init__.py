@@ -3,12 +3,15 @@
 from . import bessel as bessel
 from . import calls as calls
 from . import control_flow as control_flow
-from . import custom_jvps as custom_jvps
 from . import derived as derived
 from . import determinant as determinant
 from . import elementwise as elementwise
 from . import implicit as implicit
+from . import indexing as indexing
 from . import linear_algebra as linear_algebra
+from . import logarithms as logarithms
+from . import normal_distribution as normal_distribution
+from . import orderings as orderings
 from . import powers as powers
 from . import products as products
 from . import reductions as reductions

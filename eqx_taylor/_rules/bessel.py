@@ -16,7 +16,9 @@ from .._core.series import CONSTANT, orders, Series
 from .._core.units import power_of_two
 from .._core.walk import Walk
 from .compose import composed
+from .define import rewritten
 from .rows import at_least_single, sum_of_rows, widened
+from .within import register_within
 
 
 # i0e has |x| in it, and i1e x |x|. At 0 they have the derivatives that JAX gives them,
@@ -161,3 +163,23 @@ def _rows(x, u, order: int, angles: np.ndarray):
     linear = [rate, (0.5 - n) * q]
     slope, linear, offset = map(jnp.concatenate, (slope, linear, offset))
     return slope, linear, offset
+
+
+# -- I_0 and I_1, which have a `custom_jvp`: those of `jax.scipy` on newer JAX only
+#
+# At zero |x| has the same slope in both factors: what is left is the function.
+
+
+def _define_bessel(fun, scaled):
+    @register_within(fun)
+    def bessel(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
+        def product(x, **_):
+            size = lax.abs(x) if FROM_THE_RIGHT else x * lax.sign(x)
+            return lax.exp(size) * scaled(x)
+
+        return [rewritten(walk, eqn, inputs, product)]
+
+
+_define_bessel(jss.i0, lax.bessel_i0e)
+_define_bessel(jnp.i0, lax.bessel_i0e)
+_define_bessel(jss.i1, lax.bessel_i1e)

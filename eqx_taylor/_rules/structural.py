@@ -12,7 +12,7 @@ from .._core.rule import Cost, register, with_cost
 from .._core.series import CONSTANT, Series
 from .._core.terms import add, sub
 from .._core.walk import Walk
-from .define import define_affine, define_linear, joined_support
+from .define import define_linear, joined_support
 
 
 define_linear(
@@ -33,8 +33,6 @@ define_linear(
 with_cost(Cost.VIEW, "copy", "reshape", "slice", "squeeze", "unstack")
 
 define_linear(
-    # sums
-    "cumsum", "reduce_sum", "reduce_window_sum",
     # transforms
     "fft",
     # between devices
@@ -44,27 +42,11 @@ define_linear(
     fused=False,
 )  # fmt: skip
 
-# The other operands are indices and predicates: integers, which do not move.
-define_linear("dynamic_slice", operands=slice(0, 1))
-define_linear("dynamic_update_slice", operands=slice(0, 2))
-define_linear("scatter-add", "scatter-sub", operands=slice(0, 3, 2), fused=False)
+# The other operands are predicates and indices: integers, which do not move.
 define_linear("select_n", "select_if_vmap", operands=slice(1, None))
-define_linear("maybe_set", operands=slice(1, 3), fused=False)
 define_linear("pbroadcast_dynamic", operands=slice(0, 1), fused=False)
 define_linear("ragged_all_to_all", operands=slice(0, 2), fused=False)
 define_linear("tie", operands=slice(1, 2))
-
-
-# A gather with `mode="fill"` is affine: the value that stands for what lies outside of
-# the operand (by default NaN) is a constant, and belongs to coefficient 0.
-def _filled_with_zeros(eqn: JaxprEqn):
-    is_filled = eqn.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP
-    if not is_filled or eqn.params["fill_value"] == 0:
-        return eqn
-    return eqn.replace(params={**eqn.params, "fill_value": 0})
-
-
-define_affine("gather", _filled_with_zeros, operands=slice(0, 1))
 
 
 @register("add", "add_any", "sub", kind="linear", linear=slice(None), cost=Cost.FUSED)
