@@ -115,7 +115,11 @@ def assert_orders_agree(actual, expected):
 
 
 @pytest.mark.parametrize("controller", CONTROLLERS)
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize(
+    "name",
+    # Tracing Newton's method in nested derivatives takes longest, with any JAX.
+    [pytest.param(n, marks=[pytest.mark.slow] * (n == "Kvaerno5")) for n in SOLVERS],
+)
 def test_solvers(name, controller):
     actual = jet_of(name, solve_of(name, controller))
     assert_orders_agree(actual, expected_of(name, controller))
