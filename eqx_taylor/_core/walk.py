@@ -407,9 +407,8 @@ def _all_constant(inputs: Sequence[Series]) -> bool:
 def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Read:
     if _all_constant(inputs):
         return constant_rule
-    moves = any(is_differentiable(var.aval) for var in eqn.outvars)
     # Such equations, loops and calls among them, are evaluated ahead as a whole.
-    if not moves and any(series.moves_ahead for series in inputs):
+    if any(series.moves_ahead for series in inputs) and not _can_move(eqn):
         return constant_rule
     if eqn.primitive.name == "custom_jvp_call":
         own = RULES.get(target_key(eqn))
@@ -419,7 +418,11 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Read:
     rule = RULES.get(eqn.primitive.name)
     if rule is not None:
         return rule.read
-    return otherwise if moves else constant_rule
+    return otherwise if _can_move(eqn) else constant_rule
+
+
+def _can_move(eqn: JaxprEqn) -> bool:
+    return any(is_differentiable(var.aval) for var in eqn.outvars)
 
 
 def _of_the_arguments(rule: Read, n: int) -> Read:
