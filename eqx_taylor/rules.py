@@ -7,10 +7,12 @@ from ._core.series import Series as Series
 from ._core.terms import add as add, over as over, scale as scale, sub as sub
 from ._core.walk import Walk as Walk
 from ._rules.define import (
-    define_bilinear as define_bilinear,
     define_derivative as define_derivative,
-    define_linear as define_linear,
     define_recurrence as define_recurrence,
     define_rewrite as define_rewrite,
 )
 from ._rules.kinks import define_piecewise_linear as define_piecewise_linear
+from ._rules.linear import (
+    define_bilinear as define_bilinear,
+    define_linear as define_linear,
+)

@@ -5,16 +5,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax import lax
-
 from .._core.checked_rule import checked_step, is_own
-from .._core.convolution import convolve, convolve_square
 from .._core.decisions import has_kink
-from .._core.jax import bind, is_differentiable, name_of_call, trace
+from .._core.jax import is_differentiable, name_of_call, trace
 from .._core.protocols import JaxprEqn
 from .._core.recurrence import output, outputs
-from .._core.rule import Cost, otherwise, Read, register, Target
-from .._core.series import CONSTANT, primal_values, product_support, Series, Support
+from .._core.rule import Read, register, Target
+from .._core.series import CONSTANT, Series
 from .._core.terms import scale, Term
 from .._core.walk import Walk
 
@@ -22,178 +19,6 @@ from .._core.walk import Walk
 # A function from the series of an output and of the operands to the function that
 # computes coefficient `k`.
 Equation = Callable[..., Callable[[int], Term]]
-
-
-def define_linear(
-    *targets: Target, operands: slice = slice(None), fused: bool = True
-) -> None:
-    """Declares targets that are linear in some operands, while the others do not move.
-
-    `y_k = p(x_k)`: one application for each coefficient that is not zero. Where others
-    move as well, the primitive's JVP is used. Operators that are sums over directions,
-    such as [`eqx_taylor.laplacian`][], apply the target to the sum, and not in each
-    direction.
-
-    **Arguments:**
-
-    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
-        function with a `jax.custom_jvp` whose `defjvp` has been called.
-    - `operands`: which operands it is linear in, together; by default all of them.
-    - `fused`: whether it costs nothing to be computed again wherever its result is
-        used, as XLA does where it puts several operations into one loop. `False` for
-        what takes time by itself, such as a Fourier transform.
-
-    **Returns:**
-
-    Nothing. The rule holds for all that is traced from now on.
-
-    **Raises:**
-
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
-
-    !!! example
-
-        ```pycon
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from eqx_taylor import filter_jet, rules
-        >>> @jax.custom_jvp
-        ... def smooth(x):
-        ...     return (x + jnp.roll(x, 1)) / 2
-        >>> @smooth.defjvp
-        ... def _(primals, tangents):
-        ...     return smooth(*primals), smooth(*tangents)
-        >>> rules.define_linear(smooth)
-        >>> x, v = jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 0.0])
-        >>> y, (first, second) = filter_jet(smooth, (x,), ([v, None],))
-        >>> print(y, first, second)
-        [2.  1.5 2.5] [0.5 0.5 0. ] [0. 0. 0.]
-        ```
-    """
-    cost = Cost.FUSED if fused else Cost.WORK
-    declaration = register(*targets, kind="linear", linear=operands, cost=cost)
-    declaration(ft.partial(_linear_rule, operands=operands))
-
-
-def define_affine(
-    target: Target, linear_part: Callable[[Any], Any], *, operands: slice
-) -> None:
-    """Declares a target that is linear up to a constant, which a parameter holds.
-    `linear_part` returns an equation that lacks the constant."""
-    rule = ft.partial(_linear_rule, operands=operands, linear_part=linear_part)
-
-    def linear(eqn: JaxprEqn):
-        # A sum over directions would have the constant once, not once per direction.
-        return operands if linear_part(eqn) is eqn else slice(0)
-
-    register(target, kind="linear", linear=linear, cost=Cost.FUSED)(rule)
-
-
-def _linear_rule(
-    walk: Walk,
-    eqn: JaxprEqn,
-    inputs: Sequence[Series],
-    *,
-    operands,
-    linear_part=lambda eqn: eqn,
-) -> list[Series]:
-    linear = range(len(inputs))[operands]
-    if any(i not in linear and not s.is_constant for i, s in enumerate(inputs)):
-        return otherwise(walk, eqn, inputs)
-
-    def compute(k):
-        if all(inputs[i][k] is None for i in linear):
-            return [None] * len(eqn.outvars)
-        args = [s.dense(k) if i in linear else s[0] for i, s in enumerate(inputs)]
-        return bind(linear_part(eqn), args)
-
-    return outputs(eqn, inputs, joined_support(inputs), compute)
-
-
-def define_bilinear(
-    *targets: Target, operands: tuple[int, int] = (0, 1), symmetric: bool = False
-) -> None:
-    """Declares targets that are products of two operands, linear in each, while the
-    others do not move.
-
-    `y_k = Σ_j a_j b_{k-j}` for coefficients normalised by the factorial; where others
-    move as well, the primitive's JVP is used.
-
-    **Arguments:**
-
-    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
-        function with a `jax.custom_jvp` whose `defjvp` has been called.
-    - `operands`: the places of the two.
-    - `symmetric`: whether the operands commute and are multiplied element by element:
-        half of the products will do for a square, then.
-
-    **Returns:**
-
-    Nothing. The rule holds for all that is traced from now on.
-
-    **Raises:**
-
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
-
-    !!! example
-
-        ```pycon
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from eqx_taylor import filter_jet, rules
-        >>> @jax.custom_jvp
-        ... def cross(a, b):
-        ...     return jnp.cross(a, b)
-        >>> @cross.defjvp
-        ... def _(primals, tangents):
-        ...     (a, b), (da, db) = primals, tangents
-        ...     return cross(a, b), cross(da, b) + cross(a, db)
-        >>> rules.define_bilinear(cross)
-        >>> a, b = jnp.array([1.0, 0.0, 0.0]), jnp.array([0.0, 1.0, 0.0])
-        >>> y, (first, second) = filter_jet(cross, (a, b), ([b, None], [a, None]))
-        >>> print(y, first, second)
-        [0. 0. 1.] [0. 0. 0.] [ 0.  0. -2.]
-        ```
-    """
-    rule = ft.partial(_bilinear_rule, operands=operands, symmetric=symmetric)
-    cost = _cost_of_product if symmetric else Cost.WORK
-    register(*targets, kind="product", factors=operands, cost=cost)(rule)
-
-
-def _cost_of_product(inputs: Sequence[Series]) -> Cost:
-    """The cost of a product, entry by entry: one with a constant is fused."""
-    return Cost.FUSED if any(series.is_constant for series in inputs) else Cost.WORK
-
-
-def _bilinear_rule(
-    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], *, operands, symmetric
-) -> list[Series]:
-    a, b = (inputs[i] for i in operands)
-    if any(not s.is_constant for i, s in enumerate(inputs) if i not in operands):
-        return otherwise(walk, eqn, inputs)
-
-    # JAX 0.10 has products of another type than their operands.
-    elementwise = symmetric and eqn.params.get("out_dtype") is None
-
-    def product(x, y):
-        args = primal_values(inputs)
-        for i, value in zip(operands, (x, y)):
-            args[i] = value
-        return bind(eqn, args)[0]
-
-    def compute(k):
-        if elementwise and a is b:
-            term = convolve_square(a, k)
-        else:
-            term = convolve(lax.mul if elementwise else product, a, b, k)
-        return [term, *[None] * (len(eqn.outvars) - 1)]
-
-    # Its other outputs, if any, are the pattern of a sparse product.
-    support = product_support(a.support, b.support, walk.order)
-    supports = [support, *[CONSTANT] * (len(eqn.outvars) - 1)]
-    return outputs(eqn, inputs, supports, compute)
 
 
 def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
@@ -480,8 +305,3 @@ def read(walk: Walk, fun: Callable[..., Any], inputs: Sequence[Series]) -> list[
 
     jaxpr = trace(as_list, *[series.aval for series in inputs])
     return walk.deciding_here().interpret(jaxpr, inputs)
-
-
-def joined_support(inputs: Sequence[Series]) -> Support:
-    """The support of a sum of series."""
-    return ft.reduce(lambda support, series: support | series.support, inputs, 0)

@@ -19,8 +19,9 @@ from .._core.rule import OTHERWISE, register
 from .._core.series import CONSTANT, mask, Series, unknown
 from .._core.walk import Reach, Walk
 from . import refusals
-from .define import integrals, joined_support
+from .define import integrals
 from .kinks import piecewise_linear_rule
+from .linear import joined_support
 
 
 @register(OTHERWISE, kind="derived")

@@ -23,7 +23,7 @@ from .._core.rule import otherwise, register
 from .._core.series import CONSTANT, primal_values, Series, Tentative
 from .._core.terms import sub, Term
 from .._core.walk import Walk
-from .define import joined_support
+from .linear import joined_support
 
 
 def _solved(

@@ -4,8 +4,8 @@ from jax import lax
 
 from .._core.protocols import JaxprEqn
 from .._core.rule import register
-from .define import define_affine, define_linear
 from .kinks import piecewise_linear_rule
+from .linear import define_affine, define_linear
 
 
 define_linear("dynamic_slice", operands=slice(0, 1))

@@ -16,7 +16,7 @@ from .._core.rule import register, Target
 from .._core.series import ahead_values, CONSTANT, primal_values, Series
 from .._core.terms import Term
 from .._core.walk import Walk
-from .define import joined_support
+from .linear import joined_support
 
 
 def define_piecewise_linear(*targets: Target) -> None:

@@ -23,7 +23,8 @@ from .._core.rule import Cost, register
 from .._core.series import CONSTANT, primal_values, Series
 from .._core.terms import add, scale, sub, Term
 from .._core.walk import Walk
-from .define import joined_support, read
+from .define import read
+from .linear import joined_support
 
 
 # -- matrices, with any number of axes for batches in front

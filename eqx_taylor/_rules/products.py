@@ -12,7 +12,8 @@ from .._core.rule import Cost, register
 from .._core.series import Series
 from .._core.terms import over, sub
 from .._core.walk import Walk
-from .define import define_bilinear, define_rewrite
+from .define import define_rewrite
+from .linear import define_bilinear
 
 
 define_bilinear("mul", symmetric=True)

@@ -1,8 +1,8 @@
 """Reductions, cumulations and windows: sums are linear, and those that pick values are
 linear around a point."""
 
-from .define import define_linear
 from .kinks import define_piecewise_linear
+from .linear import define_linear
 
 
 define_linear("cumsum", "reduce_sum", "reduce_window_sum", fused=False)

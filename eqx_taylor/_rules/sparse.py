@@ -8,8 +8,8 @@ from .._core.protocols import JaxprEqn
 from .._core.rule import register
 from .._core.series import Series
 from .._core.walk import Walk
-from .define import define_bilinear, define_linear
 from .kinks import define_piecewise_linear, piecewise_linear_rule
+from .linear import define_bilinear, define_linear
 
 
 define_linear(

@@ -12,7 +12,7 @@ from .._core.rule import Cost, register, with_cost
 from .._core.series import CONSTANT, Series
 from .._core.terms import add, sub
 from .._core.walk import Walk
-from .define import define_linear, joined_support
+from .linear import define_linear, joined_support
 
 
 define_linear(
