@@ -765,6 +765,8 @@ def check_ode_jet(program, nested: bool):
     if nested:
         field_ = ft.partial(field, fun=program.function(second_by_nesting))
         expected = np.stack(jax.device_get(nested_ode_jet(field_, t0, y0, None, order)))
+        if np.all(np.isfinite(actual)) and not np.all(np.isfinite(expected)):
+            raise Skipped("JAX's is not finite, ours is")
         check_same(program, [expected], [actual], "ode_jet, nested")
     jet = ft.partial(eqx_taylor.filter_jet, factorial_scaled=False)
     slope, terms = jax.jit(lambda t, y, terms: jet(

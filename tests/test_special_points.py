@@ -59,3 +59,30 @@ def test_mixed_partials_of_high_order():
         )
         exact = 0.9 ** i[0] * 1.1 ** i[1] * math.exp(0.27 + 0.22)
         np.testing.assert_allclose(found, exact, rtol=1e-12)
+
+
+def test_arrays_without_entries():
+    """Rules that stack rows, or collapse axes, of nothing."""
+    x = jnp.zeros((2, 0))
+    functions = [
+        lax.lgamma,
+        lax.digamma,
+        lambda x: lax.polygamma(jnp.ones_like(x), x),
+        lambda x: lax.zeta(jnp.full_like(x, 3), x),
+        lambda x: lax.igamma(jnp.ones_like(x), x),
+        lambda x: lax.betainc(jnp.ones_like(x), jnp.ones_like(x), x),
+        lax.bessel_i1e,
+        jss.log_ndtr,
+        lambda x: x ** jnp.full_like(x, 1.5),
+        lambda x: x**x,
+        lambda x: jnp.linalg.det(jnp.eye(3)[None, None] + x[..., None, None]),
+        lambda x: jnp.linalg.eigh(jnp.eye(3)[None, None] + x[..., None, None]),
+    ]
+    for terms in ([x] * 5, [x, *[None] * 4]):
+
+        def jets(x, terms=terms):
+            return [eqx_taylor.filter_jet(fun, (x,), (terms,)) for fun in functions]
+
+        for fun, (value, found) in zip(functions, jax.eval_shape(jets, x)):
+            assert [value] * 5 == found
+            assert value == jax.eval_shape(fun, x)

@@ -388,6 +388,6 @@ def _scaled_zeta(s, x, u):
     s, q = s[:, 0], u / d
     pole = [jnp.where(negative, -s * q ** (s + 1), 0), (1 - s) * q, q]
     return tuple(
-        jnp.concatenate([jnp.reshape(rows, (-1, *x.shape[1:])), row])
+        jnp.concatenate([lax.collapse(rows, 0, 2), row])
         for rows, row in zip((slope, linear, offset), pole)
     )
