@@ -9,6 +9,7 @@ import jax.scipy.special as jss
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, PartitionSpec
 
 import eqx_taylor
 
@@ -86,3 +87,20 @@ def test_arrays_without_entries():
         for fun, (value, found) in zip(functions, jax.eval_shape(jets, x)):
             assert [value] * 5 == found
             assert value == jax.eval_shape(fun, x)
+
+
+def test_products_of_no_factors_inside_of_shard_map():
+    """JAX's derivative is the same on all devices; the value is not taken to be."""
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
+
+    def fun(x):
+        y = jnp.prod(x)
+        return jnp.where(y > 0, y, jnp.sum(x))
+
+    def jet(x):
+        value, terms = eqx_taylor.filter_jet(fun, (x[0],), ([x[0], None],))
+        return [y[None] for y in (value, *terms)]
+
+    devices = PartitionSpec("d")
+    inside = jax.shard_map(jet, mesh=mesh, in_specs=devices, out_specs=devices)
+    assert [y.tolist() for y in jax.jit(inside)(jnp.zeros((1, 0)))] == [[1], [0], [0]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from .._core.checked_rule import checked_step, is_own
 from .._core.decisions import has_kink
-from .._core.jax import is_differentiable, name_of_call, trace
+from .._core.jax import is_differentiable, name_of_call, trace, vary, varying_axes
 from .._core.protocols import JaxprEqn
 from .._core.recurrence import output, outputs
 from .._core.rule import Read, register, Target
@@ -243,7 +243,10 @@ def integrals(
         inner.advance(k - 1)
         terms: list[Term] = [None] * len(eqn.outvars)
         for i, g_i in zip(kept, g):
-            terms[i] = scale(g_i[k - 1], 1 / k)
+            term = scale(g_i[k - 1], 1 / k)
+            # JAX's slope of nothing, a product of no factors, is the same everywhere.
+            varies = varying_axes(eqn.outvars[i].aval)
+            terms[i] = None if term is None else vary(term, varies)
         return terms
 
     outs = outputs(eqn, inputs, walk.analytic_support(inputs), compute)
