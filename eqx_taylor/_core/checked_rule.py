@@ -5,7 +5,7 @@ import functools as ft
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 
 from .jax import name_of_call
 from .protocols import Aval, JaxprEqn
@@ -44,8 +44,7 @@ def checked_step(
     def checked_compute(k):
         term = step(k)
         if term is not None:
-            kind = jnp.asarray(term)
-            check_type(fun, eqn, f"coefficient {k}", kind, aval)
+            check_type(fun, eqn, f"coefficient {k}", jax.typeof(term), aval)
         return term
 
     return checked_compute

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .jax import (
+    can_move,
     close,
     is_differentiable,
     is_jaxpr,
@@ -43,7 +44,7 @@ def is_step(eqn: JaxprEqn) -> bool:
         return False  # `isnan`
     if name in STEPS:
         return _is_real(eqn)
-    return not any(is_differentiable(var.aval) for var in eqn.outvars)
+    return not can_move(eqn)
 
 
 def is_kink(eqn: JaxprEqn) -> bool:
@@ -51,8 +52,7 @@ def is_kink(eqn: JaxprEqn) -> bool:
     key: Hashable = eqn.primitive.name
     if key == "custom_jvp_call":
         key = target_key(without_pruning(eqn)[0])
-    moves = any(is_differentiable(var.aval) for var in eqn.outvars)
-    return has_kink(key) and moves and (key != "abs" or _is_real(eqn))
+    return has_kink(key) and can_move(eqn) and (key != "abs" or _is_real(eqn))
 
 
 def has_kink(key: Hashable) -> bool:

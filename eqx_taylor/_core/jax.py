@@ -482,6 +482,11 @@ def is_differentiable(aval: Aval) -> bool:
     return tangent_dtype(aval) != jax.dtypes.float0
 
 
+def can_move(eqn: JaxprEqn) -> bool:
+    """Whether any of an equation's outputs can."""
+    return any(is_differentiable(var.aval) for var in eqn.outvars)
+
+
 def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
     """Removes what a function does not need, also from its loops, branches and calls.
     All of its arguments stay."""

@@ -25,6 +25,7 @@ from .decisions import decisions, Found, is_alarm, is_kink, is_step
 from .history import History
 from .jax import (
     bind,
+    can_move,
     closed_over,
     is_differentiable,
     is_literal,
@@ -408,7 +409,7 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Read:
     if _all_constant(inputs):
         return constant_rule
     # Such equations, loops and calls among them, are evaluated ahead as a whole.
-    if any(series.moves_ahead for series in inputs) and not _can_move(eqn):
+    if any(series.moves_ahead for series in inputs) and not can_move(eqn):
         return constant_rule
     if eqn.primitive.name == "custom_jvp_call":
         own = RULES.get(target_key(eqn))
@@ -418,11 +419,7 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Read:
     rule = RULES.get(eqn.primitive.name)
     if rule is not None:
         return rule.read
-    return otherwise if _can_move(eqn) else constant_rule
-
-
-def _can_move(eqn: JaxprEqn) -> bool:
-    return any(is_differentiable(var.aval) for var in eqn.outvars)
+    return otherwise if can_move(eqn) else constant_rule
 
 
 def _of_the_arguments(rule: Read, n: int) -> Read:

@@ -79,7 +79,7 @@ def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
         def rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
             support = walk.analytic_support(inputs)
             y = output(eqn, inputs, support, lambda k: step(k))
-            step = applied(equation, eqn, [y, *inputs])
+            step = applied(equation, eqn, y, *inputs)
             if not is_own(equation):
                 step = checked_step(equation, eqn, y.aval, step)
             return [y]
@@ -139,7 +139,7 @@ def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
 def rewritten(
     walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], fun: Callable[..., Any]
 ) -> Series:
-    others = read(walk, ft.partial(applied_to, fun, eqn), inputs)
+    others = read(walk, ft.partial(applied, fun, eqn), inputs)
     _check_values(eqn, "another expression", others, [eqn.outvars[0].aval])
     [other] = others
     return output(eqn, inputs, other.support | CONSTANT, lambda k: other[k])
@@ -202,7 +202,7 @@ def derivative_rule(fun: Callable[..., Any]) -> Read:
         def slope(inner: Walk) -> list[Series]:
             slopes = [series.derivative for series in inputs]
             given = [*outs, *inputs, *slopes]
-            found = read(inner, ft.partial(applied_to, fun, eqn), given)
+            found = read(inner, ft.partial(applied, fun, eqn), given)
             moving = [v.aval for v in eqn.outvars if is_differentiable(v.aval)]
             _check_values(eqn, "its derivative", found, moving)
             return found
@@ -225,6 +225,7 @@ def integrals(
     depend on `y_0` to `y_k`.
     """
     kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
+    axes = [varying_axes(eqn.outvars[i].aval) for i in kept]
 
     @ft.cache
     def right_hand_side():
@@ -242,10 +243,9 @@ def integrals(
         inner, g = right_hand_side()
         inner.advance(k - 1)
         terms: list[Term] = [None] * len(eqn.outvars)
-        for i, g_i in zip(kept, g):
+        for i, g_i, varies in zip(kept, g, axes):
             term = scale(g_i[k - 1], 1 / k)
             # JAX's slope of nothing, a product of no factors, is the same everywhere.
-            varies = varying_axes(eqn.outvars[i].aval)
             terms[i] = None if term is None else vary(term, varies)
         return terms
 
@@ -253,7 +253,7 @@ def integrals(
     return outs
 
 
-def applied(fun: Callable[..., Any], eqn: JaxprEqn, args: Sequence[Any]) -> Any:
+def applied(fun: Callable[..., Any], eqn: JaxprEqn, *args: Any) -> Any:
     """Calls `fun(*args)`. If `fun` does not take so many arguments, the error says what
     they are."""
     try:
@@ -272,10 +272,6 @@ def applied(fun: Callable[..., Any], eqn: JaxprEqn, args: Sequence[Any]) -> Any:
                 "them."
             ) from e
         raise
-
-
-def applied_to(fun: Callable[..., Any], eqn, *args: Any) -> Any:
-    return applied(fun, eqn, args)
 
 
 def _check_values(
