@@ -145,3 +145,32 @@ def test_errors_in_a_rule_are_its_own():
     rules.define_derivative(fun, raises)
     with pytest.raises(TypeError, match="^my own"):
         _jet(fun)
+
+
+def test_facts_and_rules_of_other_types():
+    fun = _function()
+    with pytest.raises(TypeError, match="`linear` must be a slice.*got 0"):
+        rules.register(fun, linear=0)
+    for factors in (1, (0,), (0, 1, 2)):
+        with pytest.raises(
+            TypeError, match=r"`factors` must be the places.*\(0, 1\); got"
+        ):
+            rules.register(fun, factors=factors)
+    with pytest.raises(TypeError, match="a rule must be a function.*got 3"):
+        rules.register(fun)(3)
+    # Nothing was registered.
+    assert _jet(fun) == (2, [2, 0])
+
+
+def test_recurrences_without_a_step():
+    fun = _function()
+
+    @rules.define_recurrence(fun)
+    def forgotten(y, x):
+        def step(k):
+            return rules.scale(x[k], 2)
+
+    with pytest.raises(
+        TypeError, match="`double` must return a function.*returned None"
+    ):
+        _jet(fun)

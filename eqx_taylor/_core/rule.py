@@ -135,7 +135,8 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
 
     **Raises:**
 
-    `TypeError` for a target that is none of these, and for another keyword;
+    `TypeError` for a target that is none of these, for another keyword, and for facts
+    or rules of another type;
     `ValueError` for a function whose `defjvp` has not been called.
 
     !!! example
@@ -175,10 +176,27 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
             f"there are: {', '.join(known)}."
         )
 
-    def decorator(read: Read) -> Read:
-        safe = read if is_own(read) else checked(read)
-        RULES.update(dict.fromkeys(keys, Rule(safe, **facts)))
-        return read
+    linear, factors = facts.get("linear"), facts.get("factors")
+    if not (linear is None or isinstance(linear, slice) or callable(linear)):
+        raise TypeError(
+            "rules.register: `linear` must be a slice of the operands, or a function "
+            f"of the equation that returns one; got {linear!r}."
+        )
+    if not (factors is None or isinstance(factors, tuple) and len(factors) == 2):
+        raise TypeError(
+            "rules.register: `factors` must be the places of two operands, such as "
+            f"(0, 1); got {factors!r}."
+        )
+
+    def decorator(rule: Any) -> Any:  # Not `Read`: this message is the better one.
+        if not callable(rule):
+            raise TypeError(
+                "rules.register: a rule must be a function of the walk, the equation "
+                f"and the operands' series; got {rule!r}."
+            )
+        read: Any = rule if is_own(rule) else checked(rule)
+        RULES.update(dict.fromkeys(keys, Rule(read, **facts)))
+        return rule
 
     return decorator
 

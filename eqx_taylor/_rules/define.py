@@ -80,6 +80,12 @@ def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
             support = walk.analytic_support(inputs)
             y = output(eqn, inputs, support, lambda k: step(k))
             step = applied(equation, eqn, y, *inputs)
+            if not callable(step):
+                raise TypeError(
+                    f"rules: the recurrence for `{name_of_call(eqn)}` must return a "
+                    "function from the order to the coefficient; it returned "
+                    f"{step!r}."
+                )
             if not is_own(equation):
                 step = checked_step(equation, eqn, y.aval, step)
             return [y]
