@@ -1,12 +1,10 @@
 """The Taylor method as a Diffrax solver."""
 
-import functools as ft
 import math
 from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -15,48 +13,20 @@ from jaxtyping import Array, PyTree
 
 from .._core.check import check_boolean, check_integer
 from .._core.custom_types import Args, RealScalarLike, Y
-from .._core.jax import joint_axes, vary
-from .._core.polynomial import evaluate, evaluate_compensated
-from .check import check_carried, check_order, check_state, check_term, check_tolerances
+from .check import check_order, check_state, check_term, check_tolerances
 from .error_estimate import (
     BROKEN_AT_END,
-    BY_RUNGE_KUTTA,
     Defect,
     defect,
     ErrorEstimate,
     NOT_FINITE,
     OF_SERIES,
     probe_points,
-    WITHOUT_SLOPE,
 )
 from .interpolation import TaylorInterpolation
-from .ode_jet import increment, solution_series, unit_near, usable
-from .runge_kutta import runge_kutta_step
+from .ode_jet import unit_near
+from .step import is_finite, make_step, Step, TaylorState
 from .stiffness import warn_if_stiff
-
-
-class TaylorState(eqx.Module):
-    """The state of `TaylorSolver` at the start of a step.
-
-    **Fields:**
-
-    - `coefficients`: the coefficients of the solution's series, each leaf with a
-        leading axis over orders.
-    - `t0`: the time at which it starts.
-    - `unit`: the unit of time in which the coefficients are. It is a power of two near
-        the length of the step before, so that they neither overflow nor underflow, and
-        so that having a unit costs no rounding. Zero where there is no series yet.
-    - `steps`: the number of steps taken; `None` where nothing is looked for every so
-        many.
-    - `rest`: the rest of the state beyond its last digit with `compensated`, else
-        `None`.
-    """
-
-    coefficients: PyTree[Array]
-    t0: RealScalarLike
-    unit: Array
-    steps: Array | None
-    rest: PyTree[Array] | None
 
 
 class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
@@ -221,74 +191,6 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         no_unit = jnp.zeros_like(unit_near(t1 - t0))
         return TaylorState(nothing, t0, no_unit, steps, rest)
 
-    def _polynomial(
-        self, terms, t0, t1, y0, args, state, made_jump
-    ) -> tuple[TaylorState, PyTree[Array], Array]:
-        """Returns the polynomial of the step, as the state at its start; the error that
-        is noticed inside of it; and the kind of the step.
-
-        It is the series that the state has, unless that is of another state, of before
-        a jump, or there is none yet. If the series is found not to be that of
-        the solution, it is the polynomial of a Runge--Kutta method.
-        """
-        leaves = jtu.tree_leaves(y0)
-        series = jtu.tree_leaves(state.coefficients)
-        check_carried(self.taylor_order, [c.shape for c in series])
-        other = [jnp.any(c[0] != y) for c, y in zip(series, leaves)]
-        moved = [state.unit == 0, t0 != state.t0, jnp.asarray(made_jump)]
-        other = jnp.any(jnp.stack([*moved, *other]))
-
-        foreign, errors = self._inside(terms, t0, t1, args, state)
-        # The type of all branches. What there is at first is the same on all devices;
-        # what the field closes over is in the errors.
-        inputs = eqx.filter((t0, t1, y0, args, state, other, errors), eqx.is_array)
-        axes = joint_axes(map(jax.typeof, jtu.tree_leaves(inputs)))
-        vary_all = ft.partial(jtu.tree_map, lambda x: vary(jnp.asarray(x), axes))
-        old = vary_all((state.coefficients, state.unit))
-        of_series = jnp.asarray(OF_SERIES, state.unit.dtype)
-        is_old = vary_all((*old, errors, of_series))
-
-        def made_anew():
-            unit = unit_near(t1 - t0)
-            series = solution_series(terms, t0, unit, y0, args, self.taylor_order)
-            new = series.stacked(), unit
-            series, unit = jtu.tree_map(lambda a, b: jnp.where(other, a, b), new, old)
-            series = usable(series)
-            new = TaylorState(series, t0, unit, state.steps, state.rest)
-            foreign, errors = self._inside(terms, t0, t1, args, new)
-            made = vary_all((series, errors, of_series))
-            series, errors, kind = _replaced(terms, t0, t1, unit, args, foreign, made)
-            return vary_all((series, unit, errors, kind))
-
-        # Most steps have nothing to do here. One predicate for all lanes of a `vmap`,
-        # or every lane would make all of this, and throw it away, at every step.
-        coefficients, unit, errors, kind = jax.lax.cond(
-            eqxi.unvmap_any(other | foreign), made_anew, lambda: is_old
-        )
-        state = TaylorState(coefficients, t0, unit, state.steps, state.rest)
-        return state, errors, kind
-
-    @jax.named_scope("defect")
-    def _inside(
-        self, terms, t0, t1, args, state: TaylorState
-    ) -> tuple[Array, PyTree[Array]]:
-        """Returns whether the series is foreign to the solution at any of the points
-        inside of the step; and the error of the step by what is found there."""
-        h = jnp.asarray(t1 - t0)
-        s = h / jnp.where(state.unit == 0, 1, state.unit)
-        control = terms.contr(t0, t1)
-        leaves, treedef = jtu.tree_flatten(state.coefficients)
-        foreign = jnp.array(False)
-        errors = [jnp.zeros_like(jnp.abs(c[0])) for c in leaves]
-        for part in probe_points(self.probes):
-            y, _ = self._evaluate(state, part * s)
-            by_field = increment(terms, t0 + part * h, y, args, control)
-            found = defect(by_field, y, state.coefficients, s, part)
-            foreign = foreign | found.is_foreign()
-            errors = map(jnp.maximum, errors, found.errors(self.taylor_order))
-        return foreign, jtu.tree_unflatten(treedef, list(errors))
-
-    @jax.named_scope("taylor_step")
     def step(
         self,
         terms: diffrax.AbstractTerm,
@@ -299,44 +201,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         solver_state: TaylorState,
         made_jump,
     ) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
-        K = self.taylor_order
-        state, errors, kind = self._polynomial(
-            terms, t0, t1, y0, args, solver_state, made_jump
-        )
-        h = jnp.asarray(t1 - t0)
-        s = h / state.unit
-        y1, rest = self._evaluate(state, s)
-        steps = state.steps
-        if steps is not None:
-            steps = steps + 1
-            warn_if_stiff(jtu.tree_leaves(state.coefficients), s, steps, K)
-
-        # The series of the next step tells the error of this one, too.
-        unit = unit_near(h)
-        series = solution_series(terms, t1, unit, y1, args, K)
-        with jax.named_scope("defect"):
-            # Not by the first coefficient: that of a jump that comes next is another.
-            by_field = jtu.tree_map(
-                lambda slope: slope * jnp.asarray(h / unit, slope.dtype), series.slope
-            )
-            at_end = defect(by_field, y1, state.coefficients, s, 1.0)
-        coefficients = series.stacked()
-        behind = 1 - max([0.0, *probe_points(self.probes)])
-        y_error = _estimate(at_end, behind, errors, kind, coefficients, unit, K)
-        dense_info = dict(coefficients=state.coefficients, unit=state.unit)
-        next_state = TaylorState(coefficients, t1, unit, steps, rest)
-        return y1, y_error, dense_info, next_state, _result(y1)
-
-    def _evaluate(self, state: TaylorState, s: RealScalarLike):
-        """Evaluates the state at `s`, and the rest of it beyond its last digit."""
-        leaves, treedef = jtu.tree_flatten(state.coefficients)
-        if not self.compensated:
-            y1 = [evaluate(list(c), s) for c in leaves]
-            return jtu.tree_unflatten(treedef, y1), None
-        rests = jtu.tree_leaves(state.rest)
-        both = [evaluate_compensated(list(c), s, r) for c, r in zip(leaves, rests)]
-        y1, rest = zip(*both) if both else ((), ())
-        return jtu.tree_unflatten(treedef, y1), jtu.tree_unflatten(treedef, rest)
+        # Numbers of Python would each be compiled for.
+        t0, t1, made_jump = map(jnp.asarray, (t0, t1, made_jump))
+        return _step(self, terms, t0, t1, y0, args, solver_state, made_jump)
 
     def func(
         self, terms: diffrax.AbstractTerm, t0: RealScalarLike, y0: Y, args: Args
@@ -344,51 +211,50 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         return terms.vf(t0, y0, args)
 
 
-def _replaced(
+# Diffrax traces a step several times, and an adjoint differentiates it several times.
+# Of what is jitted, each of these is done once.
+@eqx.filter_jit
+@jax.named_scope("taylor_step")
+def _step(
+    solver: TaylorSolver,
     terms: diffrax.AbstractTerm,
-    t0: RealScalarLike,
-    t1: RealScalarLike,
-    unit: Array,
+    t0: Array,
+    t1: Array,
+    y0: Y,
     args: Args,
-    foreign: Array,
-    made: tuple[PyTree[Array], PyTree[Array], Array],
-) -> tuple[PyTree[Array], PyTree[Array], Array]:
-    """Returns `made`: the series of a step in this unit of time, with the errors that
-    are known of it, and its kind. If it is `foreign` to the solution it returns the
-    polynomial of a Runge--Kutta method, with its estimate of the error."""
-
-    # Reverse mode keeps its arguments, and none of its stages.
-    @jax.checkpoint
-    def by_runge_kutta(made):
-        series, _, of_series = made
-        new = runge_kutta_step(terms, t0, t1, unit, series, args)
-        has_slope = _finite(jtu.tree_map(lambda c: c[1], series))
-        kind = jnp.where(has_slope, BY_RUNGE_KUTTA, WITHOUT_SLOPE)
-        return jtu.tree_map(
-            lambda new, old: jnp.where(foreign, new, old),
-            (*new, kind.astype(of_series.dtype)),
-            made,
+    state: TaylorState,
+    made_jump: Array,
+) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
+    order, probes = solver.taylor_order, solver.probes
+    made = make_step(terms, t0, t1, y0, args, state, made_jump, order, probes)
+    h, next_unit = t1 - t0, made.next_unit
+    s = h / made.unit
+    steps = state.steps
+    if steps is not None:
+        steps = steps + 1
+        warn_if_stiff(jtu.tree_leaves(made.series), s, steps, order)
+    with jax.named_scope("defect"):
+        # Not by the first coefficient: that of a jump that comes next is another.
+        by_field = jtu.tree_map(
+            lambda slope: slope * jnp.asarray(h / next_unit, slope.dtype), made.slope
         )
-
-    return jax.lax.cond(
-        eqxi.unvmap_any(foreign), by_runge_kutta, lambda made: made, made
-    )
+        at_end = defect(by_field, made.y1, made.series, s, 1.0)
+    y_error = _estimate(at_end, made, probes, order)
+    dense_info = dict(coefficients=made.series, unit=made.unit)
+    next_state = TaylorState(made.next_series, t1, next_unit, steps, made.rest)
+    return made.y1, y_error, dense_info, next_state, _result(made.y1)
 
 
 @jax.named_scope("defect")
 def _estimate(
-    at_end: Defect,
-    behind: float,
-    errors: PyTree[Array],
-    kind: Array,
-    coefficients: PyTree[Array],
-    unit: Array,
-    order: int,
+    at_end: Defect, made: Step, probes: int, order: int
 ) -> PyTree[ErrorEstimate]:
-    """Makes the error of a step, where `errors` is that of a Runge--Kutta step, or what
-    was noticed inside of it; with the coefficients of the series at its end. `behind`
-    is the part of the step that is behind the last point inside."""
-    leaves, treedef = jtu.tree_flatten(coefficients)
+    """Makes the error of a step by its defect at the end, and by what was noticed
+    inside of it; with the coefficients of the series at its end."""
+    leaves, treedef = jtu.tree_flatten(made.next_series)
+    kind = made.kind
+    # The part of the step that is behind the last point inside.
+    behind = 1 - max([0.0, *probe_points(probes)])
     # Behind the last point inside it is another field than that of the series. What
     # that leaves is at most the defect over this part of the step, as after a jump.
     replaced = kind != OF_SERIES
@@ -399,27 +265,24 @@ def _estimate(
         by_defect = jnp.maximum(error, at_end)
         by_defect = jnp.where(broken, jnp.maximum(by_defect, behind * size), by_defect)
         last = jnp.where(jnp.isfinite(c[-2:]), c[-2:], 0)
-        return ErrorEstimate(jnp.where(replaced, error, by_defect), last, unit, kind)
+        return ErrorEstimate(
+            jnp.where(replaced, error, by_defect), last, made.next_unit, kind
+        )
 
     estimates = map(
         of_leaf,
         leaves,
-        treedef.flatten_up_to(errors),
+        treedef.flatten_up_to(made.errors),
         at_end.errors(order),
         at_end.sizes,
     )
     return jtu.tree_unflatten(treedef, estimates)
 
 
-def _finite(y: PyTree[Array]) -> Array:
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jtu.tree_leaves(y)]
-    return ft.reduce(jnp.logical_and, finite, jnp.array(True))
-
-
 def _result(y: PyTree[Array]) -> diffrax.RESULTS:
     """The result of a solve, which is no success if the state has an entry that is not
     finite."""
-    return diffrax.RESULTS.where(_finite(y), diffrax.RESULTS.successful, NOT_FINITE)
+    return diffrax.RESULTS.where(is_finite(y), diffrax.RESULTS.successful, NOT_FINITE)
 
 
 def _choose_order(order: Any, rtol: Any, atol: Any) -> int:
