@@ -1,6 +1,8 @@
 """Taylor coefficients of the solution of an ODE."""
 
+import functools as ft
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,12 +19,15 @@ from .._core.custom_types import Args, RealScalarLike, Y
 from .._core.drivers import order_by_order
 from .._core.jax import (
     all_varying,
+    evaluate,
     trace,
     vary,
     varying_axes,
     with_constants,
 )
+from .._core.order import TooEarly, Unrollable
 from .._core.protocols import Jaxpr
+from .._core.rolled import OrderLoop, rolled
 from .._core.series import given, mask, unknown
 from .._core.terms import scale
 from .._core.units import power_of_two
@@ -38,6 +43,7 @@ def ode_jet(
     args: Args = None,
     *,
     order: int,
+    unroll: bool | None = None,
 ) -> PyTree[Array]:
     r"""Taylor coefficients of the solution of an ODE at a point.
 
@@ -100,14 +106,16 @@ def ode_jet(
         raise ValueError(f"ode_jet: `t0` must be a scalar; got shape {t0.shape}.")
     if not jnp.issubdtype(t0.dtype, jnp.inexact):
         t0 = t0.astype(jnp.result_type(float))
-    return solution_series(term, t0, unit_of(t0, y0), y0, args, order).stacked()
+    unit = unit_of(t0, y0)
+    return solution_series(term, t0, unit, y0, args, order, unroll=unroll).stacked()
 
 
 class SolutionSeries(NamedTuple):
-    """The series of a solution: for each leaf of the state a list of terms."""
+    """The series of a solution: for each leaf of the state a list of terms; or an array
+    of them, stacked along its first axis."""
 
     treedef: Any
-    terms: list[list[Array]]
+    terms: Sequence[list[Array] | Array]
     # The field at the point, for each leaf: what is not made of the side ahead.
     slopes: list[Array]
 
@@ -126,7 +134,7 @@ class SolutionSeries(NamedTuple):
     @jax.named_scope("ode_jet")
     def stacked(self) -> PyTree[Array]:
         """Stacks the coefficients: each leaf gets a leading axis over orders."""
-        return self.map(jnp.stack)
+        return self.map(lambda c: jnp.stack(c) if isinstance(c, list) else c)
 
 
 def usable(coefficients: PyTree[Array]) -> PyTree[Array]:
@@ -188,6 +196,7 @@ def solution_series(
     args: Args,
     order: int,
     caller: str = "ode_jet",
+    unroll: bool | None = None,
 ) -> SolutionSeries:
     """Computes the series, up to `order`, of `s -> y(t0 + s unit)`.
 
@@ -217,12 +226,18 @@ def solution_series(
     point, dt = [t0, *leaves], unit.astype(t0.dtype)
     walk = Walk(order)
     found = walk.decisions(jaxpr)
-    if not found:
-        terms = _expand(walk, jaxpr, point, dt)
-        return SolutionSeries(treedef, terms, [c[1] for c in terms])
-    slopes = _slopes(jaxpr, point, dt)
-    ahead = _point_ahead(jaxpr, point, dt, slopes, may_be_singular=found.steps)
-    return SolutionSeries(treedef, _expand(walk, jaxpr, point, dt, ahead), slopes)
+    slopes = ahead = None
+    if found:
+        slopes = _slopes(jaxpr, point, dt)
+        ahead = _point_ahead(jaxpr, point, dt, slopes, may_be_singular=found.steps)
+    terms = None
+    if unroll is not None and not unroll:
+        terms, reason = _rolled(order, jaxpr, point, dt, ahead)
+        if reason is not None:
+            warnings.warn(f"{caller}: `unroll=False` has no effect: {reason}")
+    if terms is None:
+        terms = _expand(walk, jaxpr, point, dt, ahead)
+    return SolutionSeries(treedef, terms, slopes or [c[1] for c in terms])
 
 
 def _expand(
@@ -245,9 +260,69 @@ def _expand(
         for series, value in zip([time, *state], ahead):
             series.look_ahead(lambda value=value: value)
     slopes = walk.interpret(jaxpr, [time, *state])
-    # y' = f  =>  y_{k+1} = f_k / (k + 1)
-    order_by_order(walk, state, slopes, lambda k, term: scale(term, 1 / (k + 1)))
+    order_by_order(walk, state, slopes, _lift)
     return [[y.dense(k) for k in range(order + 1)] for y in state]
+
+
+# The passes of a loop that may have to be computed before it. (Two are enough for all
+# rules of the package that can be in a loop.)
+_PASSES_BEFORE = 3
+
+
+def _rolled(
+    order: int,
+    jaxpr: Jaxpr,
+    point: Sequence[Array],
+    dt: Array,
+    ahead: Sequence[Array] | None,
+) -> tuple[list[Array] | None, str | None]:
+    """Computes what `_expand` does, by a loop over orders: the terms of each leaf,
+    stacked. Where there is no such loop, it returns the reason."""
+    arrays = [dt, *point, *(ahead or [])]
+    start = 1
+    while True:
+        fun = ft.partial(_expand_in_loop, order, start, jaxpr)
+        try:
+            return evaluate(trace(fun, *map(jax.typeof, arrays)), arrays), None
+        except TooEarly as e:
+            start = max(e.passes, start + 1)
+            if start > _PASSES_BEFORE:
+                return None, _reason(e)
+        except (Unrollable, TypeError, *UNTRACEABLE) as e:
+            # Errors of other kinds are raised again where there is no loop.
+            return None, _reason(e)
+
+
+def _reason(error: Exception) -> str:
+    primitive = getattr(error, "primitive", None)
+    what = "the field" if primitive is None else f"the rule of `{primitive}`"
+    return f"{what} cannot compute its orders by a loop. ({error})"
+
+
+def _expand_in_loop(
+    order: int, start: int, jaxpr: Jaxpr, dt: Array, *arrays: Array
+) -> list[Array]:
+    """Traces a jet whose orders are computed by a loop, but for the first passes."""
+    variables = jaxpr.jaxpr.invars
+    point, ahead = arrays[: len(variables)], arrays[len(variables) :]
+    loop = OrderLoop(order, start)
+    walk = Walk(order, loop=loop)
+    # Time is no series that is known: its functions are computed in the loop, too.
+    time = unknown(variables[0].aval, mask(1), [point[0], dt])
+    state = [
+        unknown(var.aval, mask(order), [leaf])
+        for var, leaf in zip(variables[1:], point[1:])
+    ]
+    loop.contain(state, [time])
+    for series, value in zip([time, *state], ahead):
+        series.look_ahead(lambda value=value: value)
+    slopes = walk.interpret(jaxpr, [time, *state])
+    return rolled(walk, loop, state, slopes, _lift)
+
+
+def _lift(k: Any, term: Any) -> Any:
+    """y' = f  =>  y_{k+1} = f_k / (k + 1)"""
+    return scale(term, 1 / (k + 1))
 
 
 # -- the point by which a field decides
