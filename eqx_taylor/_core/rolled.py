@@ -71,7 +71,7 @@ class OrderLoop:
         self._given: dict[Series, Sequence[Term]] = {}
         self._scalars: dict[Any, Any] = {}
         # The arrays of coefficients.
-        self.histories: dict[Series, Any] = {}
+        self.arrays: dict[tuple[Series, bool], Any] = {}
         # The primitives whose rules have made the series.
         self.names: dict[Series, str] = {}
 
@@ -131,7 +131,7 @@ class OrderLoop:
             for series in unknowns:
                 self._current[series] = self._placeholder(jax.typeof(series.dense(0)))
             outs = [jnp.asarray(x) for x in body(Order(self, 0))]
-            for series in _growing(self.histories):
+            for series, _ in _growing(self.arrays):
                 term = self.current(series)
                 outs.append(filled(series.aval) if term is None else term)
             return outs
@@ -228,31 +228,54 @@ class OrderLoop:
 
     # -- arrays of coefficients
 
-    def history(self, series: Series) -> Any:
-        """The array of the coefficients of earlier passes."""
-        if series not in self.histories:
-            aval = stacked_type(series.aval, 2 * self.rows)
-            self.histories[series] = self._placeholder(aval)
-        return self.histories[series]
+    def _array(self, series: Series, is_reversed: bool) -> Any:
+        """The array of what earlier passes have computed of a series."""
+        key = series, is_reversed
+        if key not in self.arrays:
+            rows = 2 * self.rows if is_reversed else self.rows
+            self.arrays[key] = self._placeholder(stacked_type(series.aval, rows))
+        return self.arrays[key]
 
     def _past(self, series: Series, k: Table) -> Term:
         """Coefficient `k` from an earlier pass; zero where it is one from before."""
-        shift = self.rows + self.lag(series) - 1
+        array = self._array(series, False)
+        shift = self.lag(series) - 1
         if isinstance(k, Order):
             row = self._index + (k.offset + shift)
         else:
             row = self.scalar([value + shift for value in k.values], np.int32)
-        return self._row(self.history(series), row)
+        return self._row(array, row)
 
-    def first_rows(self, series: Series) -> Any:
-        """The array of coefficients when the loop begins."""
+    def first_rows(self, series: Series, is_reversed: bool) -> Any:
+        """The array of a series when the loop begins."""
+        rows = 2 * self.rows if is_reversed else self.rows
+        array = filled(stacked_type(series.aval, rows))
         lag = self.lag(series)
-        array = filled(stacked_type(series.aval, 2 * self.rows))
-        known = [series.dense(k - lag) for k in range(1, self.start)]
-        if known:
-            known = as_type(series.aval, jnp.stack(known).astype(array.dtype))
-            array = lax.dynamic_update_slice_in_dim(array, known, self.rows, 0)
+        for k in range(1, self.start):
+            term = series[k - lag]
+            if term is not None:
+                array = self.with_row(array, series, is_reversed, k, term)
         return array
+
+    def with_row(
+        self, array: Any, series: Series, is_reversed: bool, k: Any, term: Any
+    ) -> Any:
+        """Writes what pass `k` has computed into an array of a series."""
+        term = as_type(series.aval, jnp.asarray(term, array.dtype))
+        row = self.rows - k if is_reversed else k - 1
+        return lax.dynamic_update_index_in_dim(
+            array, term, row, 0, allow_negative_indices=False
+        )
+
+    def _rows(self, series: Series, is_reversed: bool, updated: bool) -> Any:
+        """The array of a series, with the row of this pass if it is known by now."""
+        array = self._array(series, is_reversed)
+        if not updated or series in self._computing:
+            return array
+        term = self.current(series)
+        if term is None:
+            return array
+        return self.with_row(array, series, is_reversed, self._index, term)
 
     # -- products
 
@@ -321,20 +344,35 @@ class OrderLoop:
         offset = k.offset + lag_a + lag_b - 2
         # The rows of this pass have a partner, unless it is a coefficient 0.
         updated = offset + 1 >= 0
-        A = lax.slice_in_dim(self._rows(a, updated), n + lowest, 2 * n)
+        if product is lax.mul and KERNEL == "blocks":
+            A = self._rows(a, False, updated)
+            B = self._rows(b, False, updated)
+            rank = max(A.ndim, B.ndim)
+            A, B = (_with_rank(x, rank) for x in (A, B))
+            W = None
+            if weight is not None:
+                W = self._weights(weight, k, 0, lag_a, A.dtype)
+            return blocks(A, B, W, self._index + offset, lowest)
+        A = self._rows(a, False, updated)[lowest:]
         B = lax.dynamic_slice_in_dim(
-            self._rows(b, updated),
-            self._index + (offset + 1),
+            self._rows(b, True, updated),
+            (n - 1 - offset + lowest) - self._index,
             n - lowest,
             allow_negative_indices=False,
         )
-        B = lax.rev(B, (0,))
         if product is not lax.mul:
             return jnp.sum(jax.vmap(product)(A, B), axis=0)
         rank = max(A.ndim, B.ndim)
         A, B = (_with_rank(x, rank) for x in (A, B))
         if weight is not None:
             A = A * _with_rank(self._weights(weight, k, lowest, lag_a, A.dtype), rank)
+        if KERNEL == "reduce4":
+            P = A * B
+            m = -(-P.shape[0] // 4)
+            if P.shape[0] % 4:
+                P = jnp.concatenate([P, jnp.zeros((4 * m - P.shape[0], *P.shape[1:]), P.dtype)])
+            P = (P[:m] + P[m : 2 * m]) + (P[2 * m : 3 * m] + P[3 * m :])
+            return jnp.sum(P, axis=0)
         return jnp.sum(A * B, axis=0)
 
     def _weights(self, weight, k: Order, lowest: int, lag: int, dtype: Any) -> Any:
@@ -348,22 +386,34 @@ class OrderLoop:
             array = jnp.asarray(np.asarray(table).astype(dtype))
             return self._row(array, self._index - self.start)
 
-    def _rows(self, series: Series, updated: bool) -> Any:
-        """The array of a series, with the row of this pass if it is known by now."""
-        array = self.history(series)
-        if not updated or series in self._computing:
-            return array
-        term = self.current(series)
-        if term is None:
-            return array
-        return self.with_row(array, series, self._index, term)
 
-    def with_row(self, array: Any, series: Series, index: Any, term: Any) -> Any:
-        """Writes what pass `index` has computed into the array of a series."""
-        term = as_type(series.aval, jnp.asarray(term, array.dtype))
-        return lax.dynamic_update_index_in_dim(
-            array, term, index + (self.rows - 1), 0, allow_negative_indices=False
-        )
+import os
+KERNEL = os.environ.get("KERNEL", "reduce")
+U = int(os.environ.get("BLOCK", "4"))
+
+
+def blocks(A, B, W, last, lowest):
+    """Σ_{r=lowest}^{last} W[r] A[r] B[last-r]"""
+    zero = jnp.zeros(np.broadcast_shapes(A.shape[1:], B.shape[1:]), A.dtype)
+    n = A.shape[0]
+    row = lambda x, i: lax.dynamic_index_in_dim(x, i, 0, False, allow_negative_indices=False)
+    def step(i, total):
+        terms = []
+        for c in range(U):
+            r = lowest + U * i + c
+            x = row(A, r)
+            if W is not None:
+                x = x * row(W, r)
+            terms.append(x * row(B, last - r))
+            if c: # past the end
+                terms[-1] = jnp.where(r <= last, terms[-1], 0)
+        while len(terms) > 1:
+            terms = [a + b for a, b in zip(terms[::2], terms[1::2])]
+        return total + terms[0]
+    count = (last - lowest + U) // U
+    return lax.fori_loop(0, count, step, zero)
+
+BARRIER = os.environ.get("BARRIER", "1") == "1"
 
 
 def _with_rank(x: Any, rank: int) -> Any:
@@ -409,19 +459,20 @@ def rolled(
         return lifted(k)
 
     program = loop.trace_body(unknowns, body)
-    count, kept = len(unknowns), list(loop.histories)
+    count, kept = len(unknowns), list(loop.arrays)
     # The placeholders, in the order in which they were made.
 
     def one_pass(carry, index):
         current, arrays = carry
         outs = evaluate_with(program, [index, *current, *arrays])
+        if BARRIER: arrays, outs = lax.optimization_barrier((arrays, outs))
         arrays = [
-            loop.with_row(array, series, index, term)
-            for array, series, term in zip(arrays, kept, outs[count:])
+            loop.with_row(array, *key, index, term)
+            for array, key, term in zip(arrays, kept, outs[count:])
         ]
         return (outs[:count], arrays), outs[:count]
 
-    start = [terms[-1] for terms in before], [loop.first_rows(x) for x in kept]
+    start = [terms[-1] for terms in before], [loop.first_rows(*key) for key in kept]
     index = jnp.arange(loop.start, walk.order, dtype=jnp.int32)
     _, after = lax.scan(one_pass, start, index)
     return [
