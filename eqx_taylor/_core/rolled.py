@@ -11,12 +11,11 @@ Pass `k` computes coefficient `k` of the solution's series, and of nearly all th
 depends on it. Derivatives lag behind by one: of the series `x'` it computes coefficient
 `k - 1`, and so of what is computed from `x'`. So an array holds in row `r` what pass `r
 + 1` has computed, and coefficients 0 are not in it, where they are known before the
-loop. The other rows are zero; and there are as many zeros in front of them. Then
+loop. The other rows are zero. Then
 
     Σ_j a_j b_{m-j}  =  Σ_r A[r] B[s-r],  s = m + lags - 2,
 
-is a sum over all rows, with a `B` that is sliced and reversed: rows that do not exist,
-and coefficients that are not known yet, meet zeros in both arrays.
+and products with coefficients 0, or with those of this pass, are added to it.
 """
 
 import contextlib
@@ -43,6 +42,7 @@ from .jax import (
 )
 from .order import Order, Table, TooEarly, Unrollable
 from .series import Series, Tentative
+from .sums_over_orders import row_of, sum_over_orders
 from .terms import add, scale, Term
 from .walk import Walk
 
@@ -71,7 +71,7 @@ class OrderLoop:
         self._given: dict[Series, Sequence[Term]] = {}
         self._scalars: dict[Any, Any] = {}
         # The arrays of coefficients.
-        self.arrays: dict[tuple[Series, bool], Any] = {}
+        self.arrays: dict[Series, Any] = {}
         # The primitives whose rules have made the series.
         self.names: dict[Series, str] = {}
 
@@ -131,7 +131,7 @@ class OrderLoop:
             for series in unknowns:
                 self._current[series] = self._placeholder(jax.typeof(series.dense(0)))
             outs = [jnp.asarray(x) for x in body(Order(self, 0))]
-            for series, _ in _growing(self.arrays):
+            for series in _growing(self.arrays):
                 term = self.current(series)
                 outs.append(filled(series.aval) if term is None else term)
             return outs
@@ -153,13 +153,8 @@ class OrderLoop:
         if key not in self._scalars:
             with recorded_by(self._within):
                 table = jnp.asarray(np.asarray(values).astype(dtype))
-                self._scalars[key] = self._row(table, self._index - self.start)
+                self._scalars[key] = row_of(table, self._index - self.start)
         return self._scalars[key]
-
-    def _row(self, array: Any, index: Any) -> Any:
-        return lax.dynamic_index_in_dim(
-            array, index, keepdims=False, allow_negative_indices=False
-        )
 
     def advance(self, tape: Sequence[Series], k: Order) -> None:
         """Computes the coefficients of this pass, of all series for which it is `k`."""
@@ -228,54 +223,50 @@ class OrderLoop:
 
     # -- arrays of coefficients
 
-    def _array(self, series: Series, is_reversed: bool) -> Any:
+    def _array(self, series: Series) -> Any:
         """The array of what earlier passes have computed of a series."""
-        key = series, is_reversed
-        if key not in self.arrays:
-            rows = 2 * self.rows if is_reversed else self.rows
-            self.arrays[key] = self._placeholder(stacked_type(series.aval, rows))
-        return self.arrays[key]
+        if series not in self.arrays:
+            self.arrays[series] = self._placeholder(self._array_type(series))
+        return self.arrays[series]
+
+    def _array_type(self, series: Series) -> Any:
+        return stacked_type(series.aval, self.rows)
 
     def _past(self, series: Series, k: Table) -> Term:
-        """Coefficient `k` from an earlier pass; zero where it is one from before."""
-        array = self._array(series, False)
+        """Coefficient `k` from an earlier pass; any number where it is from before."""
         shift = self.lag(series) - 1
         if isinstance(k, Order):
             row = self._index + (k.offset + shift)
         else:
             row = self.scalar([value + shift for value in k.values], np.int32)
-        return self._row(array, row)
+        return row_of(self._array(series), row)
 
-    def first_rows(self, series: Series, is_reversed: bool) -> Any:
+    def first_rows(self, series: Series) -> Any:
         """The array of a series when the loop begins."""
-        rows = 2 * self.rows if is_reversed else self.rows
-        array = filled(stacked_type(series.aval, rows))
+        array = filled(self._array_type(series))
         lag = self.lag(series)
         for k in range(1, self.start):
             term = series[k - lag]
             if term is not None:
-                array = self.with_row(array, series, is_reversed, k, term)
+                array = self.with_row(array, series, k, term)
         return array
 
-    def with_row(
-        self, array: Any, series: Series, is_reversed: bool, k: Any, term: Any
-    ) -> Any:
-        """Writes what pass `k` has computed into an array of a series."""
+    def with_row(self, array: Any, series: Series, k: Any, term: Any) -> Any:
+        """Writes what pass `k` has computed into the array of a series."""
         term = as_type(series.aval, jnp.asarray(term, array.dtype))
-        row = self.rows - k if is_reversed else k - 1
         return lax.dynamic_update_index_in_dim(
-            array, term, row, 0, allow_negative_indices=False
+            array, term, k - 1, 0, allow_negative_indices=False
         )
 
-    def _rows(self, series: Series, is_reversed: bool, updated: bool) -> Any:
+    def _rows(self, series: Series, updated: bool) -> Any:
         """The array of a series, with the row of this pass if it is known by now."""
-        array = self._array(series, is_reversed)
+        array = self._array(series)
         if not updated or series in self._computing:
             return array
         term = self.current(series)
-        if term is None:
-            return array
-        return self.with_row(array, series, is_reversed, self._index, term)
+        return (
+            array if term is None else self.with_row(array, series, self._index, term)
+        )
 
     # -- products
 
@@ -344,81 +335,19 @@ class OrderLoop:
         offset = k.offset + lag_a + lag_b - 2
         # The rows of this pass have a partner, unless it is a coefficient 0.
         updated = offset + 1 >= 0
-        if product is lax.mul and KERNEL == "blocks":
-            A = self._rows(a, False, updated)
-            B = self._rows(b, False, updated)
-            rank = max(A.ndim, B.ndim)
-            A, B = (_with_rank(x, rank) for x in (A, B))
-            W = None
-            if weight is not None:
-                W = self._weights(weight, k, 0, lag_a, A.dtype)
-            return blocks(A, B, W, self._index + offset, lowest)
-        A = self._rows(a, False, updated)[lowest:]
-        B = lax.dynamic_slice_in_dim(
-            self._rows(b, True, updated),
-            (n - 1 - offset + lowest) - self._index,
-            n - lowest,
-            allow_negative_indices=False,
-        )
-        if product is not lax.mul:
-            return jnp.sum(jax.vmap(product)(A, B), axis=0)
-        rank = max(A.ndim, B.ndim)
-        A, B = (_with_rank(x, rank) for x in (A, B))
-        if weight is not None:
-            A = A * _with_rank(self._weights(weight, k, lowest, lag_a, A.dtype), rank)
-        if KERNEL == "reduce4":
-            P = A * B
-            m = -(-P.shape[0] // 4)
-            if P.shape[0] % 4:
-                P = jnp.concatenate([P, jnp.zeros((4 * m - P.shape[0], *P.shape[1:]), P.dtype)])
-            P = (P[:m] + P[m : 2 * m]) + (P[2 * m : 3 * m] + P[3 * m :])
-            return jnp.sum(P, axis=0)
-        return jnp.sum(A * B, axis=0)
+        weights = None if weight is None else self._weights(weight, k, lag_a, a)
+        rows = [self._rows(series, updated) for series in (a, b)]
+        return sum_over_orders(product, *rows, weights, lowest, self._index + offset)
 
-    def _weights(self, weight, k: Order, lowest: int, lag: int, dtype: Any) -> Any:
-        """The weights of the rows from `lowest` on, in this pass."""
-        orders = [r + 1 - lag for r in range(lowest, self.rows)]
+    def _weights(self, weight: Callable, k: Order, lag: int, a: Series) -> Any:
+        """The weights of the rows of `a`, in this pass."""
+        orders = [r + 1 - lag for r in range(self.rows)]
         table = [
             [weight(j, value) if j <= value else 0 for j in orders]
             for value in k.values
         ]
-        with recorded_by(self._within):
-            array = jnp.asarray(np.asarray(table).astype(dtype))
-            return self._row(array, self._index - self.start)
-
-
-import os
-KERNEL = os.environ.get("KERNEL", "reduce")
-U = int(os.environ.get("BLOCK", "4"))
-
-
-def blocks(A, B, W, last, lowest):
-    """Σ_{r=lowest}^{last} W[r] A[r] B[last-r]"""
-    zero = jnp.zeros(np.broadcast_shapes(A.shape[1:], B.shape[1:]), A.dtype)
-    n = A.shape[0]
-    row = lambda x, i: lax.dynamic_index_in_dim(x, i, 0, False, allow_negative_indices=False)
-    def step(i, total):
-        terms = []
-        for c in range(U):
-            r = lowest + U * i + c
-            x = row(A, r)
-            if W is not None:
-                x = x * row(W, r)
-            terms.append(x * row(B, last - r))
-            if c: # past the end
-                terms[-1] = jnp.where(r <= last, terms[-1], 0)
-        while len(terms) > 1:
-            terms = [a + b for a, b in zip(terms[::2], terms[1::2])]
-        return total + terms[0]
-    count = (last - lowest + U) // U
-    return lax.fori_loop(0, count, step, zero)
-
-BARRIER = os.environ.get("BARRIER", "1") == "1"
-
-
-def _with_rank(x: Any, rank: int) -> Any:
-    """Puts axes of length 1 behind the first, up to a rank."""
-    return lax.reshape(x, (x.shape[0], *(1,) * (rank - x.ndim), *x.shape[1:]))
+        array = jnp.asarray(np.asarray(table).astype(a.aval.dtype))
+        return row_of(array, self._index - self.start)
 
 
 def _growing(series: dict[Series, Any]):
@@ -465,14 +394,15 @@ def rolled(
     def one_pass(carry, index):
         current, arrays = carry
         outs = evaluate_with(program, [index, *current, *arrays])
-        if BARRIER: arrays, outs = lax.optimization_barrier((arrays, outs))
+        # They are read before they are written: XLA needs no copies of them.
+        arrays, outs = lax.optimization_barrier((arrays, outs))
         arrays = [
-            loop.with_row(array, *key, index, term)
-            for array, key, term in zip(arrays, kept, outs[count:])
+            loop.with_row(array, series, index, term)
+            for array, series, term in zip(arrays, kept, outs[count:])
         ]
         return (outs[:count], arrays), outs[:count]
 
-    start = [terms[-1] for terms in before], [loop.first_rows(*key) for key in kept]
+    start = [terms[-1] for terms in before], [loop.first_rows(x) for x in kept]
     index = jnp.arange(loop.start, walk.order, dtype=jnp.int32)
     _, after = lax.scan(one_pass, start, index)
     return [
