@@ -336,8 +336,8 @@ class OrderLoop:
         # The rows of this pass have a partner, unless it is a coefficient 0.
         updated = offset + 1 >= 0
         weights = None if weight is None else self._weights(weight, k, lag_a, a)
-        rows = [self._rows(series, updated) for series in (a, b)]
-        return sum_over_orders(product, *rows, weights, lowest, self._index + offset)
+        A, B = (self._rows(series, updated) for series in (a, b))
+        return sum_over_orders(product, A, B, weights, lowest, self._index + offset)
 
     def _weights(self, weight: Callable, k: Order, lag: int, a: Series) -> Any:
         """The weights of the rows of `a`, in this pass."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .jax import at_place, current_place, filled
-from .order import Order, Table
+from .order import Table
 from .protocols import Aval
 from .rule import Cost
 from .storage import policy, Storage
@@ -158,8 +158,9 @@ class Series:
         if not is_kept:
             _made_by(self)
 
-    def __getitem__(self, k: int) -> Term:
+    def __getitem__(self, k: Any) -> Term:
         """Returns coefficient `k`: an array, or `None` where it is known to be zero."""
+        # An integer; or an `Order`, in a loop over orders.
         if isinstance(k, Table):
             return k.loop.coefficient(self, k)
         terms = self._terms
@@ -192,7 +193,7 @@ class Series:
         """A context for what is computed before a loop, even while its body is read."""
         return contextlib.nullcontext() if self.loop is None else self.loop.outside()
 
-    def in_loop(self, k: Order) -> Term:
+    def in_loop(self, k: Any) -> Term:
         """Computes coefficient `k` in each pass of a loop over orders."""
         caller, _now.by = _now.by, self
         try:

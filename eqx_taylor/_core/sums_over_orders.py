@@ -1,6 +1,7 @@
 """Sums of products of two arrays of coefficients, over as many orders as are known: by
 a loop in the program, which reads only these."""
 
+import functools as ft
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,7 @@ def sum_over_orders(
     def applied(consts, x, y):
         return evaluate(with_constants(jaxpr, consts), [x, y])[0]
 
-    zero = filled(jaxpr.out_avals[0])
+    zero = ft.partial(filled, jaxpr.out_avals[0])
     return _sum(applied, jaxpr.consts, a, b, weights, first, last, zero, 1)
 
 
@@ -65,9 +66,13 @@ def _elementwise(a, b, weights, first, last):
         lax.reshape(x, (x.shape[0], *(1,) * (rank - x.ndim), *x.shape[1:]))
         for x in (a, b)
     )
-    zero = jnp.zeros(np.broadcast_shapes(a.shape[1:], b.shape[1:]), a.dtype)
-    zero = as_type(divided[0], zero) if divided else zero
-    zero = vary(zero, joint_axes(kinds))
+    shape, dtype = np.broadcast_shapes(a.shape[1:], b.shape[1:]), a.dtype
+
+    def zero():
+        array = jnp.zeros(shape, dtype)
+        array = as_type(divided[0], array) if divided else array
+        return vary(array, joint_axes(kinds))
+
     times = lambda _, x, y: x * y  # noqa: E731
     return _sum(times, [], a, b, weights, first, last, zero, _AT_A_TIME)
 
@@ -91,7 +96,7 @@ def _sum(product, consts, a, b, weights, first, last, zero, at_a_time):
             return total + terms[0]
 
         passes = (last - first + at_a_time) // at_a_time
-        return lax.fori_loop(0, passes, step, zero)
+        return lax.fori_loop(0, passes, step, zero())
 
     def over_all_rows(consts, a, b, weights, last):
         before = [(rows, 0, 0)] + [(0, 0, 0)] * (b.ndim - 1)
@@ -107,10 +112,10 @@ def _sum(product, consts, a, b, weights, first, last, zero, at_a_time):
 
     @total.defjvp
     def _(primals, tangents):
-        *differentiated, weights, last = primals
+        weights, last = primals[3:]
         _, tangent = jax.jvp(
-            lambda *args: over_all_rows(*args, weights, last),
-            tuple(differentiated),
+            lambda consts, a, b: over_all_rows(consts, a, b, weights, last),
+            tuple(primals[:3]),
             tuple(tangents[:3]),
         )
         return total(*primals), tangent
