@@ -7,6 +7,7 @@ import numpy as np
 from jax import lax
 
 from .jax import explicit_sharding
+from .order import Order
 from .series import Series
 from .storage import policy
 from .terms import add, scale, Term
@@ -46,6 +47,8 @@ def convolve(
         3.0 11.0 10.0 None
         ```
     """
+    if isinstance(k, Order):
+        return k.loop.convolve(product, a, b, k, first)
     if product is lax.mul:
         total = products(a, b, ((j, k - j, 1) for j in range(first, k + 1)))
         return disjoined(total, a, b)
@@ -87,11 +90,27 @@ def convolve_square(a: Series, k: int, first: int = 0) -> Term:
         1.0 4.0 4.0 None
         ```
     """
+    if isinstance(k, Order):
+        return k.loop.convolve_square(a, k, first)
     total = products(a, a, ((j, k - j, 1) for j in range(first, (k + 1) // 2)))
     total = scale(total, 2)
     if k % 2 == 0 and first <= k // 2:
         total = add(total, products(a, a, [(k // 2, k // 2, 1)]))
     return disjoined(total, a, a)
+
+
+def convolve_weighted(
+    a: Series,
+    b: Series,
+    k: int,
+    weight: Callable[[int, int], float],
+) -> Term:
+    """Computes `Σ_{j=1}^{k} weight(j, k) a_j b_{k-j}`, element by element; with axes
+    joined, as `products` does."""
+    if isinstance(k, Order):
+        return k.loop.convolve(lax.mul, a, b, k, 1, weight)
+    weights = ((j, k - j, weight(j, k)) for j in range(1, k + 1))
+    return products(a, b, (pair for pair in weights if pair[-1] != 0))
 
 
 def products(

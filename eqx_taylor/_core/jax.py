@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend.core as jex
 import numpy as np
-from jax._src import source_info_util
+from jax._src import core as jax_core, source_info_util
 from jax._src.interpreters.partial_eval import dce_jaxpr
 from jax._src.literals import TypedNdArray
 from jax._src.state.discharge import discharge_state
@@ -175,6 +175,42 @@ def without_names() -> Any:
 
 def evaluate(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
     return jex.jaxpr_as_fun(jaxpr)(*args)
+
+
+def current_trace() -> Any:
+    """The trace that operations are recorded by now."""
+    return jax_core.trace_ctx.trace
+
+
+def recorded_by(trace: Any) -> Any:
+    """A context in which operations are recorded by `trace`, one of those around."""
+    return jax_core.set_current_trace(trace)
+
+
+# A value that is not there yet while a program is traced: `evaluate_with` has it.
+_placeholder_p = jex.Primitive("eqx_taylor_placeholder")
+_placeholder_p.def_abstract_eval(lambda *, aval, index: aval)
+
+
+def placeholder(aval: Aval, index: int) -> Any:
+    return _placeholder_p.bind(aval=aval, index=index)
+
+
+def evaluate_with(jaxpr: Jaxpr, values: Sequence[Any]) -> list[Any]:
+    """Evaluates a closed jaxpr without inputs, with values for the placeholders."""
+    inner = jaxpr.jaxpr
+    env: dict[Any, Any] = dict(zip(inner.constvars, jaxpr.consts))
+
+    def read(atom):
+        return atom.val if is_literal(atom) else env[atom]
+
+    for eqn in live_equations(jaxpr):
+        if eqn.primitive is _placeholder_p:
+            env[eqn.outvars[0]] = values[eqn.params["index"]]
+            continue
+        with located(eqn):
+            env.update(zip(eqn.outvars, bind(eqn, [read(x) for x in eqn.invars])))
+    return [read(atom) for atom in inner.outvars]
 
 
 # Earlier CPU compilers drop the barrier before they fuse; it then only stands in the

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .jax import at_place, current_place, filled
+from .order import Table
 from .protocols import Aval
 from .rule import Cost
 from .storage import policy, Storage
@@ -104,6 +105,8 @@ class Series:
         "tentative",
         "is_tracked",
         "storage",
+        "loop",
+        "is_linear",
         "_compute",
         "_place",
         "_terms",
@@ -138,6 +141,10 @@ class Series:
         # equation's outputs is known from its inputs.)
         self.is_tracked = not is_kept
         self.storage = Storage()
+        # The loop over orders that it is computed in, if there is one; and whether its
+        # coefficient 0 is computed as all others are.
+        self.loop: Any = None
+        self.is_linear = False
         self._compute = compute
         # The place in the source of its equation, for whenever a coefficient is
         # computed.
@@ -151,24 +158,49 @@ class Series:
         if not is_kept:
             _made_by(self)
 
-    def __getitem__(self, k: int) -> Term:
+    def __getitem__(self, k: Any) -> Term:
         """Returns coefficient `k`: an array, or `None` where it is known to be zero."""
+        # An integer; or an `Order`, in a loop over orders.
+        if isinstance(k, Table):
+            return k.loop.coefficient(self, k)
         terms = self._terms
         if len(terms) <= k:
-            caller, _now.by = _now.by, self
-            try:
-                with at_place(self._place):
-                    while len(terms) <= k:
-                        n = len(terms)
-                        moves = self.support >> n & 1
-                        terms.append(self._compute(n) if moves else None)
-            finally:
-                _now.by = caller
+            if self.loop is None:
+                self._extend(k)
+            else:
+                with self.loop.outside():
+                    self._extend(k)
         if self.tentative:
             reader = _now.by
             if isinstance(reader, Series) and reader.is_tracked:
                 reader.depend_on([self], ahead=k - len(reader._terms))
         return terms[k]
+
+    def _extend(self, k: int) -> None:
+        """Computes all coefficients up to `k`."""
+        terms = self._terms
+        caller, _now.by = _now.by, self
+        try:
+            with at_place(self._place):
+                while len(terms) <= k:
+                    n = len(terms)
+                    moves = self.support >> n & 1
+                    terms.append(self._compute(n) if moves else None)
+        finally:
+            _now.by = caller
+
+    def _outside(self) -> Any:
+        """A context for what is computed before a loop, even while its body is read."""
+        return contextlib.nullcontext() if self.loop is None else self.loop.outside()
+
+    def in_loop(self, k: Any) -> Term:
+        """Computes coefficient `k` in each pass of a loop over orders."""
+        caller, _now.by = _now.by, self
+        try:
+            with at_place(self._place):
+                return self._compute(k)
+        finally:
+            _now.by = caller
 
     def wrap(self, wrapper: Callable[[Callable[[int], Term]], Callable]) -> None:
         """Wraps the function that computes coefficients, before any is computed."""
@@ -243,7 +275,7 @@ class Series:
         """The value by which decisions are made."""
         if self._ahead is None:
             return self.dense(0)
-        with at_place(self._place):
+        with self._outside(), at_place(self._place):
             return self._ahead()
 
     @property
@@ -251,7 +283,7 @@ class Series:
         """The value at the point, whatever was decided."""
         if self._here is None:
             return self.dense(0)
-        with at_place(self._place):
+        with self._outside(), at_place(self._place):
             return self._here()
 
     @property
@@ -276,6 +308,7 @@ class Series:
                 is_kept=True,
             )
             self._derivative.storage.cost = Cost.VIEW
+            self._derivative.loop, self._derivative.is_linear = self.loop, True
             self._derivative.is_tracked = True  # What `self` depends on may come later.
             self._derivative.depend_on([self], ahead=1)
         return self._derivative

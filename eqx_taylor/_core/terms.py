@@ -4,12 +4,14 @@ from typing import Any
 
 from jax import lax
 
+from .order import Table
+
 
 # A coefficient; `None` is one that is known to be zero.
 Term = Any
 
 
-def scale(term: Term, factor: float | int) -> Term:
+def scale(term: Term, factor: Any) -> Term:
     """Computes `factor * term`; `None` where the term is.
 
     **Arguments:**
@@ -30,7 +32,11 @@ def scale(term: Term, factor: float | int) -> Term:
         [3. 6.] None
         ```
     """
-    if term is None or factor == 1:
+    if term is None:
+        return term
+    if isinstance(factor, Table):
+        return lax.mul(term, lax.broadcast(factor.scalar(term.dtype), term.shape))
+    if factor == 1:
         return term
     if factor == -1:
         return lax.neg(term)

@@ -15,6 +15,7 @@ subexpression elimination, it shares pairs like sine and cosine, and it is what 
 primitive whose derivative calls the primitive a recurrence and not a regress.
 """
 
+import contextlib
 import copy
 import enum
 import functools as ft
@@ -31,11 +32,13 @@ from .jax import (
     is_literal,
     live_equations,
     located,
+    name_of_call,
     without_pruning,
     without_references,
     WithoutConstants,
 )
 from .memo import constant_key, equation_key
+from .order import Order
 from .primitives import CALLS
 from .protocols import Jaxpr, JaxprEqn
 from .recurrence import Recurrence
@@ -113,6 +116,7 @@ class Walk:
         decides_ahead: bool = True,
         assumed_linear: frozenset[Hashable] = frozenset(),
         cache: Cache | None = None,
+        loop: Any = None,
     ):
         self.order = order
         self.stop = order if stop is None else stop
@@ -125,6 +129,8 @@ class Walk:
         self.decides_ahead = decides_ahead
         # Functions (`params_key`) that are taken for linear, to see if they can be.
         self.assumed_linear = assumed_linear
+        # The loop over orders in which coefficients are computed, if there is one.
+        self.loop = loop
         self.tape: list[Series] = []
         # Facts about the jaxprs within, for all the walks that read them.
         self._cache: Cache = {} if cache is None else cache
@@ -146,6 +152,7 @@ class Walk:
             decides_ahead=self.decides_ahead and decides_ahead,
             assumed_linear=self.assumed_linear,
             cache=self._cache,
+            loop=self.loop,
         )
         walk._memo, walk._here = self._memo, f"{key}'"
         return walk
@@ -253,7 +260,8 @@ class Walk:
             # a predicate then need not go back through the whole program.
             takes_all = self.reach is Reach.ALL
             for series in outputs:
-                series[self.stop if takes_all and series.is_known else 0]
+                if self.loop is None or self.loop.knows_first(series):
+                    series[self.stop if takes_all and series.is_known else 0]
         return outputs
 
     def _memo_key(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> Hashable:
@@ -267,12 +275,18 @@ class Walk:
         """Reads an equation by its rule, and keeps all series that the rule has made
         for it."""
         is_known = all(series.is_known for series in inputs)
-        with reading(is_known) as made:
+        with reading(is_known) as made, self._naming(eqn):
             outputs = choose_rule(eqn, inputs)(self, eqn, inputs)
             if len(outputs) != len(eqn.outvars):
                 # JAX has left out results, in a way that `without_pruning` cannot see.
                 outputs = RULES[eqn.primitive.name].read(self, eqn, inputs)
         self._count_uses(eqn, inputs, outputs)
+        if self.loop is not None:
+            is_linear = _is_linear(self, eqn, inputs)
+            for series in outputs:
+                series.is_linear = series.is_linear or is_linear
+            for series in [*outputs, *made]:
+                self.loop.names.setdefault(series, name_of_call(eqn))
         for series in outputs:
             if not series.is_kept:
                 series.is_tracked = False
@@ -329,10 +343,11 @@ class Walk:
         series.is_kept = True
         series.key = self._new_name()
         series.is_known = is_known
+        series.loop = self.loop
         history = self.history
         if history is not None:
             series.wrap(lambda compute: history.cached(series.key, compute))
-        elif not is_known or series.storage.is_slow:
+        elif self.loop is None and (not is_known or series.storage.is_slow):
             once = series.storage.once
             series.wrap(lambda compute: lambda k: once(k, compute(k), is_known))
         return series
@@ -359,8 +374,11 @@ class Walk:
     def advance(self, k: int) -> None:
         """Computes coefficient `k` of everything met so far, in order of appearance:
         so that no request recurses through the whole program."""
-        for series in self.tape:
-            series[k]
+        if isinstance(k, Order):
+            k.loop.advance(self.tape, k)
+        else:
+            for series in self.tape:
+                series[k]
 
     def retract(self, tentative: Tentative, k: int) -> None:
         """Takes back coefficient `k` of what depends on these series, and of them."""
@@ -370,6 +388,16 @@ class Walk:
             if self.history is not None:
                 for j in range(lowest, k + 1):
                     self.history.forget(series.key, j)
+
+    def outside(self) -> Any:
+        """A context for what is computed before a loop over orders, even while the body
+        of the loop is read."""
+        return contextlib.nullcontext() if self.loop is None else self.loop.outside()
+
+    def _naming(self, eqn: JaxprEqn) -> Any:
+        if self.loop is None:
+            return contextlib.nullcontext()
+        return self.loop.naming(name_of_call(eqn))
 
     # -- what rules ask for
 
@@ -399,6 +427,20 @@ class Walk:
 def _cost(eqn: JaxprEqn, inputs: Sequence[Series]) -> Cost:
     rule = RULES.get(target_key(eqn)) or RULES.get(eqn.primitive.name)
     return Cost.WORK if rule is None else rule.cost_of(inputs)
+
+
+def _is_linear(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> bool:
+    """Whether an equation is linear in those of its operands whose first coefficient is
+    not known before a loop, by what is declared: then the recurrence of its output is
+    the same from coefficient 0 on."""
+    rule = RULES.get(target_key(eqn)) or RULES.get(eqn.primitive.name)
+    late = {i for i, x in enumerate(inputs) if not walk.loop.knows_first(x)}
+    if rule is None:
+        return False
+    if rule.factors is not None:
+        return late <= set(rule.factors)
+    linear = rule.linear(eqn) if callable(rule.linear) else rule.linear
+    return linear is not None and late <= set(range(len(inputs))[linear])
 
 
 def _all_constant(inputs: Sequence[Series]) -> bool:

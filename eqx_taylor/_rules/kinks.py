@@ -87,6 +87,10 @@ def piecewise_linear_rule(
 
     @ft.cache
     def linearised(*which):
+        with walk.outside():
+            return linearised_now(*which)
+
+    def linearised_now(*which):
         point = operands(inputs)
 
         def fun(*points):

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from .._core.convolution import convolve_square, disjoined, products
+from .._core.convolution import convolve_square, convolve_weighted, disjoined
 from .._core.jax import is_literal
+from .._core.order import tabulated
 from .._core.protocols import JaxprEqn
 from .._core.recurrence import output
 from .._core.rule import otherwise, register
 from .._core.series import CONSTANT, mask, orders, Series
-from .._core.terms import add, scale, sub
+from .._core.terms import add, scale, sub, Term
 from .._core.walk import Walk
 from .define import rewritten
 from .first import choice, factor_where, first, largest
@@ -95,9 +96,8 @@ def _constant_power(
 
 
 # x y' = r x' y  =>  y_k = Σ_{j=1..k} (r j - (k - j)) x_j y_{k-j} / (k x_0)
-def _weights(exponent: float, k: int):
-    weights = ((j, k - j, (exponent * j - (k - j)) / k) for j in range(1, k + 1))
-    return (pair for pair in weights if pair[-1] != 0)
+def _weighted(exponent: float, x: Series, y: Series, k: int) -> Term:
+    return convolve_weighted(x, y, k, lambda j, k: (exponent * j - (k - j)) / k)
 
 
 def _negative_power(
@@ -106,7 +106,7 @@ def _negative_power(
     x = inputs[0]
 
     def compute(k):
-        total = products(x, y, _weights(exponent, k))
+        total = _weighted(exponent, x, y, k)
         if total is None:
             return None
         shape = None if total.shape == x.aval.shape else x.aval.shape
@@ -132,15 +132,19 @@ def _positive_power(
     most = largest(aval)
 
     def compute(k):
-        total = products(x, quotient, _weights(exponent, k))
+        total = _weighted(exponent, x, quotient, k)
         if total is None:
             return None
         total = disjoined(total, x, quotient)
         if exponent < 1:
             return lax.mul(total, infinite[0])
-        if k < exponent:
+        is_below = k < exponent
+        if is_below is True:
             return total
-        return lax.select(at_zero[0], compute_at_zero(k), total)
+        where = at_zero[0]
+        if is_below is not False:
+            where = where & ~is_below.scalar(bool)
+        return lax.select(where, compute_at_zero(k), total)
 
     # The quotient is y / x: products x_j y_{k-j} might overflow where y does not.
     def compute_quotient(k):
@@ -154,18 +158,27 @@ def _positive_power(
     # if x has a coefficient up to order k / r. The sign is that of the limit, where m
     # is 1: that of binomial(r, k) x_1^k.
     def compute_at_zero(k):
-        known = [j for j in moving if j <= k / exponent]
-        if len(known) == 0:
+        last = tabulated(lambda k: highest(lambda j: j <= k / exponent), k)
+        if size[last] is None:
             return lax.full_like(x[0], 0)
-        sign = math.prod(1 if exponent > j else -1 for j in range(k))
-        term = scale(lax.mul(size[known[-1]], infinite[0]), sign)
-        if k % 2 and x[1] is not None and not jnp.iscomplexobj(x[1]):
-            term = lax.select(x[1] < 0, lax.neg(term), term)
+        sign = tabulated(sign_of, k)
+        term = scale(lax.mul(size[last], infinite[0]), sign)
+        turn = tabulated(lambda k: -1 if k % 2 else 1, k)
+        is_real = not jnp.issubdtype(aval.dtype, jnp.complexfloating)
+        moves = turn != 1
+        if is_real and moves is not False and x[1] is not None:
+            term = lax.select(x[1] < 0, scale(term, turn), term)
         return lax.mul(term, infinite[0])
 
+    def sign_of(k):
+        return math.prod(1 if exponent > j else -1 for j in range(k))
+
+    def highest(condition):
+        """The last order of x that fulfils it, above 0; or 0."""
+        return max((j for j in moving if condition(j)), default=0)
+
     def compute_size(j):
-        lower = [i for i in moving if i < j]
-        total = size[lower[-1]] if lower else None
+        total = size[tabulated(lambda j: highest(lambda i: i < j), j)]
         if x[j] is None:
             return total
         # The derivative of a coefficient that is zero or infinite is of no use.

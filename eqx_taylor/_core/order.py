@@ -1,0 +1,155 @@
+"""Orders that are known at run time only: those of a loop over orders.
+
+In the body of such a loop an order is an `Order`. A rule may compute with it as with an
+integer: what comes out is a table of numbers, one for each pass of the loop, of which
+the program takes one at run time. What is the same in all passes is a Python number.
+Python cannot choose by it otherwise, nor count up to it: `Unrollable` is raised then,
+and the program is written order by order, without a loop.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Unrollable(Exception):
+    """A program has no form in which its orders are computed by a loop."""
+
+    # The primitive, or the function, whose rule has none.
+    primitive: str | None = None
+
+
+class TooEarly(Unrollable):
+    """The first passes of a loop are not like the others: so many of them have to be
+    computed before the loop."""
+
+    def __init__(self, passes: int, reason: str):
+        super().__init__(reason)
+        self.passes = passes
+
+
+def tabulated(fun: Callable[[int], Any], k: Any) -> Any:
+    """Returns `fun(k)`; in a loop over orders it is a table of what `fun` returns for
+    each of them."""
+    return k.tabulated(fun) if isinstance(k, Table) else fun(k)
+
+
+class Table:
+    """A number, for each pass of a loop over orders."""
+
+    # NumPy's arrays leave their operators to this class.
+    __array_ufunc__ = None
+
+    __slots__ = ("loop", "values")
+
+    def __init__(self, loop: Any, values: Sequence[Any]):
+        self.loop = loop
+        self.values = tuple(values)
+
+    def scalar(self, dtype: Any) -> Any:
+        """The number of this pass, as an array."""
+        return self.loop.scalar(self.values, dtype)
+
+    def _combined(self, fun: Callable[[Any, Any], Any], other: Any) -> Any:
+        if isinstance(other, Table):
+            pairs = zip(self.values, other.values)
+        elif isinstance(other, bool | int | float | complex):
+            pairs = ((value, other) for value in self.values)
+        elif hasattr(other, "dtype"):
+            return fun(self.scalar(other.dtype), other)
+        else:
+            return NotImplemented
+        return self._collected([fun(*pair) for pair in pairs])
+
+    def _collected(self, values: Sequence[Any]) -> Any:
+        first = values[0]
+        if all(type(x) is type(first) and x == first for x in values):
+            return first
+        return Table(self.loop, values)
+
+    def _compared(self, fun: Callable[[Any, Any], Any], other: Any) -> Any:
+        return self._combined(fun, other)
+
+    def tabulated(self, fun: Callable[[Any], Any]) -> Any:
+        return self._collected([fun(value) for value in self.values])
+
+    def __bool__(self) -> bool:
+        raise Unrollable("it chooses by the order, in Python")
+
+    def _refuse(self, *args: Any) -> Any:
+        raise Unrollable("it uses the order as a Python number, or as an array")
+
+    __index__ = __int__ = __float__ = __complex__ = __iter__ = _refuse
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = __jax_array__ = _refuse
+    __and__ = __rand__ = __or__ = __ror__ = _refuse
+
+    def __hash__(self) -> int:
+        return hash(self.values)
+
+    def __neg__(self):
+        return self._collected([-x for x in self.values])
+
+    def __abs__(self):
+        return self._collected([abs(x) for x in self.values])
+
+
+def _operator(name: str, fun: Callable[[Any, Any], Any], reverse: bool = False):
+    if reverse:
+        setattr(Table, name, lambda self, x: self._combined(lambda a, b: fun(b, a), x))
+    else:
+        setattr(Table, name, lambda self, x: self._combined(fun, x))
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    _operator(f"__{_name}__", getattr(operator, _name))
+    _operator(f"__r{_name}__", getattr(operator, _name), reverse=True)
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(
+        Table,
+        f"__{_name}__",
+        lambda self, x, fun=getattr(operator, _name): self._compared(fun, x),
+    )
+
+
+class Order(Table):
+    """The order of a pass, and `offset` more.
+
+    - `skips_zero`: whether choices are made as if it were not 0 in the first pass: for
+        recurrences that are the same there.
+    """
+
+    __slots__ = ("offset", "skips_zero")
+
+    def __init__(self, loop: Any, offset: int, skips_zero: bool = False):
+        super().__init__(loop, [k + offset for k in loop.passes])
+        self.offset = offset
+        self.skips_zero = skips_zero
+
+    def __add__(self, other: Any) -> Any:
+        if type(other) is int:
+            return Order(self.loop, self.offset + other)
+        return self._combined(operator.add, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        if isinstance(other, Order):
+            return self.offset - other.offset
+        if type(other) is int:
+            return Order(self.loop, self.offset - other)
+        return self._combined(operator.sub, other)
+
+    def __bool__(self) -> bool:
+        return bool(self != 0)
+
+    def __hash__(self) -> int:
+        return hash(("order", self.offset))
+
+    def _compared(self, fun: Callable[[Any, Any], Any], other: Any) -> Any:
+        if isinstance(other, Order):
+            return fun(self.offset, other.offset)
+        found = self._combined(fun, other)
+        if self.skips_zero and isinstance(found, Table):
+            pairs = zip(self.values, found.values)
+            return self._collected([x for value, x in pairs if value != 0])
+        return found

@@ -1,0 +1,143 @@
+"""The choice between a program that has all orders of a solution's series one after the
+other, and one that has a loop over them."""
+
+import functools as ft
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from .._core.check import UNTRACEABLE
+from .._core.jax import close, evaluate, is_literal, live_equations, trace
+from .._core.order import TooEarly, Unrollable
+from .._core.primitives import callee, CALLS
+from .._core.protocols import Jaxpr
+from .._core.rolled import OrderLoop, rolled
+from .._core.rule import RULES, target_key
+from .._core.series import mask, unknown
+from .._core.terms import scale
+from .._core.walk import Walk
+
+
+# The number of equations from which on `unroll=None` takes a loop. XLA's CPU compiler
+# takes 1 to 2 ms of CPU time for each of those of an unrolled program (a tanh MLP
+# 8-24-24-8 at order 12: 614 equations, 0.95 s; the outer Solar System: 857, 1.1 s), so
+# that this one takes about half a minute. A loop is compiled in a second or two.
+#
+# It is as high because a loop takes longer to run. CPU time of many jets in one
+# program, against that of the unrolled one, at order 12 and 20 (JAX 0.12.0.1, x86):
+#
+#   MLP 64-256-256-64, batch 256    1.2   1.05
+#   MLP 8-24-24-8                   1.8   2.0
+#   outer Solar System              2.0   1.9
+#   Lorenz                          3.8   3.4
+_LARGEST_UNROLLED = 20_000
+
+# The number of passes that may have to be computed before the loop.
+_PASSES_BEFORE = 3
+
+# Kinds of rules by which a coefficient takes one operation, and not products.
+_LINEAR = ("linear", "piecewise linear", "zero")
+
+
+def is_unrolled(caller: str, unroll: bool | None, jaxpr: Jaxpr, order: int) -> bool:
+    if unroll is None:
+        every = [True] * len(jaxpr.jaxpr.invars)
+        return _count(jaxpr, every, order)[0] <= _LARGEST_UNROLLED
+    if not isinstance(unroll, bool):
+        raise TypeError(
+            f"{caller}: `unroll` must be True, False or None; got {unroll!r}."
+        )
+    return unroll
+
+
+def _count(jaxpr: Jaxpr, moving: Sequence[bool], order: int) -> tuple[int, list[bool]]:
+    """Estimates the number of equations of an unrolled jet; and says which outputs
+    move."""
+    moves = dict(zip(jaxpr.jaxpr.invars, moving))
+    total = 0
+    for eqn in live_equations(jaxpr):
+        flags = [not is_literal(x) and moves.get(x, False) for x in eqn.invars]
+        moves.update(dict.fromkeys(eqn.outvars, any(flags)))
+        if not any(flags):
+            continue
+        name = eqn.primitive.name
+        if name in CALLS and CALLS[name].is_read_in_place:
+            count, outs = _count(close(callee(eqn)), flags, order)
+            total += count
+            moves.update(zip(eqn.outvars, outs))
+            continue
+        rule = RULES.get(target_key(eqn)) or RULES.get(name)
+        is_linear = rule is not None and (
+            rule.kind in _LINEAR or rule.factors is not None and sum(flags) == 1
+        )
+        # Half of `order**2` products, and as many additions.
+        total += order if is_linear else order**2
+    outs = [not is_literal(x) and moves.get(x, False) for x in jaxpr.jaxpr.outvars]
+    return total, outs
+
+
+def lift(k: Any, term: Any) -> Any:
+    """Makes a coefficient of the solution of one of the slope:
+    y' = f  =>  y_{k+1} = f_k / (k + 1)."""
+    return scale(term, 1 / (k + 1))
+
+
+def expand_in_loop(
+    caller: str,
+    unroll: bool | None,
+    jaxpr: Jaxpr,
+    order: int,
+    arrays: Sequence[Array],
+) -> list[Array] | None:
+    """Computes the terms of each leaf of a solution by a loop over orders, stacked.
+    `arrays` are those that `_in_loop` takes. Where there is no such loop, it returns
+    `None`, with a warning if the loop was asked for."""
+    start = 1
+    while True:
+        fun = ft.partial(_in_loop, order, start, jaxpr)
+        try:
+            # The program is traced by itself: nothing of an attempt that fails stays.
+            return evaluate(trace(fun, *map(jax.typeof, arrays)), arrays)
+        except TooEarly as e:
+            error = e
+            start = max(e.passes, start + 1)
+            if start <= _PASSES_BEFORE:
+                continue
+        except (Unrollable, TypeError, *UNTRACEABLE) as e:
+            # An error of the field's own will be raised again without the loop.
+            error = e
+        if unroll is not None:
+            primitive = getattr(error, "primitive", None)
+            what = "the field" if primitive is None else f"the rule of `{primitive}`"
+            warnings.warn(
+                f"{caller}: `unroll=False` has no effect, as {what} has no form in "
+                f"which orders are computed by a loop: {error}.",
+                stacklevel=3,
+            )
+        return None
+
+
+def _in_loop(
+    order: int, start: int, jaxpr: Jaxpr, dt: Array, *arrays: Array
+) -> list[Array]:
+    """The program of a jet whose orders are computed by a loop, but for the first
+    passes. `arrays` are `t, *leaves` at the point, and ahead of it if a field has
+    decisions."""
+    variables = jaxpr.jaxpr.invars
+    point, ahead = arrays[: len(variables)], arrays[len(variables) :]
+    loop = OrderLoop(order, start)
+    walk = Walk(order, loop=loop)
+    # Time is no series that is known: its functions are computed in the loop, too.
+    time = unknown(variables[0].aval, mask(1), [point[0], dt])
+    state = [
+        unknown(var.aval, mask(order), [leaf])
+        for var, leaf in zip(variables[1:], point[1:])
+    ]
+    loop.contain(state, [time])
+    for series, value in zip([time, *state], ahead):
+        series.look_ahead(lambda value=value: value)
+    slopes = walk.interpret(jaxpr, [time, *state])
+    return rolled(walk, loop, state, slopes, lift)
