@@ -5,6 +5,7 @@ import contextlib
 import functools as ft
 import inspect
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -29,7 +30,7 @@ from .work_precision import take_turns
 
 TOLERANCE = 1e-9
 # A solve that ends so early takes one step, whatever the method.
-ONE_STEP = 1e-3
+ONE_STEP = 1e-4
 ROOT = pathlib.Path(__file__).parents[1]
 _MODULE = "benchmarks._first_result"
 
@@ -195,26 +196,25 @@ def compile_program(program: Program) -> tuple[Any, tuple, Compilation]:
     return executable, args, Compilation(*split, lines)
 
 
-def _measure(request: dict[str, Any]) -> Any:
-    """Answers a request, as a process of its own."""
+def _measure(
+    programs: Sequence[Program], seconds: float | None = None, one_step: bool = False
+) -> dict[str, Any]:
+    """What the process measures: compilations, and runs if there are seconds for it."""
     jax.config.update("jax_enable_x64", True)
     warm_up()
-    compiled = [compile_program(Program(*p)) for p in request["programs"]]
-    if "seconds" not in request:
-        return [compilation for _, _, compilation in compiled]
-    answers = []
-    for is_one_step in request["one_step"]:
-        runs = []
-        steps = []
+    compiled = [compile_program(program) for program in programs]
+    found: dict[str, Any] = dict(compilations=[c for *_, c in compiled])
+    if seconds is not None:
+        calls = []
         for executable, args, _ in compiled:
-            if is_one_step:
+            if one_step:
                 args = (*args[:-1], jnp.array(ONE_STEP))
-            runs.append(ft.partial(executable, *args))
-            steps.append(int(runs[-1]()[1]))
-        if is_one_step and steps != [1] * len(steps):
-            raise RuntimeError(f"one step was to be taken, and not {steps}")
-        answers.append([steps, take_turns(runs, request["seconds"])])
-    return answers
+            calls.append(ft.partial(executable, *args))
+        found["steps"] = [int(call()[1]) for call in calls]
+        if one_step and found["steps"] != [1] * len(calls):
+            raise RuntimeError(f"one step was to be taken, and not {found['steps']}")
+        found["times"] = take_turns(calls, seconds)
+    return found
 
 
 class _Clock(io.StringIO):
@@ -262,9 +262,21 @@ def _child(arguments: Sequence[str], environment: Mapping[str, str] = {}) -> str
     return done.stdout
 
 
-def measure(request: dict[str, Any], environment: Mapping[str, str] = {}) -> Any:
-    printed = _child([_MODULE, "--measure", json.dumps(request)], environment)
+def _ask(
+    programs: Sequence[Program],
+    seconds: float | None = None,
+    one_step: bool = False,
+    environment: Mapping[str, str] = {},
+) -> dict[str, Any]:
+    """`_measure` in a process of its own."""
+    request = json.dumps([programs, seconds, one_step])
+    printed = _child([_MODULE, "--measure", request], environment)
     return json.loads(printed.splitlines()[-1])
+
+
+def compilation(program: Program, environment: Mapping[str, str] = {}) -> Compilation:
+    (found,) = _ask([program], environment=environment)["compilations"]
+    return Compilation(*found)
 
 
 def median(found: Sequence[Compilation]) -> Compilation:
@@ -283,8 +295,7 @@ def compilations(
     found: dict[Program, list[Compilation]] = {program: [] for program in programs}
     for _ in range(turns):
         for program in programs:
-            (answer,) = measure(dict(programs=[program]))
-            found[program].append(Compilation(*answer))
+            found[program].append(compilation(program))
     for p in programs:
         # As soon as it is known: the table comes when all parts are done.
         print(f"  {NAMES[p.field]}, {p.name}: {split(found[p])}", flush=True)
@@ -299,9 +310,9 @@ class Runs(NamedTuple):
 def runs(
     programs: Sequence[Program], seconds: float, *, one_step: bool
 ) -> dict[Program, Runs]:
-    request = dict(programs=programs, seconds=seconds, one_step=[one_step])
-    ((steps, times),) = measure(request)
-    return {p: Runs(*both) for p, *both in zip(programs, steps, times, strict=True)}
+    found = _ask(programs, seconds, one_step)
+    both = zip(found["steps"], found["times"], strict=True)
+    return dict(zip(programs, itertools.starmap(Runs, both), strict=True))
 
 
 def demonstration() -> dict[str, float]:
@@ -312,6 +323,7 @@ def demonstration() -> dict[str, float]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
-        print(json.dumps(_measure(json.loads(sys.argv[2]))))
+        asked, *others = json.loads(sys.argv[2])
+        print(json.dumps(_measure([Program(*p) for p in asked], *others)))
     elif sys.argv[1:2] == ["--demonstrate"]:
         print(json.dumps(_demonstrate()))

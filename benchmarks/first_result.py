@@ -19,10 +19,10 @@ import numpy as np
 
 from ._first_result import (
     Compilation,
+    compilation,
     compilations,
     demonstration,
     has_unroll,
-    measure,
     median,
     NAMES,
     Program,
@@ -229,8 +229,7 @@ def _ways(seconds: float, turns: int) -> Iterator[Part]:
                     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 }
                 for times in (cold, warm):
-                    (answer,) = measure(dict(programs=[p]), environment)
-                    times.append(Compilation(*answer))
+                    times.append(compilation(p, environment))
         figures.append(
             _figure(
                 f"{'gradient' if p.gradient else 'solve'}, {NAMES['mlp']}, {p.name}, "

@@ -143,7 +143,7 @@ def test_first_result_has_all_targets(has_unroll, monkeypatch, capsys):
     """Every row of every part, of measurements that are not made."""
     per_order = dict(Dopri8=1.0, Tsit5=0.9)
 
-    def compilation(program):
+    def compilation(program, environment=None):
         lines = 1000 * (2 if program.gradient else 1)
         compile = per_order.get(program.method, program.method)
         return _first_result.Compilation(0.5, 0.25, compile, lines)
@@ -151,17 +151,13 @@ def test_first_result_has_all_targets(has_unroll, monkeypatch, capsys):
     def compilations(programs, turns):
         return {program: turns * [compilation(program)] for program in programs}
 
-    def measure(request, environment):
-        assert environment["JAX_COMPILATION_CACHE_DIR"]
-        return [compilation(program) for program in request["programs"]]
-
     def runs(programs, seconds, *, one_step):
         steps = 1 if one_step else 20
         return {p: _first_result.Runs(steps, [1.0, 2.0, 3.0]) for p in programs}
 
     times = {"imports": 1.0, "first row": 5.0, "end": 30.0}
     monkeypatch.setattr(first_result, "compilations", compilations)
-    monkeypatch.setattr(first_result, "measure", measure)
+    monkeypatch.setattr(first_result, "compilation", compilation)
     monkeypatch.setattr(first_result, "runs", runs)
     monkeypatch.setattr(first_result, "demonstration", lambda: times)
     monkeypatch.setattr(first_result, "has_unroll", lambda: has_unroll)
@@ -185,14 +181,11 @@ def test_first_result_has_all_targets(has_unroll, monkeypatch, capsys):
 
 
 def test_what_is_measured_of_the_first_result():
-    programs = [_first_result.Program("mlp", k) for k in (2, "Tsit5")]
-    # As JSON brings them to the process.
-    request = json.loads(json.dumps(dict(programs=programs)))
-    for compilation in _first_result._measure(request):
-        assert min(compilation) > 0 and compilation.lines > 100
-    request |= dict(programs=request["programs"][:1], seconds=0.0, one_step=[True])
-    (((steps,), (times,)),) = _first_result._measure(request)
-    assert steps == 1 and min(times) > 0
+    program = _first_result.Program("lorenz", 2, forward_mode=True)
+    found = _first_result._measure([program], seconds=0.0, one_step=True)
+    (compilation,), (times,) = found["compilations"], found["times"]
+    assert min(compilation) > 0 and compilation.lines > 100
+    assert found["steps"] == [1] and min(times) > 0
 
 
 # -- the page
