@@ -181,7 +181,7 @@ def test_first_result_has_all_targets(has_unroll, monkeypatch, capsys):
 
 
 def test_what_is_measured_of_the_first_result():
-    program = _first_result.Program("lorenz", 2, forward_mode=True)
+    program = _first_result.Program("lorenz", 4, forward_mode=True)
     found = _first_result._measure([program], seconds=0.0, one_step=True)
     (compilation,), (times,) = found["compilations"], found["times"]
     assert min(compilation) > 0 and compilation.lines > 100
