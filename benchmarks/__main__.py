@@ -37,6 +37,7 @@ NAMES = [
     "regularization",
     "jet_equations",
     "compile_order",
+    "first_result",
     "ode_jet",
     "work_precision_targets",
     "heyoka_single",

@@ -213,17 +213,24 @@ def load(path: pathlib.Path) -> Report:
     return as_report(json.loads(path.read_text(encoding="utf-8")))
 
 
-def main(run: Callable[[float], Report], seconds: float = 2.0) -> None:
+def main(
+    run: Callable[..., Report],
+    seconds: float = 2.0,
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> None:
+    """`options` adds those of one script; its `run` takes them as keyword arguments."""
     parser = argparse.ArgumentParser()
     parser.add_argument(
         "--seconds", type=float, default=seconds, help=f"per comparison ({seconds:g})"
     )
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE")
-    args = parser.parse_args()
+    options(parser)
+    args = vars(parser.parse_args())
+    path = args.pop("json")
     print(machine(), flush=True)
     start = time.perf_counter()
-    report = run(args.seconds)
+    report = run(args.pop("seconds"), **args)
     took = time.perf_counter() - start
     print(f"\n{markdown(report)}\nIn {took:.0f} s.", flush=True)
-    if args.json is not None:
-        write(report, args.json, took)
+    if path is not None:
+        write(report, path, took)

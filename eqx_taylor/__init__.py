@@ -1,5 +1,9 @@
 """Taylor-mode differentiation and Taylor ODE solvers for JAX, Equinox and Diffrax."""
 
+__version__ = "0.1.0"
+
+# The first: it ends `python -m eqx_taylor --help` before JAX is imported.
+from . import _command_line as _command_line
 from . import rules as rules
 from ._programs.counts import PrimitiveCounts as PrimitiveCounts
 from ._derivatives.derivatives import (
@@ -54,6 +58,3 @@ from ._derivatives.taylor_polynomial import (
     taylor_polynomial as taylor_polynomial,
     TaylorPolynomial as TaylorPolynomial,
 )
-
-
-__version__ = "0.1.0"

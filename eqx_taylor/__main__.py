@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import diffrax
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
+from ._command_line import parse, YEARS
 from ._ode.solver import TaylorSolver
 from ._ode.step_size_controller import TaylorController
 from ._outer_solar_system import (
@@ -22,13 +23,15 @@ from ._outer_solar_system import (
     DAYS_PER_YEAR,
     energy,
     initial_state,
+    POSITIONS_AFTER_1000_YEARS,
     State,
     vector_field,
 )
 
 
-# The reference: an order and steps (in days) for which what is truncated in each step
-# is far below float64's rounding, so that rounding is the only error left.
+# The reference, where none is stored: an order and steps (in days) for which what is
+# truncated in each step is far below float64's rounding, so that rounding is the only
+# error left.
 _REFERENCE_ORDER = 28
 _REFERENCE_STEP = 150.0
 
@@ -45,128 +48,38 @@ _HEADER = (
 )
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def _years(text: str) -> float:
-    years = float(text)
-    if not 0 < years <= 1e6:
-        raise argparse.ArgumentTypeError(
-            f"must be more than 0 and at most 1e6 years, but is {text}"
-        )
-    return years
-
-
-def _order(text: str) -> int:
-    order = int(text)
-    if not 1 <= order <= 64:
-        raise argparse.ArgumentTypeError(f"must be from 1 to 64, but is {text}")
-    return order
-
-
-def _rtol(text: str) -> float:
-    rtol = float(text)
-    # Below 1e-15 rounding exceeds the tolerance; above 1e-2 planets are lost.
-    if not 1e-15 <= rtol <= 1e-2:
-        raise argparse.ArgumentTypeError(f"must be from 1e-15 to 1e-2, but is {text}")
-    return rtol
-
-
-def _plot_file(text: str) -> pathlib.Path:
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError:
-        raise argparse.ArgumentTypeError(
-            "needs matplotlib: run `pip install eqx_taylor[plot]`, or leave --plot out"
-        ) from None
-    path = pathlib.Path(text)
-    formats = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in formats:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must end in one of {', '.join('.' + x for x in sorted(formats))}"
-        )
-    # Find out now, rather than after the run, whether the file can be written.
-    is_new = not path.exists()
-    try:
-        with path.open("ab"):
-            pass
-        if is_new:
-            path.unlink()
-    except OSError as e:
-        raise argparse.ArgumentTypeError(
-            f"cannot write {text!r}: {e.strerror}"
-        ) from None
-    return path
-
-
-# `argparse` names a type by its function when `float(text)` and `int(text)` fail.
-_years.__name__ = "number of years"
-_order.__name__ = "whole number"
-_rtol.__name__ = "number"
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = _OneLineParser(
-        prog="python -m eqx_taylor",
-        description=(
-            "Integrate the outer Solar System with TaylorSolver and with Diffrax's "
-            "Dopri8 and Tsit5, and print what each of them cost and how far off it "
-            f"was. A solve that takes longer than {_LONG_RUN:g} seconds shows its "
-            "progress."
-        ),
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--years", type=_years, default=1000.0, help="time to cover (1000)"
-    )
-    parser.add_argument(
-        "--order", type=_order, default=20, help="the order of TaylorSolver (20)"
-    )
-    parser.add_argument(
-        "--rtol",
-        type=_rtol,
-        default=1e-14,
-        help="relative tolerance of all three (1e-14)",
-    )
-    parser.add_argument(
-        "--plot",
-        type=_plot_file,
-        metavar="FILE",
-        help="draw the orbits and the energy error over time; needs matplotlib",
-    )
-    return parser.parse_args(argv)
-
-
 class _Progress:
-    """Shows on stderr how far a solve has come, once it has run for `_LONG_RUN`."""
+    """Shows on stderr what is being done, and how far a solve has come, once it has run
+    for `_LONG_RUN`; until the row of the table takes its place."""
 
     def __init__(self, name: str):
         self.name = name
+        self._shown = ""
         self.start()
 
+    def announce(self, what: str):
+        self.finish()
+        self._write(f"{self.name}: {what} ...")
+
     def start(self):
+        self.finish()
         self._shown_at = time.monotonic() + _LONG_RUN - 0.5
-        self._anything_shown = False
 
     def show(self, progress: ArrayLike):
         now = time.monotonic()
         if now >= self._shown_at + 0.5:
             self._shown_at = now
-            self._anything_shown = True
-            sys.stderr.write(
-                f"\r{self.name}: {100 * np.asarray(progress).item():5.1f} %"
-            )
-            sys.stderr.flush()
+            self._write(f"{self.name}: {100 * np.asarray(progress).item():5.1f} %")
 
     def finish(self):
-        if self._anything_shown:
-            # Wipe the line, so that the table's row takes its place.
-            sys.stderr.write("\r" + " " * (len(self.name) + 9) + "\r")
-            sys.stderr.flush()
+        if self._shown:
+            self._write(" " * len(self._shown))
+            self._write("")
+
+    def _write(self, text: str):
+        sys.stderr.write("\r" + text)
+        sys.stderr.flush()
+        self._shown = text
 
 
 class _ProgressMeter(diffrax.AbstractProgressMeter):
@@ -229,8 +142,8 @@ class _Run:
     run_time: float
     energy_error: float
 
-    def row(self, name: str, reference: State) -> str:
-        offset = np.linalg.norm(np.asarray(self.y1[0] - reference[0]), axis=-1)
+    def row(self, name: str, reference: ArrayLike) -> str:
+        offset = np.linalg.norm(np.asarray(self.y1[0] - reference), axis=-1)
         return (
             f"{name:<24}{self.num_steps:>9}{self.num_rejected:>10}"
             f"{self.compile_time:>13.2f}{self.run_time:>10.3f}"
@@ -250,14 +163,12 @@ _SAFETY = 0.8
 def _methods(order: int, rtol: float) -> list[_Method]:
     atol = _ATOL_PER_RTOL * rtol
     pid = diffrax.PIDController(rtol=rtol, atol=atol)
+    taylor = TaylorController(rtol=rtol, atol=atol, safety=_SAFETY)
+    # Those that compile fastest come first.
     return [
-        _Method(
-            f"TaylorSolver(order={order})",
-            TaylorSolver(order=order),
-            TaylorController(rtol=rtol, atol=atol, safety=_SAFETY),
-        ),
         _Method("Dopri8()", diffrax.Dopri8(), pid),
         _Method("Tsit5()", diffrax.Tsit5(), pid),
+        _Method(f"TaylorSolver(order={order})", TaylorSolver(order=order), taylor),
     ]
 
 
@@ -267,6 +178,22 @@ def _reference_method(t1: float) -> _Method:
         TaylorSolver(order=_REFERENCE_ORDER),
         diffrax.ConstantStepSize(),
         dt0=t1 / math.ceil(t1 / _REFERENCE_STEP),
+    )
+
+
+def _reference(years: float) -> tuple[ArrayLike, str]:
+    """Returns positions at the end, and how they were computed."""
+    if years == YEARS:
+        how = "stored\n  positions, of a Taylor series of order 30 in 80-bit floats"
+        return POSITIONS_AFTER_1000_YEARS, how
+    print("Computing a reference ...", file=sys.stderr, flush=True)
+    t1 = years * DAYS_PER_YEAR
+    method = _reference_method(t1)
+    run = _run(method, t1)
+    return run.y1[0], (
+        f"a reference,\n  which is TaylorSolver(order={_REFERENCE_ORDER}) in "
+        f"{run.num_steps} steps of {method.dt0:.4g} days (its energy error: "
+        f"{run.energy_error:.1e})"
     )
 
 
@@ -282,6 +209,7 @@ def _run(method: _Method, t1: float) -> _Run:
         return y1, _relative_energy_error(y1), sol.stats
 
     y0 = initial_state()
+    progress.announce("compiling")
     start = time.perf_counter()
     compiled = jax.jit(solve).lower(y0).compile()
     compile_time = time.perf_counter() - start
@@ -313,19 +241,41 @@ def _plot(path: pathlib.Path, years: float, methods: list[_Method], runs: list[_
 
     # Pluto takes 248 years for one revolution: draw no more than that of the orbits.
     drawn_years = min(years, 248.0)
-    ts = jnp.linspace(0, drawn_years * DAYS_PER_YEAR, 2000)
-    sol = methods[0].solve(
-        initial_state(),
-        float(ts[-1]),
-        max_steps=None,
-        saveat=diffrax.SaveAt(ts=ts, fn=lambda t, y, args: y[0]),
+    orbits = diffrax.SubSaveAt(
+        ts=jnp.linspace(0, drawn_years * DAYS_PER_YEAR, 2000),
+        fn=lambda t, y, args: y[0],
     )
-    positions = np.asarray(sol.ys)
-    for i, body in enumerate(BODIES):
-        (line,) = orbit_axes.plot(positions[:, i, 0], positions[:, i, 1], lw=1)
-        orbit_axes.plot(
-            *positions[-1, i, :2], "o", ms=4, color=line.get_color(), label=body
+    for method, run in zip(methods, runs):
+        # The energy at the solver's own steps, about 500 of them: between them the
+        # interpolation of a Runge-Kutta method is less accurate than its steps.
+        energies = diffrax.SubSaveAt(
+            steps=max(1, run.num_steps // 500),
+            t1=True,
+            fn=lambda t, y, args: _relative_energy_error(y),
         )
+        # The orbits are those of the last, `TaylorSolver`.
+        subs = [energies, orbits] if method is methods[-1] else [energies]
+        progress = _Progress(method.name)
+        progress.announce("solving once more")
+        sol = method.solve(
+            initial_state(),
+            t1,
+            # Rounding may differ from that of the timed run, and so the steps.
+            max_steps=run.num_steps + run.num_steps // 10 + 100,
+            saveat=diffrax.SaveAt(subs=subs),
+        )
+        (ts, *_), (errors, *positions) = jax.tree.map(np.asarray, (sol.ts, sol.ys))
+        progress.finish()
+        is_saved = np.isfinite(ts)
+        energy_axes.semilogy(
+            ts[is_saved] / DAYS_PER_YEAR,
+            # An error of exactly 0 has no place on a logarithmic axis.
+            np.maximum(errors[is_saved], 1e-17),
+            label=method.name,
+            lw=1,
+        )
+        for orbit in positions:
+            _draw_orbits(orbit_axes, orbit)
     orbit_axes.set(
         title=f"Orbits over the first {drawn_years:g} years",
         xlabel="x (AU)",
@@ -341,29 +291,6 @@ def _plot(path: pathlib.Path, years: float, methods: list[_Method], runs: list[_
         handletextpad=0.0,
         frameon=False,
     )
-
-    for method, run in zip(methods, runs):
-        # The energy at the solver's own steps, about 500 of them: between them the
-        # interpolation of a Runge-Kutta method is less accurate than its steps.
-        sol = method.solve(
-            initial_state(),
-            t1,
-            # Rounding may differ from that of the timed run, and so the steps.
-            max_steps=run.num_steps + run.num_steps // 10 + 100,
-            saveat=diffrax.SaveAt(
-                steps=max(1, run.num_steps // 500),
-                t1=True,
-                fn=lambda t, y, args: _relative_energy_error(y),
-            ),
-        )
-        is_saved = np.isfinite(np.asarray(sol.ts))
-        energy_axes.semilogy(
-            np.asarray(sol.ts)[is_saved] / DAYS_PER_YEAR,
-            # An error of exactly 0 has no place on a logarithmic axis.
-            np.maximum(np.asarray(sol.ys)[is_saved], 1e-17),
-            label=method.name,
-            lw=1,
-        )
     energy_axes.set(
         title="Relative energy error", xlabel="time (years)", ylabel="|E(t)/E(0) - 1|"
     )
@@ -372,39 +299,47 @@ def _plot(path: pathlib.Path, years: float, methods: list[_Method], runs: list[_
     figure.savefig(path, dpi=150)
 
 
+def _draw_orbits(axes: Any, positions: np.ndarray):
+    for i, body in enumerate(BODIES):
+        (line,) = axes.plot(positions[:, i, 0], positions[:, i, 1], lw=1)
+        axes.plot(*positions[-1, i, :2], "o", ms=4, color=line.get_color(), label=body)
+
+
 def _demonstrate(options: argparse.Namespace):
     years, rtol = options.years, options.rtol
-    t1 = years * DAYS_PER_YEAR
     print(
         f"The outer Solar System over {years:g} years, in float64, with rtol = "
-        f"{rtol:g} and atol = {_ATOL_PER_RTOL * rtol:g}.\n\n{_HEADER}",
+        f"{rtol:g} and atol = {_ATOL_PER_RTOL * rtol:g}.\n",
         flush=True,
     )
-    reference_method = _reference_method(t1)
-    reference = _run(reference_method, t1)
+    reference, how = _reference(years)
+    print(_HEADER, flush=True)
     methods = _methods(options.order, rtol)
     runs = []
     for method in methods:
-        runs.append(_run(method, t1))
-        print(runs[-1].row(method.name, reference.y1), flush=True)
+        runs.append(_run(method, years * DAYS_PER_YEAR))
+        print(runs[-1].row(method.name, reference), flush=True)
     print(
         f"""
 steps: all that were tried, the rejected ones among them; chosen by TaylorController
   (safety={_SAFETY:g}) for TaylorSolver, and by PIDController for the others.
 compile: tracing and compiling. run: the fastest of up to three runs.
 energy error: |E(t1) / E(t0) - 1|.
-position error: of the body that is furthest off at t1, against a reference, which is
-  TaylorSolver(order={_REFERENCE_ORDER}) in {reference.num_steps} steps of \
-{reference_method.dt0:.4g} days (its energy error: {reference.energy_error:.1e})."""
+position error: of the body that is furthest off at t1, against {how}."""
     )
     if options.plot is not None:
+        print(
+            "\nDrawing: each solver runs once more to save its energy error, and "
+            "TaylorSolver\nto save the orbits as well.",
+            flush=True,
+        )
         _plot(options.plot, years, methods, runs)
-        print(f"\nWrote {options.plot}.")
+        print(f"Wrote {options.plot}.")
 
 
 def main(argv: list[str] | None = None):
     """Runs the demonstration; `argv` is the command line, `sys.argv` if not given."""
-    options = _parse(argv)
+    options = parse(argv)
     # float64, as 1e-12 needs it. And on the CPU: the arrays have 18 elements.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         _demonstrate(options)

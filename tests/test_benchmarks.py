@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import __main__ as everything, _report, _timing
+from benchmarks import (
+    __main__ as everything,
+    _first_result,
+    _report,
+    _timing,
+    first_result,
+)
 from benchmarks._report import Figure, quantity, Report
 
 
@@ -127,6 +133,59 @@ def test_a_rival_that_fails_is_an_error_by_default():
 def test_other_results_are_an_error(wrong):
     with pytest.raises(RuntimeError, match="the other: the results differ"):
         _timing.check_equal(np.array(wrong), np.array([1.0, 2.0]), 1e-6, "the other")
+
+
+# -- the first result
+
+
+@pytest.mark.parametrize("has_unroll", [False, True])
+def test_first_result_has_all_targets(has_unroll, monkeypatch, capsys):
+    """Every row of every part, of measurements that are not made."""
+    per_order = dict(Dopri8=1.0, Tsit5=0.9)
+
+    def compilation(program, environment=None):
+        lines = 1000 * (2 if program.gradient else 1)
+        compile = per_order.get(program.method, program.method)
+        return _first_result.Compilation(0.5, 0.25, compile, lines)
+
+    def compilations(programs, turns):
+        return {program: turns * [compilation(program)] for program in programs}
+
+    def runs(programs, seconds, *, one_step):
+        steps = 1 if one_step else 20
+        return {p: _first_result.Runs(steps, [1.0, 2.0, 3.0]) for p in programs}
+
+    times = {"imports": 1.0, "first row": 5.0, "end": 30.0}
+    monkeypatch.setattr(first_result, "compilations", compilations)
+    monkeypatch.setattr(first_result, "compilation", compilation)
+    monkeypatch.setattr(first_result, "runs", runs)
+    monkeypatch.setattr(first_result, "demonstration", lambda: times)
+    monkeypatch.setattr(first_result, "has_unroll", lambda: has_unroll)
+    report = first_result.run(0.0, turns=2)
+    targets = [figure.at_most for figure in report.figures if figure.at_most]
+    unroll = [1.2, 1.2, 2.0, 4.0] if has_unroll else []
+    start = [1.5, 1.6, 1.8, 1.8, 2.5, 1.8, 2.5, 1.1, 1.1, 2.5]
+    assert targets == [*start, *unroll, 1.0, 1.0]
+    assert ("no such option" in report.text) is not has_unroll
+    order8 = next(f for f in report.figures if f.at_most == 1.5)
+    assert order8.ratio == 8.75 / 1.75 and order8.missed
+    assert (
+        "| MLP 8-24-24-8, order 8 | 0.50 + 0.25 + 8.00 | 5.00 | 1000 |" in report.text
+    )
+    printed = capsys.readouterr().out
+    assert "first row after imports, CPU: 0.80, at most 1, met" in printed
+    assert "whole, CPU: 1.20, at most 1, missed" in printed
+
+    only = first_result.run(0.0, only=["gradient"], turns=1)
+    assert [figure.quantity.split()[0] for figure in only.figures] == ["trace", "run"]
+
+
+def test_what_is_measured_of_the_first_result():
+    program = _first_result.Program("lorenz", 4, forward_mode=True)
+    found = _first_result._measure([program], seconds=0.0, one_step=True)
+    (compilation,), (times,) = found["compilations"], found["times"]
+    assert min(compilation) > 0 and compilation.lines > 100
+    assert found["steps"] == [1] and min(times) > 0
 
 
 # -- the page
