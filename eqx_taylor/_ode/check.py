@@ -104,3 +104,9 @@ def check_carried(order: int, shapes: Sequence[tuple[int, ...]]) -> None:
                 f"and this solver is of order {order}. Resume with a solver of the "
                 "same order, or leave `solver_state` out, which costs nothing."
             )
+
+
+def check_unroll(name: str, unroll: Any) -> bool | None:
+    if unroll is not None and not isinstance(unroll, bool):
+        raise TypeError(f"{name}: `unroll` must be True, False or None; got {unroll!r}.")
+    return unroll

@@ -13,7 +13,13 @@ from jaxtyping import Array, PyTree
 
 from .._core.check import check_boolean, check_integer
 from .._core.custom_types import Args, RealScalarLike, Y
-from .check import check_order, check_state, check_term, check_tolerances
+from .check import (
+    check_order,
+    check_state,
+    check_term,
+    check_tolerances,
+    check_unroll,
+)
 from .error_estimate import (
     BROKEN_AT_END,
     Defect,
@@ -95,6 +101,10 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     - `probes`: at how many points inside each step to look at the defect, besides its
         end; an integer from 0. With 0 no step is made by a Runge--Kutta method. Keyword
         only.
+    - `unroll`: whether the program of a step has the orders of the series one after the
+        other. With `False` it has a loop over them, where the field allows it: it takes
+        less time to compile, whatever the order, and longer to run. By default small
+        programs are unrolled; as in [`eqx_taylor.ode_jet`][]. Keyword only.
 
     A solve can be resumed with the `solver_state` that `SaveAt(solver_state=True)`
     returned. The series in it is used if it is that of the very state and time at which
@@ -143,6 +153,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     compensated: bool = eqx.field(static=True)
     warn_if_stiff: bool = eqx.field(static=True)
     probes: int = eqx.field(static=True)
+    unroll: bool | None = eqx.field(static=True)
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = TaylorInterpolation
@@ -156,6 +167,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         compensated: bool = False,
         warn_if_stiff: bool = False,
         probes: int = 1,
+        unroll: bool | None = None,
     ):
         self.taylor_order = _choose_order(order, rtol, atol)
         self.compensated = check_boolean("TaylorSolver", "compensated", compensated)
@@ -163,6 +175,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
             "TaylorSolver", "warn_if_stiff", warn_if_stiff
         )
         self.probes = check_integer("TaylorSolver", "probes", probes, least=0)
+        self.unroll = check_unroll("TaylorSolver", unroll)
 
     def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
         del terms
@@ -226,7 +239,9 @@ def _step(
     made_jump: Array,
 ) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
     order, probes = solver.taylor_order, solver.probes
-    made = make_step(terms, t0, t1, y0, args, state, made_jump, order, probes)
+    made = make_step(
+        terms, t0, t1, y0, args, state, made_jump, order, probes, solver.unroll
+    )
     h, next_unit = t1 - t0, made.next_unit
     s = h / made.unit
     steps = state.steps

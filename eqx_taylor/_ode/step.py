@@ -86,6 +86,7 @@ def make_step(
     made_jump,
     order: int,
     probes: int,
+    unroll: bool | None,
 ) -> Step:
     """Makes a step from the series that the state has; unless that is of another state,
     of before a jump, or there is none yet. Then it is made first.
@@ -118,7 +119,9 @@ def make_step(
         s = (t1 - t0) / or_one(old_unit)
         end = t1, *evaluate_state(series, s, rest)
         t, y1, rest = _where(is_first, (t0, y0, rest), end)
-        new = solution_series(terms, t, unit, y1, args, order)
+        new = solution_series(
+            terms, t, unit, y1, args, order, "TaylorSolver", unroll
+        )
         # A series with coefficients that are not finite is seen inside of the step.
         next_series = new.stacked() if probes > 0 else usable(new.stacked())
         old = made.next_series, made.next_unit

@@ -19,6 +19,7 @@ from .._core.rule import RULES, target_key
 from .._core.series import mask, unknown
 from .._core.terms import scale
 from .._core.walk import Walk
+from .check import check_unroll
 
 
 # The number of equations from which on `unroll=None` takes a loop. XLA's CPU compiler
@@ -43,14 +44,10 @@ _LINEAR = ("linear", "piecewise linear", "zero")
 
 
 def is_unrolled(caller: str, unroll: bool | None, jaxpr: Jaxpr, order: int) -> bool:
-    if unroll is None:
+    if check_unroll(caller, unroll) is None:
         every = [True] * len(jaxpr.jaxpr.invars)
         return _count(jaxpr, every, order)[0] <= _LARGEST_UNROLLED
-    if not isinstance(unroll, bool):
-        raise TypeError(
-            f"{caller}: `unroll` must be True, False or None; got {unroll!r}."
-        )
-    return unroll
+    return bool(unroll)
 
 
 def _count(jaxpr: Jaxpr, moving: Sequence[bool], order: int) -> tuple[int, list[bool]]:
