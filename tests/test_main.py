@@ -87,6 +87,7 @@ def test_defaults(capsys, monkeypatch):
         assert np.linalg.norm(error, axis=-1).max() < 2e-10
 
 
+@pytest.mark.slow
 def test_steps_at_1e_12():
     taylor, dopri8, _ = demonstration._methods(order=20, rtol=1e-12)
     t1 = 1000 * problem.DAYS_PER_YEAR
@@ -148,6 +149,7 @@ def test_plot_without_matplotlib(monkeypatch, capsys):
     assert "pip install eqx_taylor[plot]" in line
 
 
+@pytest.mark.slow
 def test_plot(tmp_path, capsys, monkeypatch):
     # The reference of the true order takes longest of all to compile.
     monkeypatch.setattr(demonstration, "_REFERENCE_ORDER", 3)
