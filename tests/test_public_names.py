@@ -224,7 +224,6 @@ def _run(name, block):
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
-@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", sorted(_PUBLIC))
 def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -85,7 +85,7 @@ def integrals_of_nested_jvp(field, y0, args):
     return POINTS.weights @ jax.lax.map(lambda at: rates(*at), (POINTS.ts, ys))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("drive", [0.0, 2.0], ids=["autonomous", "driven"])
 def test_nested_jvp(drive):
     """Values to 1e-10 and gradients to 1e-8, as a state and by quadrature."""
