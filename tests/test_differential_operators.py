@@ -56,7 +56,7 @@ def _assert_same(actual, expected, tol=1e-12):
 # -- values
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("size", range(1, 7))
 def test_of_networks(size):
     """And of a random quadratic form, whose Laplacian is twice the trace."""
@@ -111,6 +111,7 @@ def test_weighted_laplacian():
     _assert_same(actual, jnp.trace(part @ jax.hessian(mlp)(x)[:2, :2]))
 
 
+@pytest.mark.slow
 def test_linear_operator():
     def fun(x):
         return jnp.stack([jnp.sin(x[0] * x[1]) * jnp.exp(x[2]), jnp.prod(jnp.cos(x))])

@@ -438,7 +438,7 @@ def test_half_solver():
 # -- saving and resuming
 
 
-@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("clipped", [False, True], ids=["plain", "clipped"])
 def test_resuming(clipped):
     """Two halves take the steps of one solve, bit for bit: with compensation, and with a
@@ -533,7 +533,7 @@ def test_compensation_over_a_long_time():
     assert errors[1] < 10 and errors[1] < 0.5 * errors[0]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Complex dtype support")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_compensation_with_jumps(dtype):
@@ -590,6 +590,7 @@ def test_vmap_over_everything():
         np.testing.assert_allclose(alone.ys[0], exact, rtol=20 * tol)
 
 
+@pytest.mark.slow
 def test_jet_through_a_solve():
     """Of y' = y², whose solution y0/(1 - y0 t) has the derivatives
     k! t^(k - 1)/(1 - y0 t)^(k + 1) with respect to y0: steps are not differentiated, and

@@ -71,7 +71,7 @@ def _counted(jet_function, fun, x, order, line):
     return count_equations(run, x, [x] * order)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"order {row[0]}")
 def test_table(row):
     order, *limits = row
@@ -96,7 +96,7 @@ def test_table_is_of_orders_1_to_20_and_quadratic():
     assert np.all(table[11::2, 1:] < 4 * table[5:10, 1:])
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("order", range(1, 21))
 def test_fewer_than_jax_experimental_jet(order):
     for fun, x in FUNCTIONS:
@@ -391,7 +391,7 @@ UNUSED = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", UNUSED)
 def test_unused_results(name):
     def counts(other):

@@ -104,7 +104,7 @@ def test_error_of_a_jump(order):
         assert abs(run(tol) - JUMP) < 2 * 50 * tol
 
 
-@pytest.mark.sample(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd])
 @pytest.mark.parametrize("order", [8, 12])
 def test_gradient_across_rejected_steps(mode, order):
@@ -220,6 +220,7 @@ def test_gradient_of_a_resumed_solve():
     )
 
 
+@pytest.mark.slow
 def test_lanes_start_anew_where_they_have_to():
     """Under `vmap`: two lanes go on, the third begins elsewhere."""
 

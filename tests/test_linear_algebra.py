@@ -144,7 +144,7 @@ def _nested_jet(fun, a, terms):
     return _jit(derivatives(along, len(terms)))(jnp.zeros(()))
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("dtype", [float, complex])
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_agrees_with_nested_jvp(name, dtype):
@@ -230,7 +230,7 @@ def _one(size, number, dtype):
 _ORDER = 10
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dtype", [float, complex])
 @pytest.mark.parametrize("name", [
     "cholesky", "lu", "lu, wide", "qr, tall", "qr, all columns", "qr, wide", "eigh",
@@ -362,7 +362,7 @@ _COMPOSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", _COMPOSED)
 def test_gradient_and_vmap_of_a_jet(name):
     fun, shape, kind = PRIMITIVES[name]
@@ -381,7 +381,7 @@ def _third(fun, a):
     return eqx_taylor.filter_jet(fun, (a,), ([a * a, None, None],))[1][2]
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", _COMPOSED)
 def test_in_a_vector_field(name):
     """Against a jet along the solution; and in a loop, where what was computed at lower
@@ -441,7 +441,7 @@ BUILT = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", BUILT)
 def test_built_on_them(name):
     fun = BUILT[name]

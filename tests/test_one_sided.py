@@ -191,7 +191,7 @@ def _hermite_areas(ts, us):
     return np.concatenate([[0], np.cumsum(pieces)])
 
 
-@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32], ids=["64", "32"])
 def test_steps_on_knots(dtype):
     """Inputs that are interpolated, with steps from knot to knot; in both directions of

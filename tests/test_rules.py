@@ -293,7 +293,7 @@ COMPLEX = [
 REAL = [*ELEMENTWISE, *POWERS, *PRODUCTS, *STRUCTURAL, *KINKS, *DERIVED]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @_parametrize([*REAL, *COMPLEX])
 def test_nested_derivatives(case):
     points = case.arrays()
@@ -305,7 +305,7 @@ def test_nested_derivatives(case):
 
 
 # The others have no more derivatives than their order.
-@pytest.mark.sample(4)
+@pytest.mark.sample(5)
 @_parametrize([case for case in [*REAL, *COMPLEX] if case.order >= 3])
 def test_transformations(case):
     """Along a line the n-th derivative of the k-th derivative is the (k+n)-th.

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = pathlib.Path(__file__).with_name("shard_map_cases.py")
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "section", ["table", "public", "nested", "sums", "solves", "shardings"]
 )

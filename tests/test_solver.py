@@ -570,6 +570,7 @@ def test_jacobians_of_constant_steps():
     np.testing.assert_allclose(along, by_y0 @ np.ones(2) + by_args, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradient_of_a_neural_ode():
     """Reverse mode with the default adjoint, against finite differences."""
     mlp = eqx.nn.MLP(2, 2, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
@@ -630,6 +631,7 @@ def test_step_is_ode_jet():
     np.testing.assert_allclose(solution.ys[0], expected, rtol=4e-16)
 
 
+@pytest.mark.slow
 def test_steps_by_hand():
     """`Diffrax`'s interface for loops of one's own."""
     term, solver = diffrax.ODETerm(_field), TaylorSolver(10)
