@@ -161,7 +161,7 @@ def _reference(field, y0, t1):
     return pair1[0], growth
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_problems(name):
     """Next to no step is rejected, and the error is what one tolerance at every step
@@ -328,6 +328,7 @@ def _with_arguments(**kwargs):
     )
 
 
+@pytest.mark.slow
 def test_arguments_of_the_controller():
     run = _with_arguments
     plain = lengths(run())
