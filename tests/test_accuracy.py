@@ -166,12 +166,14 @@ def ids(case):
 EXACT_CASES = [case for case in REAL_CASES if case.name not in APPROXIMATIONS]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("curved", [False, True], ids=["line", "curve"])
 @pytest.mark.parametrize("case", EXACT_CASES, ids=ids)
 def test_real(case, curved):
     check(case, "float64", curved)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("curved", [False, True], ids=["line", "curve"])
 @pytest.mark.parametrize("case", COMPLEX_CASES, ids=ids)
 def test_complex(case, curved):
@@ -201,16 +203,19 @@ def in_range(case, dtype):
     return case._replace(points=points)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("case", EXACT_CASES, ids=ids)
 def test_single_precision(case):
     check(in_range(case, "float32"), "float32", curved=False)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", COMPLEX_CASES, ids=ids)
 def test_single_precision_complex(case):
     check(in_range(case, "complex64"), "complex64", curved=False)
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("case", LAX_CASES, ids=ids)
 def test_half_precision(case, dtype):
@@ -220,6 +225,7 @@ def test_half_precision(case, dtype):
 SPECIAL = [np.inf, -np.inf, np.nan, 0.0, -0.0, 1.0, -1.0, 1e308, -1e308, 1 + 2**-52]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("case", [*REAL_CASES, *COMPLEX_CASES], ids=ids)
 def test_order_0_is_the_function(case):
     """Bit for bit, at infinities, zeros and NaN as well. There is no NaN among the

@@ -204,6 +204,7 @@ for _name, _case in cases.CASES.items():
     _PROGRAMS.setdefault(_case.fun, []).append(_name)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("names", _PROGRAMS.values(), ids="-".join)
 def test_nested_derivatives(names, monkeypatch):
     case = cases.CASES[names[0]]

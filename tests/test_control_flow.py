@@ -52,6 +52,7 @@ def test_jet(fun):
     assert_orders_close(actual, nested_jet(fun, points, series), 100)
 
 
+@pytest.mark.sample(5)
 @_parametrize(PROGRAMS)
 def test_ode_jet(fun):
     """Total derivatives: the field depends on time, on the state in two ways, and on
@@ -69,6 +70,7 @@ def test_ode_jet(fun):
     assert_orders_close(by_order, nested_ode_jet(field, t0, y0, args, order), 1000)
 
 
+@pytest.mark.sample(2)
 @_parametrize([scan_reverse, scan_of_scan, switch_in_scan, all_three])
 def test_transformed_jet(fun):
     """Along a line `jvp`, `grad` and `jet` of a jet give its next derivatives."""
@@ -87,6 +89,7 @@ def test_transformed_jet(fun):
     assert_orders_close([*straight[:2], *by_jet], straight, 100)
 
 
+@pytest.mark.sample(2)
 @_parametrize([scan_reverse, scan_of_scan, scan_in_cond, under_checkpoint])
 def test_gradient_of_a_jet(fun):
     """Reverse mode passes through loops whose length is known."""
@@ -211,6 +214,7 @@ def test_even_series_stay_even_through_loops():
     assert count([None, x] + [None] * 10) < count([x] * 12) / 3
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("fun", [scan, scan_of_scan, switch_in_scan])
 def test_cost_in_a_vector_field_is_quadratic(fun):
     """The loop is run once per order, each time for one more coefficient only."""

@@ -90,6 +90,7 @@ _MANY = [(1, 0), (3, 1), (4, 4), (4, 3), (7, 6), (8, 5), (10, 10), (11, 8), *_FE
 _ORDER = 4
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128])
 def test_coefficients(dtype):
     rng = np.random.default_rng(0)
@@ -120,6 +121,7 @@ def test_coefficients(dtype):
         assert largest(ones) <= 200 * np.finfo(dtype).eps * largest(expected)
 
 
+@pytest.mark.slow
 def test_transformations_at_a_singular_matrix():
     """Batches of regular and singular matrices; gradients of coefficients."""
     rng = np.random.default_rng(1)

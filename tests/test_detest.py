@@ -83,6 +83,7 @@ def _solve(field, y0, args):
     return solution.ys[0], solution.stats
 
 
+@pytest.mark.sample(4)
 @all_problems
 def test_error_at_the_end(problem):
     y, stats = _solve(problem.field, problem.y0, problem.args)

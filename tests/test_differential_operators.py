@@ -56,6 +56,7 @@ def _assert_same(actual, expected, tol=1e-12):
 # -- values
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("size", range(1, 7))
 def test_of_networks(size):
     """And of a random quadratic form, whose Laplacian is twice the trace."""
@@ -110,6 +111,7 @@ def test_weighted_laplacian():
     _assert_same(actual, jnp.trace(part @ jax.hessian(mlp)(x)[:2, :2]))
 
 
+@pytest.mark.slow
 def test_linear_operator():
     def fun(x):
         return jnp.stack([jnp.sin(x[0] * x[1]) * jnp.exp(x[2]), jnp.prod(jnp.cos(x))])
@@ -185,6 +187,7 @@ _LOOPS = [scan_reverse, switch_in_scan, under_checkpoint, while_loop]
 _LOOPS.append(completeness_cases.CASES["run_state"].fun)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_sums_of_programs(order):
     """Random weighted sums over random directions are those of the jets, one by one:
@@ -273,6 +276,7 @@ def test_vectors_that_are_propagated():
     assert count(many, points) == 2 * (2 + size) * between
 
 
+@pytest.mark.slow
 def test_vectors_through_loops():
     """And through branches and checkpoints: sums are carried as sums."""
     size, width, depth = 5, 32, 4
@@ -341,6 +345,7 @@ def test_transformations():
     assert laplacian(mlp32, x32).dtype == jnp.float32
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.gelu])
 def test_a_loss_is_trained(activation):
     """-Δu = π² sin(π x) on (0, 1), with u = 0 at both ends."""
@@ -515,6 +520,7 @@ def test_error(name):
 # -- nothing to differentiate by
 
 
+@pytest.mark.slow
 def test_leaves_without_entries():
     """In every function of a PyTree."""
     x = {"a": jnp.array([1.0, 2.0]), "none": jnp.zeros((0, 2))}

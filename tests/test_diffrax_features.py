@@ -206,6 +206,7 @@ def test_events_by_direction():
     np.testing.assert_allclose(end, 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_real_and_boolean_events():
     """Whichever comes first. The boolean one ends at the end of the step in which it
     becomes true; or before the first, if it is true at `t0`."""
@@ -239,6 +240,7 @@ def _parabola(t, y, args):
     return 1 - 2 * t + 0 * y
 
 
+@pytest.mark.slow
 def test_two_crossings_in_one_step():
     """A polynomial is one step long, and the sign is the same at its ends. Only a
     shorter `dtmax` has Diffrax see both crossings."""
@@ -278,6 +280,7 @@ ADJOINTS = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", ADJOINTS)
 def test_adjoints(name):
     """With respect to initial state and parameter, against the closed form."""
@@ -306,6 +309,7 @@ class _Pair(eqx.Module):
 
 
 # Diffrax warns that its support of complex numbers is not complete.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Complex dtype support")
 def test_kinds_of_states():
     """A module of a scalar, a nested dict, `None`, an empty array, complex numbers; and
@@ -356,6 +360,7 @@ def test_kinds_of_states():
     assert ys.second["empty"].shape == (3, 0, 3) and ys.second["none"] is None
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "y0",
     [{}, dict(none=None), dict(empty=np.zeros((0,)))],
@@ -367,6 +372,7 @@ def test_nothing_to_solve(y0):
     assert solution.stats["num_steps"] == 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "time, state",
     [("float32", "float64"), ("float64", "float32")],
@@ -406,6 +412,7 @@ def test_multi_term_and_progress_meter(capfd):
     assert "100.00%" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_tqdm_progress_meter(capfd):
     pytest.importorskip("tqdm")
     solution = solve(progress_meter=diffrax.TqdmProgressMeter())
@@ -414,6 +421,7 @@ def test_tqdm_progress_meter(capfd):
     assert "100.00%" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_half_solver():
     """Its own estimate of the error, for a controller that takes any."""
     controller = diffrax.PIDController(rtol=1e-8, atol=1e-8)
@@ -430,6 +438,7 @@ def test_half_solver():
 # -- saving and resuming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clipped", [False, True], ids=["plain", "clipped"])
 def test_resuming(clipped):
     """Two halves take the steps of one solve, bit for bit: with compensation, and with a
@@ -497,6 +506,7 @@ def test_resuming(clipped):
 # -- compensation
 
 
+@pytest.mark.slow
 def test_compensation_over_a_long_time():
     """Many steps of an oscillator: the errors are those of rounding, and fewer of them
     with compensation."""
@@ -523,6 +533,7 @@ def test_compensation_over_a_long_time():
     assert errors[1] < 10 and errors[1] < 0.5 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Complex dtype support")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_compensation_with_jumps(dtype):
@@ -579,6 +590,7 @@ def test_vmap_over_everything():
         np.testing.assert_allclose(alone.ys[0], exact, rtol=20 * tol)
 
 
+@pytest.mark.slow
 def test_jet_through_a_solve():
     """Of y' = y², whose solution y0/(1 - y0 t) has the derivatives
     k! t^(k - 1)/(1 - y0 t)^(k + 1) with respect to y0: steps are not differentiated, and

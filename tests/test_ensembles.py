@@ -184,6 +184,7 @@ def _collectives(folder):
     return re.findall(pattern, file.read_text(encoding="utf-8"))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("partition", ["shard_map", "jit"])
 def test_devices(partition, on_one_device, tmp_path):
     """As many devices as XLA is told that there are. Divided by XLA, the loop asks all
@@ -215,6 +216,7 @@ def test_devices(partition, on_one_device, tmp_path):
 # -- processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partition", ["shard_map", "jit"])
 def test_processes(partition, on_one_device, tmp_path):
     """Two of them, of four devices each, which the script starts itself."""

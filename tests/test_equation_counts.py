@@ -71,6 +71,7 @@ def _counted(jet_function, fun, x, order, line):
     return count_equations(run, x, [x] * order)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"order {row[0]}")
 def test_table(row):
     order, *limits = row
@@ -95,6 +96,7 @@ def test_table_is_of_orders_1_to_20_and_quadratic():
     assert np.all(table[11::2, 1:] < 4 * table[5:10, 1:])
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("order", range(1, 21))
 def test_fewer_than_jax_experimental_jet(order):
     for fun, x in FUNCTIONS:
@@ -254,6 +256,7 @@ _COSTLY = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("line", [False, True], ids=["curve", "line"])
 @pytest.mark.parametrize("name", _COSTLY)
 def test_no_rule_is_more_than_quadratic(name, line):
@@ -388,6 +391,7 @@ UNUSED = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", UNUSED)
 def test_unused_results(name):
     def counts(other):
@@ -439,6 +443,7 @@ def _e_n_jvp(primals, tangents):
     return _e_n(jnp.floor(n), x), -_e_n(n - 1, x) * dx
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["exp1", "expn", "of one's own"])
 def test_rules_under_jit_are_no_more_than_quadratic(name):
     """Where each order took the function twice the programs doubled: 605 994 equations

@@ -16,8 +16,6 @@ import scipy.optimize
 from pages import assert_same_output
 
 
-pytestmark = pytest.mark.slow
-
 _FOLDER = pathlib.Path(__file__).parents[1] / "docs/examples"
 _NAMES = (
     "taylor_polynomials",
@@ -85,6 +83,7 @@ def _page(name):
     return (_FOLDER / f"{name}.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", _NAMES)
 def test_page_shows_what_is_printed(name, run):
     blocks = re.findall(r"^```text\n(.*?)^```$", _page(name), re.M | re.S)
@@ -99,6 +98,7 @@ def test_page_shows_the_script(name):
     assert f"]({name}.py)" in _page(name)
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("name", [*_NAMES, *_SMALL])
 def test_plot(name, run):
     assert run(name).plot.read_bytes().startswith(b"\x89PNG")
@@ -132,6 +132,7 @@ def test_taylor_polynomials(run):
         np.testing.assert_allclose(rates, module.FRACTIONS, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_step_sizes(run):
     module, results = run("step_sizes").module, run("step_sizes").results
     e = module.ECCENTRICITY
@@ -156,6 +157,7 @@ def test_step_sizes(run):
     np.testing.assert_allclose(half[3], -np.sqrt(2 / (1 - e) - 1), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_picture_of_the_front_page(run, tmp_path):
     script = _load("../generate_front_page")
     examples = [run("taylor_polynomials"), run("step_sizes")]
@@ -214,6 +216,7 @@ def _long_double_planets(module, ts, order=30, step=0.5):
         yield position, velocity
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="needs 80-bit floats")
 def test_meetings_of_the_planets(run):
     """By Newton's method from the times found, along a trajectory of more digits."""
@@ -237,6 +240,7 @@ def test_meetings_of_the_planets(run):
     assert ts[-1] / results["steps"].sum() < module.DTMAX
 
 
+@pytest.mark.slow
 def test_energy_over_long_times(capsys):
     results = _load("three_body").main(years=1e4)
     assert results["errors"].max() < 3e-14
@@ -248,6 +252,7 @@ def test_energy_over_long_times(capsys):
 # -- the others
 
 
+@pytest.mark.slow
 def test_lyapunov_exponents(run):
     results = run("lyapunov").results
     published = np.array([0.9056, 0.0, -14.5723])
@@ -258,6 +263,7 @@ def test_lyapunov_exponents(run):
     np.testing.assert_allclose(results["rates"].sum(1), -41 / 3, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_neural_field(run):
     module, results = run("neural_field").module, run("neural_field").results
     weights = [
@@ -285,6 +291,7 @@ def test_neural_field(run):
     assert 2.5 * steps["TaylorSolver"][-1] < steps["Dopri8"][-1] < steps["Tsit5"][-1]
 
 
+@pytest.mark.slow
 def test_parameter_fit(run):
     module, results = run("parameter_fit").module, run("parameter_fit").results
 
@@ -312,6 +319,7 @@ def test_parameter_fit(run):
     assert np.all(np.abs(results["fitted"] - module.TRUE) < 3 * results["errors"])
 
 
+@pytest.mark.slow
 def test_taylor_map(run):
     module, results = run("taylor_map").module, run("taylor_map").results
     for order, rates in results["rates"].items():
@@ -335,6 +343,7 @@ def test_taylor_map(run):
     )
 
 
+@pytest.mark.slow
 def test_clamped_plate(run):
     """Against the Fourier series, and that against finite differences of Δ²u = exp(x)."""
     module, results = run("clamped_plate").module, run("clamped_plate").results
@@ -377,6 +386,7 @@ def _end(field, z0):
     return solution.y[:, -1]
 
 
+@pytest.mark.slow
 def test_easy_to_solve(run):
     module, results = run("easy_to_solve").module, run("easy_to_solve").results
     assert eqx.tree_equal(results["fields"], results["loaded"], typematch=True)
@@ -412,6 +422,7 @@ def test_easy_to_solve(run):
     assert np.all(1.5 * with_[2:] < without[2:])
 
 
+@pytest.mark.slow
 def test_digits(run):
     module, results = run("digits").module, run("digits").results
     _, (images, digits) = module.make_data()
@@ -470,6 +481,7 @@ def _digits_table():
     return header, results, marked, lines
 
 
+@pytest.mark.slow
 def test_the_criterion_of_digits(run):
     """It is applied to what the page shows, as it stands in the script."""
     module, output = run("digits").module, run("digits").output.splitlines()
@@ -497,6 +509,7 @@ def test_the_criterion_of_digits(run):
     )
 
 
+@pytest.mark.slow
 def test_the_weight_that_is_chosen():
     """Not by the test images, which say the contrary here."""
     module = _load("digits")
@@ -515,6 +528,7 @@ def test_the_weight_that_is_chosen():
     assert module.choose(results, "R_2") == 0.1
 
 
+@pytest.mark.slow
 def test_the_model_that_the_page_saved(run):
     """What is said of it comes out once more."""
     module = run("digits").module

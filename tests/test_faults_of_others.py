@@ -51,6 +51,7 @@ WITHOUT_A_RULE = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", WITHOUT_A_RULE)
 def test_without_a_rule(name):
     fun, x = WITHOUT_A_RULE[name]

@@ -296,6 +296,7 @@ def _per_transformation(third):
     }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", _per_transformation(_third))
 def test_composition(name):
     actual, expected = (

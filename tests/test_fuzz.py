@@ -27,13 +27,18 @@ def test_arrays(rng):
         assume(not e)
 
 
-@settings(_settings, max_examples=60)
-@given(_rngs)
-def test_numbers(rng):
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("programs", [12, 60])
+def test_numbers(programs):
     pytest.importorskip("flint", reason="the reference is ball arithmetic")
     from fuzz_scalars import check_scalar, random_scalar_program
 
-    check_scalar(random_scalar_program(rng))
+    @settings(_settings, max_examples=programs)
+    @given(_rngs)
+    def check(rng):
+        check_scalar(random_scalar_program(rng))
+
+    check()
 
 
 def test_what_a_program_says_is_what_it_does():

@@ -68,6 +68,7 @@ def test_operators():
     assert_close(found(x, v), expected(x, v), 1e3, scale=1e3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_solve_with_padded_lists(dtype):
     """Against the same field without padding: each row by itself."""

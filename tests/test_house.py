@@ -83,3 +83,14 @@ def _examples(text):
 @pytest.mark.slow
 def test_readme_example(example):
     exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+
+
+def test_what_is_left_out_is_named():
+    """Of every file that README's command does not run as a whole."""
+    page = (ROOT / "docs/devdocs/testing.md").read_text(encoding="utf-8")
+    _, _, table = page.partition("\n## What runs when\n")
+    table, _, _ = table.partition("\n## ")
+    mark = re.compile(r"pytest\.mark\.(slow\b|sample\()")
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    marked = {path.name for path in files if mark.search(path.read_text("utf-8"))}
+    assert marked == set(re.findall(r"`(test_\w+\.py)`", table))

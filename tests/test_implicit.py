@@ -221,6 +221,7 @@ def _agrees(fun, points, order, ulps):
 _TO_ORDER_3 = ("lineax", "lineax QR, tall", "lineax QR, wide")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_systems(name):
     fun, *points = SYSTEMS[name]
@@ -228,6 +229,7 @@ def test_systems(name):
     _agrees(fun, points, order, ulps=500)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ROOTS)
 def test_roots(name):
     points = (STACK, COLUMNS) if name.startswith("vmap") else (A, B)
@@ -263,6 +265,7 @@ def test_high_order_root():
     assert_close(ys[1], jnp.array(-6 / 64 / 2), 4)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["solve", "matvec in a scan", "solve in a matvec",
                                   "lineax", "vmap of lineax over b"])  # fmt: skip
 def test_in_a_vector_field(name):
@@ -277,6 +280,7 @@ def test_in_a_vector_field(name):
         assert_close(a_k, e_k, 300)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["solve", "matvec in a scan", "lineax"])
 def test_in_a_loop_in_a_vector_field(name):
     """Where what was computed at lower orders is kept from trace to trace."""
@@ -302,6 +306,7 @@ def _line(fun, order):
     return along
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name, solve", [
     ("solve", "custom_linear_solve"),
     ("lineax", "linear_solve"),
@@ -325,6 +330,7 @@ def test_cost(name, solve):
     assert high - middle <= 4.2 * (middle - low)
 
 
+@pytest.mark.slow
 def test_operators_that_differ_in_what_they_close_over():
     """The same function but for an array, which is not an argument: two solves."""
 

@@ -42,6 +42,7 @@ def _bell(t, y):
 
 # All of these are zero at both ends, and so are their low derivatives: neither a series
 # at the start nor the defect at the end sees anything.
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "field, t0, t1, order, expected",
     [
@@ -62,6 +63,7 @@ def test_what_is_nothing_at_both_ends(field, t0, t1, order, expected):
     assert abs(blind.ys[0] - expected) > 0.1
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("tol", [1e-6, 1e-9, 1e-12])
 def test_kinks_of_a_network(tol):
     """Which are many, and often two in a step."""
@@ -92,6 +94,7 @@ def _jump(t, y):
 JUMP = np.exp(-0.37 + np.sin(2.0) - np.sin(0.37))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("order", [5, 8, 12, 20])
 def test_error_of_a_jump(order):
     """At most the fifty tolerances that the documentation says, grown as much as the
@@ -101,6 +104,7 @@ def test_error_of_a_jump(order):
         assert abs(run(tol) - JUMP) < 2 * 50 * tol
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd])
 @pytest.mark.parametrize("order", [8, 12])
 def test_gradient_across_rejected_steps(mode, order):
@@ -124,6 +128,7 @@ def test_gradient_across_rejected_steps(mode, order):
 # -- the ends of a solve
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "field, t0, t1, expected",
     [
@@ -189,6 +194,7 @@ def test_resumed_after_an_event():
     )
 
 
+@pytest.mark.slow
 def test_resumed_from_another_state_or_time():
     first = solve(_oscillator, 0.0, 1.0, [0.0, 1.0], 8, 1e-9, saveat=SAVED)
     kicked = _resume(first, 1.0, 2.0, [3.0, 0.0])
@@ -200,6 +206,7 @@ def test_resumed_from_another_state_or_time():
     np.testing.assert_allclose(later.ys[0], [np.sin(2.0), np.cos(2.0)], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_gradient_of_a_resumed_solve():
     """As the documentation says: with `made_jump`."""
     first = solve(_oscillator, 0.0, 1.0, [0.0, 1.0], 8, 1e-9, saveat=SAVED)
@@ -213,6 +220,7 @@ def test_gradient_of_a_resumed_solve():
     )
 
 
+@pytest.mark.slow
 def test_lanes_start_anew_where_they_have_to():
     """Under `vmap`: two lanes go on, the third begins elsewhere."""
 
@@ -228,6 +236,7 @@ def test_lanes_start_anew_where_they_have_to():
     np.testing.assert_allclose(ends, expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_resumed_with_another_order():
     first = solve(_oscillator, 0.0, 1.0, [0.0, 1.0], 10, 1e-9, saveat=SAVED)
     with pytest.raises(ValueError, match="series of order 10.*solver is of order 8"):

@@ -283,6 +283,7 @@ def _names(context):
     return list(FUNCTIONS) if every else ["smooth", "slope"]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("context", CONTEXTS, ids=lambda context: context.__name__[1:])
 def test_in_a_jet(context):
     p, order, names = jnp.array(0.7), 3, _names(context)
@@ -308,6 +309,7 @@ def _told(name):
 FIELDS = [_system, _scan_in_a_matvec, _scan_of_a_branch_in_a_matvec, _loop_of_systems]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("context", FIELDS, ids=lambda context: context.__name__[1:])
 def test_in_a_vector_field(context):
     names = ["smooth", "slope"]
@@ -332,6 +334,7 @@ def test_in_a_vector_field(context):
             )
 
 
+@pytest.mark.slow
 def test_gradient_and_vmap_of_a_vector_field():
     def total(which, y):
         linear = FUNCTIONS["smooth"][which]

@@ -114,18 +114,16 @@ def assert_orders_agree(actual, expected):
         assert error <= TOLERANCE, f"order {k}: {error:.2g}"
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("controller", CONTROLLERS)
-@pytest.mark.parametrize(
-    "name",
-    # Tracing Newton's method in nested derivatives takes longest, with any JAX.
-    [pytest.param(n, marks=[pytest.mark.slow] * (n == "Kvaerno5")) for n in SOLVERS],
-)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_solvers(name, controller):
     actual = jet_of(name, solve_of(name, controller))
     assert_orders_agree(actual, expected_of(name, controller))
 
 
 # Of these JAX can nest only the second, and the default not even once.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "adjoint", [None, diffrax.ForwardMode()], ids=["default", "forward"]
 )

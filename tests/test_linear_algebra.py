@@ -144,6 +144,7 @@ def _nested_jet(fun, a, terms):
     return _jit(derivatives(along, len(terms)))(jnp.zeros(()))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("dtype", [float, complex])
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_agrees_with_nested_jvp(name, dtype):
@@ -229,6 +230,7 @@ def _one(size, number, dtype):
 _ORDER = 10
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dtype", [float, complex])
 @pytest.mark.parametrize("name", [
     "cholesky", "lu", "lu, wide", "qr, tall", "qr, all columns", "qr, wide", "eigh",
@@ -360,6 +362,7 @@ _COMPOSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", _COMPOSED)
 def test_gradient_and_vmap_of_a_jet(name):
     fun, shape, kind = PRIMITIVES[name]
@@ -378,6 +381,7 @@ def _third(fun, a):
     return eqx_taylor.filter_jet(fun, (a,), ([a * a, None, None],))[1][2]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", _COMPOSED)
 def test_in_a_vector_field(name):
     """Against a jet along the solution; and in a loop, where what was computed at lower
@@ -437,6 +441,7 @@ BUILT = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", BUILT)
 def test_built_on_them(name):
     fun = BUILT[name]
@@ -448,6 +453,7 @@ def test_built_on_them(name):
     assert_orders_close(_jet(fun, a, terms), _nested_jet(fun, a, terms), 500)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", [*BUILT, *_COMPOSED, "qr", "svd", "eigvals"])
 def test_cost(name):
     """One factorisation, and no more than O(K²) in all."""

@@ -59,6 +59,7 @@ def test_computed_reference(capsys, monkeypatch):
     assert np.linalg.norm(error.astype(float), axis=-1).max() < 2e-12
 
 
+@pytest.mark.slow
 def test_steps_at_1e_12():
     dopri8, _, taylor = demonstration._methods(order=20, rtol=1e-12)
     t1 = 1000 * problem.DAYS_PER_YEAR
@@ -120,6 +121,7 @@ def test_plot_without_matplotlib(monkeypatch, capsys):
     assert "pip install eqx_taylor[plot]" in line
 
 
+@pytest.mark.slow
 def test_plot(tmp_path, capsys, monkeypatch):
     # The reference of the true order takes longest of all to compile.
     monkeypatch.setattr(demonstration, "_REFERENCE_ORDER", 3)

@@ -44,6 +44,7 @@ FIELDS = sorted(
 )
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", FIELDS)
 def test_errors_and_steps(name):
     case = CASES[name]

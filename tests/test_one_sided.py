@@ -133,6 +133,7 @@ FIELDS = {
 ORDER = 4
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32], ids=["64", "32"])
 def test_side_of_a_kink(dtype):
     """All in one program: of each field, and of its side."""
@@ -190,6 +191,7 @@ def _hermite_areas(ts, us):
     return np.concatenate([[0], np.cumsum(pieces)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32], ids=["64", "32"])
 def test_steps_on_knots(dtype):
     """Inputs that are interpolated, with steps from knot to knot; in both directions of
@@ -235,6 +237,7 @@ def test_steps_on_knots(dtype):
     assert_close(found["late"], areas, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Complex dtype")
 def test_kinks_of_the_state():
     """With fixed steps that begin on a kink, with controlled ones, and resumed."""
@@ -293,6 +296,7 @@ def test_kinks_of_the_state():
     assert abs(value - (e - 1)) < 1e-8 and steps < 10
 
 
+@pytest.mark.slow
 def test_gradients_at_knots():
     """The derivative of an integral with respect to the values of the input: the
     weights of the trapezoidal rule. With respect to a state on a kink: that of the

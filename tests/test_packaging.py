@@ -89,8 +89,7 @@ def test_workflow_is_what_ci_runs():
         assert program == ".ci/run" and parts
         used |= set(parts)
     [known] = re.findall(r"^parts=\((.*)\)$", _read(".ci/run"), re.MULTILINE)
-    # A newer Python is a job of its own there.
-    assert used == set(known.split()) - {"newer"}
+    assert used == set(known.split())
 
 
 @pytest.fixture

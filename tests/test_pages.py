@@ -62,6 +62,7 @@ def _is_missing(title):
     return title == "heyoka" and importlib.util.find_spec("heyoka") is None
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("page", list(_pages()))
 def test_code_of_a_page(page, as_a_reader):
     """Block after block: later ones use the names of those before. Two that stand side

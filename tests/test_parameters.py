@@ -124,6 +124,7 @@ def _finite(actual, expected):
     return jax.tree.transpose(jax.tree.structure(actual), None, pairs)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("file", cases.CASES)
 def test_nested_derivatives(file):
     """Along curves and along lines."""

@@ -39,6 +39,7 @@ EXPONENTIALS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", EXPONENTIALS)
 def test_powers_of_the_exponential(kind):
     """Coefficients are `p^k exp(p t) / k!`: a base that is known to a rounding has a
@@ -83,6 +84,7 @@ CURVES = [
 EXPONENTS = [-3.0, -1.5, 1 / 3, 1.5, 2.0, 2.5, 3.0, 7.5]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128"])
 def test_an_exponent_at_run_time_along_curves(dtype):
     """Against ball arithmetic, in roundings of the terms of a majorant."""
@@ -150,6 +152,7 @@ def products(terms, n):
     return out
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", ["int32", "float64", "complex128", "field", "scan", "moving"])  # fmt: skip
 def test_integer_exponents_at_zero(kind):
     expected = np.stack([[[products(x, n)[k] for n in INTEGERS] for x in ZEROS] for k in range(7)])  # fmt: skip

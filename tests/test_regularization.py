@@ -85,6 +85,7 @@ def integrals_of_nested_jvp(field, y0, args):
     return POINTS.weights @ jax.lax.map(lambda at: rates(*at), (POINTS.ts, ys))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drive", [0.0, 2.0], ids=["autonomous", "driven"])
 def test_nested_jvp(drive):
     """Values to 1e-10 and gradients to 1e-8, as a state and by quadrature."""
@@ -125,6 +126,7 @@ def test_nested_jvp(drive):
             np.testing.assert_allclose((a - e) / size, 0, atol=1e-8)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("order", [1, 2, 4])
 def test_closed_forms(order):
     """`exp(-t)`; and `sin t` by time alone, whose derivatives in `y` are all zero."""
@@ -163,6 +165,7 @@ ADJOINTS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_adjoints(adjoint):
     """Gradients by a parameter in the term, of `exp(-a t)`: `R_2 = a³ (1 - exp(-2a)) / 2`."""
@@ -198,6 +201,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solvers(name):
     solver, controller, allowed = SOLVERS[name]
@@ -270,6 +274,7 @@ def jacobian(field, t, y):
     return np.asarray(jax.jacfwd(lambda y: field(t, y, None))(y))
 
 
+@pytest.mark.slow
 def test_rnode():
     """Kinetic energy and Jacobian; of a state that is a batch, too."""
 
@@ -321,6 +326,7 @@ def test_rate_of_ones_own():
     np.testing.assert_allclose(r, -(1 - np.exp(-2)) / 2, rtol=1e-13)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex128])
 def test_dtypes(dtype):
     t, y = jnp.array(0.5, jnp.float32), jnp.array([1.0, 2.0], dtype)
@@ -334,6 +340,7 @@ def test_dtypes(dtype):
     np.testing.assert_allclose(rate, 2.5, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_high_orders():
     """Factorials that no integer of 32 or 64 bits holds."""
     t, y = jnp.array(0.5, jnp.float32), jnp.ones(2, jnp.float32)

@@ -293,6 +293,7 @@ COMPLEX = [
 REAL = [*ELEMENTWISE, *POWERS, *PRODUCTS, *STRUCTURAL, *KINKS, *DERIVED]
 
 
+@pytest.mark.sample(3)
 @_parametrize([*REAL, *COMPLEX])
 def test_nested_derivatives(case):
     points = case.arrays()
@@ -304,6 +305,7 @@ def test_nested_derivatives(case):
 
 
 # The others have no more derivatives than their order.
+@pytest.mark.sample(5)
 @_parametrize([case for case in [*REAL, *COMPLEX] if case.order >= 3])
 def test_transformations(case):
     """Along a line the n-th derivative of the k-th derivative is the (k+n)-th.
@@ -350,6 +352,7 @@ def test_transformations(case):
         assert_close(along, sum(weighted(x) for x in third), case.ulps, scale=size)
 
 
+@pytest.mark.sample(3)
 @_parametrize([*REAL, *COMPLEX])
 def test_supports_are_upper_bounds(case):
     """A coefficient that the support allows for may be a symbolic zero nevertheless."""
@@ -374,6 +377,7 @@ def test_supports_are_upper_bounds(case):
     assert nothing == second == jet_of(lambda x: [x] * (order + 1))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @_parametrize([case for case in REAL if case.any_float])
 def test_dtype(case, dtype):

@@ -12,8 +12,16 @@ import pytest
 SCRIPT = pathlib.Path(__file__).with_name("shard_map_cases.py")
 
 
+# The others take minutes.
+_SHORT = {"nested", "sums", "shardings"}
+
+
 @pytest.mark.parametrize(
-    "section", ["table", "public", "nested", "sums", "solves", "shardings"]
+    "section",
+    [
+        pytest.param(section, marks=[] if section in _SHORT else pytest.mark.slow)
+        for section in ("table", "public", "nested", "sums", "solves", "shardings")
+    ],
 )
 def test_on_eight_devices(section):
     root = str(SCRIPT.parents[1])

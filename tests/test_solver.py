@@ -47,6 +47,7 @@ Y0 = np.array([1.0, -0.5])
 # -- order of convergence
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("order", range(1, 11))
 def test_order_of_convergence(order):
     """Halving the step divides the error by 2^K. All derivatives of the solution are
@@ -70,6 +71,7 @@ def test_order_of_convergence(order):
     assert abs(2 * fine - coarse - order) < 0.2, errors
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("order", [1, 2, 5, 8])
 def test_error_estimate(order):
     """Asymptotically it is the local error itself."""
@@ -101,6 +103,7 @@ def test_orders_of_the_solver():
 # -- step size control
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "order, rtol", [(3, 1e-6), (8, 1e-9), (20, 1e-13), (32, 1e-13)]
 )
@@ -138,6 +141,7 @@ def test_high_orders_take_few_steps():
     assert solution.stats["num_steps"] < 40
 
 
+@pytest.mark.slow
 def test_pleiades():
     """Seven stars, some of which pass each other closely (Hairer, Norsett, Wanner,
     "Solving Ordinary Differential Equations I", II.10; final values from the Test Set
@@ -458,6 +462,7 @@ def _exact_jacobians(t1, args):
     return by_y0, by_args, by_t1
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     "jacobian, adjoint, order, rtol",
     [
@@ -490,6 +495,7 @@ def test_jacobians_of_adaptive_solves(jacobian, adjoint, order, rtol):
         np.testing.assert_allclose(actual, exact, rtol=rtol, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_reverse_mode_and_the_variational_equation():
     """Of the Lorenz system, with respect to the state and a parameter: by the default
     adjoint of an adaptive solve, and by another program's integration of `V' = f'(y) V`.
@@ -531,6 +537,7 @@ def test_reverse_mode_and_the_variational_equation():
     assert np.max(np.abs(actual - expected)) < 1e-9 * np.max(np.abs(expected))
 
 
+@pytest.mark.slow
 def test_jacobians_of_constant_steps():
     """Reverse mode, forward mode and a jvp of the whole, to the last digits."""
 
@@ -563,6 +570,7 @@ def test_jacobians_of_constant_steps():
     np.testing.assert_allclose(along, by_y0 @ np.ones(2) + by_args, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradient_of_a_neural_ode():
     """Reverse mode with the default adjoint, against finite differences."""
     mlp = eqx.nn.MLP(2, 2, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
@@ -597,6 +605,7 @@ def test_gradient_of_a_neural_ode():
     np.testing.assert_allclose(along, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_backsolve_adjoint():
     """The augmented equation is solved by TaylorSolver too: its field is a vjp."""
 
@@ -622,6 +631,7 @@ def test_step_is_ode_jet():
     np.testing.assert_allclose(solution.ys[0], expected, rtol=4e-16)
 
 
+@pytest.mark.slow
 def test_steps_by_hand():
     """`Diffrax`'s interface for loops of one's own."""
     term, solver = diffrax.ODETerm(_field), TaylorSolver(10)

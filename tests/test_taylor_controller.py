@@ -161,6 +161,7 @@ def _reference(field, y0, t1):
     return pair1[0], growth
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_problems(name):
     """Next to no step is rejected, and the error is what one tolerance at every step
@@ -224,6 +225,7 @@ def _cosine(t, y, args):
 Y0 = np.array([1.0, -0.5])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_units_of_time(dtype):
     """The first step comes from the jet at `t0`: in another unit, it is another number
@@ -326,6 +328,7 @@ def _with_arguments(**kwargs):
     )
 
 
+@pytest.mark.slow
 def test_arguments_of_the_controller():
     run = _with_arguments
     plain = lengths(run())
@@ -404,6 +407,7 @@ def test_fixed_steps():
     np.testing.assert_allclose(by_times.ys[0], Y0 * np.exp(np.sin(3.0)), rtol=1e-2)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("inner", [TaylorController, diffrax.PIDController])
 def test_clipped_steps(inner):
     """`step_ts` are hit; behind a jump in `jump_ts` the series starts afresh. The length
@@ -447,6 +451,7 @@ CONTROLLERS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("order", [4, 10])
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_jumps_and_kinks_are_not_stepped_over(name, order):
@@ -478,6 +483,7 @@ def _square(t, y, args):
     return y**2
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "order, tols, most", [(20, [1e-12, 1e-18], 1e-10), (28, [1e-20], 1e-11)]
 )
@@ -497,6 +503,7 @@ def _failing(t, y, args):
     return jnp.where(t < args, y**2, jnp.nan)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_failures(name):
     """A pole, and a vector field that is NaN from some time on, or from the start. What
@@ -574,6 +581,7 @@ def _stiff_solve(field, y0, t1, max_steps=280, **kwargs):
 WARNS = dict(expected_warning=UserWarning, match="stiff.*implicit.*Kvaerno5")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "matrix",
     [[[-1000.0, 0], [0, -1000]], [[-600.0, 800], [-800, -600]]],
@@ -608,6 +616,7 @@ def test_many_steps_are_not_stiffness():
     assert solution.stats["num_accepted_steps"] > 256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", ["vmap", "grad"])
 def test_stiffness_under_transformations(transform):
     def end(rate):
@@ -739,6 +748,7 @@ def test_control_term_as_an_ode():
     np.testing.assert_allclose(solution.ys[0], np.exp(-np.sin(2.5)), rtol=5e-8)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("y0", [(1.0, 0.0), (0.0, 0.0)], ids=["moving", "at rest"])
 @pytest.mark.parametrize("t1", [1e3, 1e12])
 def test_first_step_of_a_long_solve_in_float32(y0, t1):
