@@ -13,7 +13,8 @@ SCRIPT = pathlib.Path(__file__).with_name("shard_map_cases.py")
 
 
 @pytest.mark.parametrize(
-    "section", ["table", "public", "nested", "sums", "solves", "shardings"]
+    "section",
+    ["table", "public", "nested", "sums", "solves", "shardings", "refused"],
 )
 def test_on_eight_devices(section):
     root = str(SCRIPT.parents[1])

@@ -12,14 +12,20 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .. import _rules as _rules
-from .._core.check import check_boolean, describe, is_none, UNTRACEABLE, untraceable
+from .._core.check import (
+    check_boolean,
+    describe,
+    is_none,
+    trace_on_devices,
+    UNTRACEABLE,
+    untraceable,
+)
 from .._core.jax import (
     all_varying,
     as_type,
     as_weak_as,
     filled,
     is_differentiable,
-    trace,
     transformation,
 )
 from .._core.series import given
@@ -309,7 +315,8 @@ def _jet_of_leaves(
         return out_leaves
 
     try:
-        jaxpr = trace(flat_fun, *[terms[0] for terms in inputs])
+        point = [terms[0] for terms in inputs]
+        jaxpr = trace_on_devices("`fun`", flat_fun, primals, point)
     except UNTRACEABLE as e:
         raise untraceable(caller, "`fun`", e) from e
     series = [given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, inputs)]
