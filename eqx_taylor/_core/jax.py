@@ -5,6 +5,7 @@ JAX 0.10 to 0.12; what changed between them is noted at each function.
 """
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from jax._src.literals import TypedNdArray
 from jax._src.state.discharge import discharge_state
 from jax.core import ShapedArray
 from jax.extend.core import Literal as Literal
+from jax.interpreters import ad
 from jax.ref import AbstractRef
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -67,6 +69,15 @@ def name_of(jaxpr: Jaxpr) -> str:
     """The name of the function that was traced."""
     info = getattr(close(jaxpr).jaxpr, "debug_info", None)
     return getattr(info, "func_name", "a function")
+
+
+def primitive_names() -> set[str]:
+    """The names of all primitives of the modules that have been imported."""
+    tables = ad.primitive_jvps, ad.primitive_transposes
+    named = {primitive.name for table in tables for primitive in table}
+    # Some have no rules. (`isinstance` would ask objects of others for their class.)
+    objects = gc.get_objects()
+    return named | {x.name for x in objects if issubclass(type(x), jex.Primitive)}
 
 
 def is_literal(atom: Any) -> bool:

@@ -41,7 +41,7 @@ def define_linear(
     **Raises:**
 
     `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
+    `defjvp` has not been called, and for a name that no primitive has.
 
     !!! example
 
@@ -126,7 +126,7 @@ def define_bilinear(
     **Raises:**
 
     `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
+    `defjvp` has not been called, and for a name that no primitive has.
 
     !!! example
 
