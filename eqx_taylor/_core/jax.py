@@ -56,13 +56,11 @@ def without_references(jaxpr: Jaxpr) -> Jaxpr:
     """Returns the same function, where mutable references that it makes itself
     (`jax.new_ref`) have become values that are handed on. Jaxprs within are left as
     they are."""
-    if not any(
-        isinstance(var.aval, AbstractRef)
-        for eqn in jaxpr.jaxpr.eqns
-        for var in eqn.outvars
-    ):
-        return jaxpr
-    return discharge_state(jaxpr, lower=False)
+    for eqn in jaxpr.jaxpr.eqns:
+        for var in eqn.outvars:
+            if isinstance(var.aval, AbstractRef):
+                return discharge_state(jaxpr, lower=False)
+    return jaxpr
 
 
 def name_of(jaxpr: Jaxpr) -> str:
@@ -214,17 +212,19 @@ def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
     wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
     live, has_programs = [], False
     for eqn in reversed(jaxpr.jaxpr.eqns):
-        if eqn.effects or any(var in wanted for var in eqn.outvars):
+        if eqn.effects or not wanted.isdisjoint(eqn.outvars):
             if eqn.primitive.name == "while" and not eqn.effects:
                 eqn = _pruned_while(eqn, [var in wanted for var in eqn.outvars])
             live.append(eqn)
             # The rule of a `custom_jvp` is a function, which is traced when it is
             # needed: there is nothing to look into, if all results are.
             if eqn.primitive.name == "custom_jvp_call":
-                has_programs |= not all(var in wanted for var in eqn.outvars)
+                has_programs |= not wanted.issuperset(eqn.outvars)
             elif not has_programs:
                 has_programs = any(map(_holds_jaxpr, eqn.params.values()))
-            wanted.update(var for var in eqn.invars if not is_literal(var))
+            for var in eqn.invars:
+                if not isinstance(var, jex.Literal):
+                    wanted.add(var)
     return live[::-1], has_programs
 
 
@@ -427,14 +427,15 @@ def as_type(aval: Aval, x: Any) -> Any:
         spec = PartitionSpec(*front, *sharding.spec)
         if jax.typeof(x).sharding.spec != spec:
             x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
-    return vary(x, varying_axes(aval))
+    axes = varying_axes(aval)
+    return vary(x, axes) if axes else x
 
 
 def explicit_sharding(aval: Aval) -> Any:
     """The sharding, if it is a part of the type: on a mesh whose axes are explicit."""
     sharding = getattr(aval, "sharding", None)
-    spec = getattr(sharding, "spec", ())
-    return sharding if any(axis is not None for axis in spec) else None
+    spec = tuple(getattr(sharding, "spec", ()))
+    return sharding if spec.count(None) < len(spec) else None
 
 
 def stacked_type(aval: Aval, count: int) -> Aval:
@@ -458,7 +459,7 @@ def _reshaped(aval: Aval, shape: tuple[int, ...], respec: Callable) -> Aval:
 def all_varying(arrays: Sequence[Any]) -> list[Any]:
     """Makes each of the arrays vary over all axes that any of them varies over."""
     axes = joint_axes(map(jax.typeof, arrays))
-    return [vary(x, axes) for x in arrays]
+    return [vary(x, axes) for x in arrays] if axes else list(arrays)
 
 
 def vary(x: Any, axes: frozenset[str]) -> Any:
@@ -484,13 +485,9 @@ def varying_axes(aval: Aval) -> frozenset[str]:
     return getattr(aval, "vma", None) or frozenset()
 
 
-def tangent_dtype(aval: Aval) -> Any:
-    return jex.primal_dtype_to_tangent_dtype(aval.dtype)
-
-
 def is_differentiable(aval: Aval) -> bool:
     """Whether values of this type can move: a dtype with a tangent of its own."""
-    return tangent_dtype(aval) != jax.dtypes.float0
+    return jex.primal_dtype_to_tangent_dtype(aval.dtype) != jax.dtypes.float0
 
 
 def can_move(eqn: JaxprEqn) -> bool:

@@ -248,7 +248,7 @@ def jet_of_trees(
     ]
     moving, where = [], []
     for i, (path, leaf, *terms) in enumerate(zip(paths, leaves, *columns)):
-        if any(term is not None for term in terms):
+        if not all(map(is_none, terms)):
             moving.append(_Leaf(path, leaf, terms))
             where.append(i)
 
@@ -342,8 +342,8 @@ def _factorials(order: int, dtypes: Sequence[Any]) -> list[float]:
     it comes to this the unit of time is changed, by a power of two `σ`: a coefficient
     with respect to `σ t` is `x^(k) σ^k / k!`, near `x^(k)` for `σ` about `order / e`.
     """
-    dtypes = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
-    tiny = max((float(jnp.finfo(dtype).tiny) for dtype in dtypes), default=0.0)
+    inexact = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
+    tiny = max([0.0, *[float(jnp.finfo(dtype).tiny) for dtype in inexact]])
     unit = 1
     while Fraction(unit**order, math.factorial(order)) < tiny**0.5:
         unit *= 2
