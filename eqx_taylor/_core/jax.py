@@ -5,6 +5,7 @@ JAX 0.10 to 0.12; what changed between them is noted at each function.
 """
 
 import contextlib
+import functools
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -231,9 +232,7 @@ def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
 def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
     """Removes from a loop what its used outputs do not depend on. JAX does so itself
     from 0.12 on."""
-    params = eqn.params
-    cond, body = params["cond_jaxpr"], params["body_jaxpr"]
-    of_cond, of_body = params["cond_nconsts"], params["body_nconsts"]
+    cond, of_cond, body, of_body = while_params(eqn)
     carried = [a or b for a, b in zip(used, _pruned(cond, [True])[1][of_cond:])]
     while True:
         _, read = _pruned(body, carried)
@@ -249,7 +248,7 @@ def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
     return eqn.replace(
         invars=[var for var, keep in zip(eqn.invars, kept) if keep],
         outvars=[var for var, keep in zip(eqn.outvars, carried) if keep],
-        params=params
+        params=eqn.params
         | dict(
             cond_jaxpr=new_cond,
             body_jaxpr=new_body,
@@ -298,6 +297,52 @@ def scan_params(eqn: JaxprEqn) -> ScanParams:
         params["length"],
         params["reverse"],
         params["unroll"],
+    )
+
+
+class WhileParams(NamedTuple):
+    cond: Jaxpr
+    num_cond_consts: int
+    body: Jaxpr
+    num_body_consts: int
+
+
+def while_params(eqn: JaxprEqn) -> WhileParams:
+    """Reads the parameters of a `while_loop`. Its operands are the constants of the
+    condition, those of the body, and the carry."""
+    params = eqn.params
+    return WhileParams(
+        close(params["cond_jaxpr"]),
+        params["cond_nconsts"],
+        close(params["body_jaxpr"]),
+        params["body_nconsts"],
+    )
+
+
+class LinearSolveParams(NamedTuple):
+    matvec: Jaxpr
+    num_matvec_consts: int
+    num_consts: int
+
+
+def linear_solve_params(eqn: JaxprEqn) -> LinearSolveParams:
+    """Reads the parameters of a `custom_linear_solve`. Its operands are the constants,
+    those of the product with the matrix first, and the right-hand sides."""
+    lengths = eqn.params["const_lengths"]
+    return LinearSolveParams(
+        close(eqn.params["jaxprs"].matvec), lengths.matvec, sum(lengths)
+    )
+
+
+def shard_map_like(eqn: JaxprEqn) -> Callable[..., Any]:
+    """The function `jax.shard_map`, over the mesh and the axes of an equation. It takes
+    the function, `in_specs` and `out_specs`."""
+    params = eqn.params
+    return functools.partial(
+        jax.shard_map,
+        mesh=params["mesh"],
+        axis_names=params["newly_manual_axes"],
+        check_vma=params["check_vma"],
     )
 
 
