@@ -52,8 +52,8 @@ def _loop_supports(
 
 
 class _Kept:
-    """Coefficients kept between the runs of a loop or branch: by the walk's own history
-    where it is itself inside of one, else here."""
+    """A store of coefficients between the runs of a loop or branch. They are in the
+    walk's own history where it is itself inside of one, else here."""
 
     def __init__(self, walk: Walk):
         self.walk = walk
