@@ -1,5 +1,5 @@
-"""Initial value problems with known solutions, for benchmarks of solvers; and the
-equations of Lorenz and of Kepler, for all benchmarks and tests.
+"""Initial value problems with known solutions, for benchmarks of solvers and for tests;
+and the equations of Lorenz and of Kepler, for all of them.
 
 A reference is a closed form (Kepler's orbit); or it is computed by a method that is
 none of those compared: extrapolation (Gragg, Bulirsch and Stoer; Section II.9 of

@@ -663,13 +663,19 @@ def check_shard_map(program, actual, rng) -> bool:
         return [jtu.tree_map(lambda x: x[0], tree) for tree in (inputs, series)]
 
     def primal(inputs, series):
-        return list(plain(**unstacked(inputs, series)[0]))
+        # The function is called with what its series are: it must take that.
+        inputs, series = unstacked(inputs, series)
+        for k, terms in series.items():
+            if any("V:d" in str(jax.typeof(x)) for x in terms if x is not None):
+                inputs[k] = _varying(inputs[k])
+        return list(plain(**inputs))
 
     def jet(inputs, series):
         return jet_of(program.function(), program, *unstacked(inputs, series))
 
     try:
-        jax.eval_shape(on_devices(primal), *stacked)
+        # Lowered as well: there are primitives that have a type there, and no more.
+        on_devices(primal).lower(*stacked)
     except Exception:
         return False
     inside = jax.device_get(on_devices(jet)(*stacked))
@@ -681,9 +687,13 @@ def _spec(same):
     return PartitionSpec() if same else PartitionSpec("d")
 
 
-def _spread(x):
+def _varying(x):
     is_same = "V:d" not in str(jax.typeof(x))
-    return (lax.pcast(x, "d", to="varying") if is_same else x)[None]
+    return lax.pcast(x, "d", to="varying") if is_same else x
+
+
+def _spread(x):
+    return _varying(x)[None]
 
 
 def check_unused(rng: random.Random) -> None:

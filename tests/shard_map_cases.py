@@ -25,6 +25,7 @@ from typing import Any  # noqa: E402
 
 import conftest as conftest  # noqa: E402  (the settings of the tests)
 import diffrax  # noqa: E402
+import equinox as eqx  # noqa: E402
 import jax  # noqa: E402
 import jax.extend.core as jex  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -562,9 +563,72 @@ def shardings(part: int, parts: int) -> None:
     attempt("spmd_axis_name", check_spmd)
 
 
+def refused(part: int, parts: int) -> None:
+    """A function that takes what is the same on all devices, and nothing else: JAX
+    refuses it where directions differ, and the message says why it is called so. Where
+    they are the same, and of functions that take both, derivatives are those outside."""
+    del part, parts
+
+    def loop(x, v):
+        return eqx.internal.while_loop(
+            lambda c: jnp.sum(jnp.abs(c)) > 0.5, lambda c: 0.4 * jnp.cos(c) * c, x,
+            kind="bounded", max_steps=4,
+        )  # fmt: skip
+
+    def carry(x, v):
+        def body(c, _):
+            return (c[0] * x, jnp.sin(c[1]) * x), None
+
+        init = jnp.ones(3), jax.tree_util.tree_map(jnp.sin, x)
+        return lax.scan(body, init, None, length=2)[0]
+
+    def pull_back(x, v):
+        return jax.vjp(jnp.sin, jnp.full(3, 0.3))[1](x)[0]
+
+    def own_pull_back(x, v):
+        return jax.vjp(lambda x: jnp.sin(x) * x, x)[1](x)[0]
+
+    def gradient(x, v):
+        return jax.grad(lambda x: scalar(jnp.sin(x)))(x)
+
+    ways = {
+        "jet": lambda fun, x, v: jet(lambda x: fun(x, v), [x], [[v, None, v]]),
+        "directional_derivatives": lambda fun, x, v: et.directional_derivatives(
+            lambda x: fun(x, v), x, v, 3),
+        "weighted_laplacian": lambda fun, x, v: et.weighted_laplacian(
+            lambda x: fun(x, v), x, v[:, None]),
+        "ode_jet": lambda fun, x, v: et.ode_jet(
+            lambda t, y, args: jnp.asarray(jtu.tree_leaves(fun(y, v))[0]) * args, 0.3,
+            x, v, order=3),
+    }  # fmt: skip
+    x, *v = jnp.asarray(np.random.default_rng(7).uniform(0.2, 1, (DEVICES + 1, 3)))
+    v = jnp.stack(v)
+    programs = {}
+    for name, way in ways.items():
+        for fun in (loop, carry, pull_back, own_pull_back, gradient):
+            case = f"{name}, {fun.__name__}"
+            taken = ft.partial(way, fun)
+            if fun in (own_pull_back, gradient):
+                program = traced(case, taken, (x, v), [True, False])
+                programs[case] = program, (x, v), (taken, (None, 0))
+                continue
+            program = traced(f"{case}, the same", taken, (x, v[0]), [True, True])
+            programs[f"{case}, the same"] = program, (x, v[0]), (taken, (None, None))
+            if traced(case, taken, (x, v), [True, False]) is not None:
+                FAULTS[case] = "no error"
+                continue
+            message = FAULTS.pop(case)
+            if any(w not in message for w in ("(over d)", "pcast", "check_vma")):
+                FAULTS[case] = message
+    actual = run({case: entry[:2] for case, entry in programs.items()})
+    for case, (_, (x, v), (taken, axes)) in programs.items():
+        many = jax.vmap(taken, axes, axis_size=DEVICES)
+        attempt(case, lambda: compare(actual[case], jax.jit(many)(x, v), 1e4))
+
+
 SECTIONS = dict(
     table=table, public=public, nested=nested, sums=sums, solves=solves,
-    shardings=shardings,
+    shardings=shardings, refused=refused,
 )  # fmt: skip
 
 if __name__ == "__main__":

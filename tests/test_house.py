@@ -38,6 +38,23 @@ def test_only_one_file_knows_jax_internals():
     assert named_in <= {"eqx_taylor/_core/jax.py"}
 
 
+def test_caches_are_bounded():
+    """What lives as long as the process, and is filled by what users pass, has a size.
+    (Caches that a function makes for itself go with it.)"""
+    unbounded = re.compile(r"\bcache$|lru_cache\((maxsize=)?None\)")
+    found = []
+    for path in (ROOT / "eqx_taylor").rglob("*.py"):
+        nodes = list(ast.parse(path.read_text(encoding="utf-8")).body)
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, ast.ClassDef):
+                nodes += node.body
+            decorators = map(ast.unparse, getattr(node, "decorator_list", ()))
+            found += [(path.name, d) for d in decorators if unbounded.search(d)]
+    # JAX's own kind, which goes with the function and by `jax.clear_caches()`.
+    assert found == [("transform.py", "lu.cache")]
+
+
 # Openings of fragments, which only the name above completes.
 _FRAGMENTS = frozenset(
     """

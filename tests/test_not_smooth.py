@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from benchmarks import nonsmooth
 from eqx_taylor import TaylorController, TaylorSolver
@@ -272,6 +273,46 @@ def test_singular_point_ends_the_solve_or_is_gone_over(tol):
         np.testing.assert_allclose(solution.ys[0], case.end, atol=20 * tol)
     else:
         assert solution.result == RESULTS.dt_min_reached
+
+
+def _bessel(t, y, args):
+    x, v = y
+    return jnp.stack([v, -v / t - x])
+
+
+def _legendre(t, y, args):
+    """Of degree 2: with the solution (3 t^2 - 1) / 2, regular at 1 as well."""
+    x, v = y
+    return jnp.stack([v, (2 * t * v - 6 * x) / (1 - t**2)])
+
+
+_J0, _J1 = scipy.special.j0, scipy.special.j1
+# The field, the start and its state, the end, and the state there if there is any.
+SINGULAR = dict(
+    bessel_backwards=(_bessel, 3.1, [_J0(3.1), -_J1(3.1)], -3.0, [_J0(3.0), _J1(3.0)]),
+    legendre=(_legendre, 0.5, [-0.125, 1.5], 1.6, [3.34, 4.8]),
+    pole=(lambda t, y, args: 1 + y**2, 0.0, [0.0], 2.0, None),
+    pole_backwards=(lambda t, y, args: -y / t, 1.0, [1.0], -1.0, None),
+)
+
+
+@pytest.mark.parametrize(
+    "name, dtype",
+    [*[(name, np.float64) for name in SINGULAR], ("bessel_backwards", np.float32)],
+)
+def test_singular_points(name, dtype):
+    """Where a solution is regular, it may be gone over; a pole never is. Either ends
+    after few steps, 20 for each digit of the time."""
+    field, t0, y0, t1, end = SINGULAR[name]
+    tol = 1e-5 if dtype is np.float32 else 1e-6
+    solution = solve(field, jnp.asarray(y0, dtype), t1, t0=t0, order=7, tol=tol)
+    assert solution.stats["num_steps"] < 20 * -np.log10(np.finfo(dtype).eps)
+    if solution.result == RESULTS.successful:
+        assert end is not None
+        np.testing.assert_allclose(solution.ys[0], end, atol=20 * tol)
+    else:
+        assert solution.result == RESULTS.dt_min_reached
+        assert end is None or name == "bessel_backwards"
 
 
 # -- rounding

@@ -13,14 +13,22 @@ SCRIPT = pathlib.Path(__file__).with_name("shard_map_cases.py")
 
 
 # The others take minutes.
-_SHORT = {"nested", "sums", "shardings"}
+_SHORT = {"nested", "sums", "shardings", "refused"}
 
 
 @pytest.mark.parametrize(
     "section",
     [
         pytest.param(section, marks=[] if section in _SHORT else pytest.mark.slow)
-        for section in ("table", "public", "nested", "sums", "solves", "shardings")
+        for section in (
+            "table",
+            "public",
+            "nested",
+            "sums",
+            "solves",
+            "shardings",
+            "refused",
+        )
     ],
 )
 def test_on_eight_devices(section):

@@ -12,7 +12,7 @@ import pytest
 import scipy.integrate
 from helpers import assert_close
 
-from benchmarks.problems import kepler_slopes, lorenz_slopes
+from benchmarks.problems import kepler_slopes, lorenz_slopes, pleiades
 from eqx_taylor import ode_jet, TaylorController, TaylorInterpolation, TaylorSolver
 
 
@@ -146,18 +146,8 @@ def test_pleiades():
     """Seven stars, some of which pass each other closely (Hairer, Norsett, Wanner,
     "Solving Ordinary Differential Equations I", II.10; final values from the Test Set
     for IVP Solvers, Mazzia and Magherini)."""
-    masses = np.arange(1.0, 8.0)
-
-    def field(t, y, args):
-        position, velocity = y
-        # d[:, i, j] points from star i to star j.
-        d = position[:, None, :] - position[:, :, None]
-        distance2 = jnp.sum(d**2, 0) + np.eye(7)
-        return velocity, jnp.sum(masses[None, None] * d * distance2[None] ** -1.5, 2)
-
+    problem = pleiades()
     # fmt: off
-    position = [[3.0, 3, -1, -3, 2, -2, 2], [3.0, -3, 2, 0, 0, -4, 4]]
-    velocity = [[0.0, 0, 0, 0, 0, 1.75, -1.5], [0.0, 0, 0, -1.25, 1, 0, 0]]
     expected = [
         [0.3706139143970502, 3.237284092057233, -3.222559032418324, 0.6597091455775310,
          0.3425581707156584, 1.562172101400631, -0.7003092922212495],
@@ -165,9 +155,10 @@ def test_pleiades():
          1.198213693392275, -0.2429682344935824, 1.091449240428980],
     ]
     # fmt: on
-    y0 = jnp.array(position), jnp.array(velocity)
-    solution = jax.jit(lambda: _solve(field, y0=y0, order=15))()
-    np.testing.assert_allclose(solution.ys[0][0], expected, rtol=1e-8)
+    solution = jax.jit(
+        lambda: _solve(problem.field, y0=problem.y0, t1=problem.t1, order=15)
+    )()
+    np.testing.assert_allclose(solution.ys[0][0].T, expected, rtol=1e-8)
 
 
 def test_kink_is_noticed():

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 import scipy.integrate
 
+from benchmarks import problems
 from benchmarks.problems import kepler_slopes, lorenz_slopes
-from eqx_taylor import (
-    _outer_solar_system as outer_solar_system,
-    TaylorController,
-    TaylorSolver,
-)
+from eqx_taylor import TaylorController, TaylorSolver
 
 
 RESULTS = diffrax.RESULTS
@@ -60,26 +57,13 @@ def _kepler(t, u, args):
     return jnp.concatenate(kepler_slopes(u[:2], u[2:]))
 
 
-def _arenstorf(t, u, args):
-    """Earth, Moon and a satellite (Hairer, Norsett, Wanner I, Section II.0)."""
-    x, y, vx, vy = u
-    mu = 0.012277471
-    earth = (1 - mu) * ((x + mu) ** 2 + y**2) ** -1.5
-    moon = mu * ((x - (1 - mu)) ** 2 + y**2) ** -1.5
-    ax = x + 2 * vy - earth * (x + mu) - moon * (x - (1 - mu))
-    return jnp.stack([vx, vy, ax, y - 2 * vx - earth * y - moon * y])
+def _stacked(problem):
+    """A problem whose state is positions and velocities, with one array of both."""
 
+    def field(t, u, args):
+        return jnp.stack(problem.field(t, (u[0], u[1]), args))
 
-def _pleiades(t, u, args):
-    """Seven stars (the same, Section II.10)."""
-    position, velocity = u
-    d = position[:, None, :] - position[:, :, None]
-    weight = np.arange(1.0, 8.0)[None] * (jnp.sum(d**2, 0) + np.eye(7)) ** -1.5
-    return jnp.stack([velocity, jnp.sum(weight[None] * d, 2)])
-
-
-def _outer_planets(t, u, args):
-    return jnp.stack(outer_solar_system.vector_field(t, (u[0], u[1]), args))
+    return field, np.stack(problem.y0)
 
 
 def _henon_heiles(t, u, args):
@@ -118,19 +102,13 @@ def _neural(t, u, args):
     return 3 * _MLP(u)
 
 
-_STARS = [
-    [[3.0, 3, -1, -3, 2, -2, 2], [3.0, -3, 2, 0, 0, -4, 4]],
-    [[0.0, 0, 0, 0, 0, 1.75, -1.5], [0.0, 0, 0, -1.25, 1, 0, 0]],
-]
-_PLANETS = np.stack([np.asarray(y) for y in outer_solar_system.initial_state()])
-
 # Field, initial state, final time, order, tolerance.
 PROBLEMS = {
     "Lorenz": (_lorenz, [1.0, 1, 1], 5.0, 8, 1e-7),
     "Kepler": (_kepler, [0.4, 0, 0, 2], 20.0, 10, 1e-9),
-    "Arenstorf": (_arenstorf, [0.994, 0, 0, -2.0015851063790825], 8.0, 5, 1e-6),
-    "Pleiades": (_pleiades, _STARS, 2.0, 5, 1e-6),
-    "outer Solar System": (_outer_planets, _PLANETS, 2e4, 5, 1e-6),
+    "Arenstorf": (*_stacked(problems.arenstorf()), 8.0, 5, 1e-6),
+    "Pleiades": (*_stacked(problems.pleiades()), 2.0, 5, 1e-6),
+    "outer Solar System": (*_stacked(problems.outer_solar_system()), 2e4, 5, 1e-6),
     "Henon-Heiles": (_henon_heiles, [0.0, 0.1, 0.5, 0], 30.0, 6, 1e-6),
     "pendulum": (_pendulum, [3.0, 0], 20.0, 12, 1e-11),
     "FitzHugh-Nagumo": (_fitzhugh_nagumo, [-1.0, 1], 60.0, 5, 1e-4),

@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.extend.core import Primitive
 
 from eqx_taylor import filter_jet, rules
+from eqx_taylor._core.jax import primitive_names
+from eqx_taylor._core.rule import RULES
 
 
 def _function():
@@ -24,6 +27,49 @@ def _jet(fun, x=1.0):
 def test_facts_that_there_are_not():
     with pytest.raises(TypeError, match=r"no fact `liner` to declare.*linear, factors"):
         rules.register(_function(), liner=slice(0, 1))
+
+
+_DECLARATIONS = {
+    "register": lambda target: rules.register(target),
+    "define_recurrence": lambda target: rules.define_recurrence(target)(
+        lambda y, x: lambda k: None
+    ),
+    "define_rewrite": lambda target: rules.define_rewrite(target, jnp.sin),
+    "define_derivative": lambda target: rules.define_derivative(
+        target, lambda y, x, dx: dx
+    ),
+    "define_linear": lambda target: rules.define_linear(target),
+    "define_bilinear": lambda target: rules.define_bilinear(target),
+    "define_piecewise_linear": lambda target: rules.define_piecewise_linear(target),
+}
+
+
+@pytest.mark.parametrize("name", _DECLARATIONS)
+def test_names_that_no_primitive_has(name):
+    """There are typing errors; and primitives are known from when they are made."""
+    assert set(_DECLARATIONS) == {
+        declaration
+        for declaration in dir(rules)
+        if declaration == "register" or declaration.startswith("define_")
+    }
+    before = dict(RULES)
+    with pytest.raises(ValueError, match="'tanhh' is not .* there are: tanh.*Import"):
+        _DECLARATIONS[name]("tanhh")
+    words = "'my_own_thing' is not the name of any primitive that has been imported. I"
+    with pytest.raises(ValueError, match=words):
+        _DECLARATIONS[name]("my_own_thing")
+    assert RULES == before
+    made = Primitive(f"made_{name}")
+    try:
+        _DECLARATIONS[name](made.name)
+        assert name == "register" or made.name in RULES
+    finally:
+        RULES.pop(made.name, None)
+
+
+def test_names_of_other_versions_of_jax_are_the_packages_own():
+    names = {name for name in RULES if isinstance(name, str)}
+    assert names - primitive_names() > {"otherwise"}
 
 
 @pytest.mark.parametrize(

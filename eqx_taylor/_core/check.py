@@ -4,13 +4,19 @@ All checks happen while tracing, before the first operation. `caller` is the pub
 function whose name the message begins with.
 """
 
+import functools as ft
 import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
+
+from .jax import joint_axes, trace
+from .protocols import Jaxpr
 
 
 # Errors that JAX raises for Python control flow, and for NumPy, on a traced value.
@@ -32,6 +38,41 @@ def untraceable(caller: str, what: str, error: Exception) -> TypeError:
     )
 
 
+def trace_on_devices(
+    what: str, fun: Callable[..., Any], own: Sequence[Any], args: Sequence[Any]
+) -> Jaxpr:
+    """Traces `fun` for `args`. These are the user's `own` arguments, and vary over the
+    axes of a `jax.shard_map` over which their series do. (They are arrays or types.)
+    """
+    try:
+        return trace(fun, *args)
+    except (TypeError, ValueError) as e:
+        axes = _axes(args) - _axes(own)
+        if not axes or isinstance(e, UNTRACEABLE) or not _is_traced_for(fun, own):
+            raise
+        raise TypeError(
+            f"The series or directions that {what} is given differ between the devices "
+            f"of a `jax.shard_map` (over {', '.join(sorted(axes))}), so it is called "
+            "with arguments that differ, although the point is the same on all of "
+            "them; and it takes no such arguments. Make what they meet in its loops, "
+            'branches and gradients differ too, by `jax.lax.pcast(..., to="varying")`; '
+            "or give it series that are the same on all devices; or pass "
+            f"`check_vma=False` to `jax.shard_map`.\n{e}"
+        ) from e
+
+
+def _axes(args: Sequence[Any]) -> frozenset[str]:
+    return joint_axes(x if isinstance(x, ShapedArray) else jax.typeof(x) for x in args)
+
+
+def _is_traced_for(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
+    try:
+        trace(fun, *args)
+    except Exception:
+        return False
+    return True
+
+
 def escaped(name: str) -> ValueError:
     """Makes the error for a value that has escaped from a function that was traced."""
     return ValueError(
@@ -42,8 +83,8 @@ def escaped(name: str) -> ValueError:
     )
 
 
-def is_none(x: Any) -> bool:
-    return x is None
+# Whether an object is `None`; a function that costs no frame, for `is_leaf`.
+is_none = ft.partial(operator.is_, None)
 
 
 def describe(x: Any) -> str:

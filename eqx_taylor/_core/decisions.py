@@ -16,6 +16,7 @@ from .jax import (
     is_differentiable,
     is_jaxpr,
     is_literal,
+    linear_solve_params,
     live_equations,
     without_pruning,
 )
@@ -140,7 +141,7 @@ def _all_that_can_move(jaxpr: Jaxpr) -> list[bool]:
 
 def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
     if eqn.primitive.name == "custom_linear_solve":
-        return [close(eqn.params["jaxprs"].matvec)]
+        return [linear_solve_params(eqn).matvec]
     leaves = jtu.tree_leaves(eqn.params, is_leaf=is_jaxpr)
     return [close(leaf) for leaf in leaves if is_jaxpr(leaf)]
 

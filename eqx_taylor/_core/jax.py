@@ -5,6 +5,8 @@ JAX 0.10 to 0.12; what changed between them is noted at each function.
 """
 
 import contextlib
+import functools
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from jax._src.literals import TypedNdArray
 from jax._src.state.discharge import discharge_state
 from jax.core import ShapedArray
 from jax.extend.core import Literal as Literal
+from jax.interpreters import ad
 from jax.ref import AbstractRef
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -54,19 +57,26 @@ def without_references(jaxpr: Jaxpr) -> Jaxpr:
     """Returns the same function, where mutable references that it makes itself
     (`jax.new_ref`) have become values that are handed on. Jaxprs within are left as
     they are."""
-    if not any(
-        isinstance(var.aval, AbstractRef)
-        for eqn in jaxpr.jaxpr.eqns
-        for var in eqn.outvars
-    ):
-        return jaxpr
-    return discharge_state(jaxpr, lower=False)
+    for eqn in jaxpr.jaxpr.eqns:
+        for var in eqn.outvars:
+            if isinstance(var.aval, AbstractRef):
+                return discharge_state(jaxpr, lower=False)
+    return jaxpr
 
 
 def name_of(jaxpr: Jaxpr) -> str:
     """The name of the function that was traced."""
     info = getattr(close(jaxpr).jaxpr, "debug_info", None)
     return getattr(info, "func_name", "a function")
+
+
+def primitive_names() -> set[str]:
+    """The names of all primitives of the modules that have been imported."""
+    tables = ad.primitive_jvps, ad.primitive_transposes
+    named = {primitive.name for table in tables for primitive in table}
+    # Some have no rules. (`isinstance` would ask objects of others for their class.)
+    objects = gc.get_objects()
+    return named | {x.name for x in objects if issubclass(type(x), jex.Primitive)}
 
 
 def is_literal(atom: Any) -> bool:
@@ -239,26 +249,26 @@ def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
     wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
     live, has_programs = [], False
     for eqn in reversed(jaxpr.jaxpr.eqns):
-        if eqn.effects or any(var in wanted for var in eqn.outvars):
+        if eqn.effects or not wanted.isdisjoint(eqn.outvars):
             if eqn.primitive.name == "while" and not eqn.effects:
                 eqn = _pruned_while(eqn, [var in wanted for var in eqn.outvars])
             live.append(eqn)
             # The rule of a `custom_jvp` is a function, which is traced when it is
             # needed: there is nothing to look into, if all results are.
             if eqn.primitive.name == "custom_jvp_call":
-                has_programs |= not all(var in wanted for var in eqn.outvars)
+                has_programs |= not wanted.issuperset(eqn.outvars)
             elif not has_programs:
                 has_programs = any(map(_holds_jaxpr, eqn.params.values()))
-            wanted.update(var for var in eqn.invars if not is_literal(var))
+            for var in eqn.invars:
+                if not isinstance(var, jex.Literal):
+                    wanted.add(var)
     return live[::-1], has_programs
 
 
 def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
     """Removes from a loop what its used outputs do not depend on. JAX does so itself
     from 0.12 on."""
-    params = eqn.params
-    cond, body = params["cond_jaxpr"], params["body_jaxpr"]
-    of_cond, of_body = params["cond_nconsts"], params["body_nconsts"]
+    cond, of_cond, body, of_body = while_params(eqn)
     carried = [a or b for a, b in zip(used, _pruned(cond, [True])[1][of_cond:])]
     while True:
         _, read = _pruned(body, carried)
@@ -274,7 +284,7 @@ def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
     return eqn.replace(
         invars=[var for var, keep in zip(eqn.invars, kept) if keep],
         outvars=[var for var, keep in zip(eqn.outvars, carried) if keep],
-        params=params
+        params=eqn.params
         | dict(
             cond_jaxpr=new_cond,
             body_jaxpr=new_body,
@@ -323,6 +333,52 @@ def scan_params(eqn: JaxprEqn) -> ScanParams:
         params["length"],
         params["reverse"],
         params["unroll"],
+    )
+
+
+class WhileParams(NamedTuple):
+    cond: Jaxpr
+    num_cond_consts: int
+    body: Jaxpr
+    num_body_consts: int
+
+
+def while_params(eqn: JaxprEqn) -> WhileParams:
+    """Reads the parameters of a `while_loop`. Its operands are the constants of the
+    condition, those of the body, and the carry."""
+    params = eqn.params
+    return WhileParams(
+        close(params["cond_jaxpr"]),
+        params["cond_nconsts"],
+        close(params["body_jaxpr"]),
+        params["body_nconsts"],
+    )
+
+
+class LinearSolveParams(NamedTuple):
+    matvec: Jaxpr
+    num_matvec_consts: int
+    num_consts: int
+
+
+def linear_solve_params(eqn: JaxprEqn) -> LinearSolveParams:
+    """Reads the parameters of a `custom_linear_solve`. Its operands are the constants,
+    those of the product with the matrix first, and the right-hand sides."""
+    lengths = eqn.params["const_lengths"]
+    return LinearSolveParams(
+        close(eqn.params["jaxprs"].matvec), lengths.matvec, sum(lengths)
+    )
+
+
+def shard_map_like(eqn: JaxprEqn) -> Callable[..., Any]:
+    """The function `jax.shard_map`, over the mesh and the axes of an equation. It takes
+    the function, `in_specs` and `out_specs`."""
+    params = eqn.params
+    return functools.partial(
+        jax.shard_map,
+        mesh=params["mesh"],
+        axis_names=params["newly_manual_axes"],
+        check_vma=params["check_vma"],
     )
 
 
@@ -452,14 +508,15 @@ def as_type(aval: Aval, x: Any) -> Any:
         spec = PartitionSpec(*front, *sharding.spec)
         if jax.typeof(x).sharding.spec != spec:
             x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
-    return vary(x, varying_axes(aval))
+    axes = varying_axes(aval)
+    return vary(x, axes) if axes else x
 
 
 def explicit_sharding(aval: Aval) -> Any:
     """The sharding, if it is a part of the type: on a mesh whose axes are explicit."""
     sharding = getattr(aval, "sharding", None)
-    spec = getattr(sharding, "spec", ())
-    return sharding if any(axis is not None for axis in spec) else None
+    spec = tuple(getattr(sharding, "spec", ()))
+    return sharding if spec.count(None) < len(spec) else None
 
 
 def stacked_type(aval: Aval, count: int) -> Aval:
@@ -483,7 +540,7 @@ def _reshaped(aval: Aval, shape: tuple[int, ...], respec: Callable) -> Aval:
 def all_varying(arrays: Sequence[Any]) -> list[Any]:
     """Makes each of the arrays vary over all axes that any of them varies over."""
     axes = joint_axes(map(jax.typeof, arrays))
-    return [vary(x, axes) for x in arrays]
+    return [vary(x, axes) for x in arrays] if axes else list(arrays)
 
 
 def vary(x: Any, axes: frozenset[str]) -> Any:
@@ -509,13 +566,9 @@ def varying_axes(aval: Aval) -> frozenset[str]:
     return getattr(aval, "vma", None) or frozenset()
 
 
-def tangent_dtype(aval: Aval) -> Any:
-    return jex.primal_dtype_to_tangent_dtype(aval.dtype)
-
-
 def is_differentiable(aval: Aval) -> bool:
     """Whether values of this type can move: a dtype with a tangent of its own."""
-    return tangent_dtype(aval) != jax.dtypes.float0
+    return jex.primal_dtype_to_tangent_dtype(aval.dtype) != jax.dtypes.float0
 
 
 def can_move(eqn: JaxprEqn) -> bool:

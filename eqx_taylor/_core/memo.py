@@ -24,7 +24,7 @@ def params_key(eqn: Any) -> Hashable:
         rule = tuple(map(_value_key, custom_jvp_rule(eqn)))
         return (rule, jaxpr_key(eqn.params["call_jaxpr"]))
     items = dict(sorted(eqn.params.items()))
-    if _is_flatten(items.get("flatten")):
+    if "flatten" in items and _is_flatten(items["flatten"]):
         # Equinox's primitives keep the arguments that are no arrays in `static`. Jaxprs
         # among these are open, and what they close over are operands. Where JAX has one
         # class for open and closed ones they hold it as well, as tracers that are new
@@ -33,7 +33,7 @@ def params_key(eqn: Any) -> Hashable:
             jaxpr_key(x, tracers=False) if is_jaxpr(x) else _value_key(x)
             for x in items["static"]
         )
-    return tuple((name, _value_key(value)) for name, value in items.items())
+    return (*items, *map(_value_key, items.values()))
 
 
 def _value_key(value: Any) -> Hashable:

@@ -4,6 +4,7 @@ A rule says how an equation is read as series, and a few facts that whoever read
 program may ask for: the interpreter, the collapsed mode, the page on primitives.
 """
 
+import difflib
 import enum
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +14,7 @@ import jax
 from jax.extend.core import Primitive
 
 from .checked_rule import checked, is_own
-from .jax import custom_jvp_rule
+from .jax import custom_jvp_rule, primitive_names
 from .protocols import JaxprEqn
 
 
@@ -68,8 +69,8 @@ class Rule:
 
 
 # Rules of primitives by name, so that one that some version of JAX lacks never breaks
-# an import; and of functions with a `custom_jvp`, which are all one primitive, by their
-# `defjvp`.
+# the import of the package; and of functions with a `custom_jvp`, which are all one
+# primitive, by their `defjvp`.
 RULES: dict[Hashable, Rule] = {}
 # The name under which the rule for all other primitives is registered.
 OTHERWISE = "otherwise"
@@ -80,9 +81,34 @@ def otherwise(walk: Any, eqn: JaxprEqn, inputs: Sequence[Any]):
     return RULES[OTHERWISE].read(walk, eqn, inputs)
 
 
+# Whether names must be those of primitives that there are. The package itself registers
+# names that only some versions of JAX have.
+_checks_names = False
+
+
+def check_names_from_now_on() -> None:
+    """Ends the registration of the package's own rules."""
+    global _checks_names
+    _checks_names = True
+
+
+def _check_name(name: str) -> None:
+    if not _checks_names or name in RULES or name in (names := primitive_names()):
+        return
+    close = difflib.get_close_matches(name, sorted(names), n=3)
+    similar = f"; there are: {', '.join(close)}" if close else ""
+    raise ValueError(
+        f"rules: the target '{name}' is not the name of any primitive that has been "
+        f"imported{similar}. Import the module that defines it first, or pass the "
+        "primitive itself. If only some versions of a library have it, register "
+        "the rule for these."
+    )
+
+
 def rule_key(target: Target) -> Hashable:
     """The key of a primitive or function in the table of rules."""
     if isinstance(target, str):
+        _check_name(target)
         return target
     if isinstance(target, Primitive):
         return target.name
@@ -137,7 +163,8 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
 
     `TypeError` for a target that is none of these, for another keyword, and for facts
     or rules of another type;
-    `ValueError` for a function whose `defjvp` has not been called.
+    `ValueError` for a function whose `defjvp` has not been called, and for a name that
+    no primitive has.
 
     !!! example
 

@@ -144,7 +144,10 @@ class Argument:
             as_term(self.caller, f"{name}, `v`,", 1, array, term)
             for name, array, term in zip(self.names, self.arrays, self.matching("v", v))
         ]
-        return terms
+        return [
+            term if term is None else as_type(jax.typeof(array), term)
+            for array, term in zip(self.arrays, terms)
+        ]
 
     def tensor(self, flat: Any, order: int) -> PyTree:
         """Splits an array whose first `order` axes are over all entries that move into

@@ -14,7 +14,6 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .._core.check import describe, dtype_kind, is_none
-from .._core.jax import as_type
 from .._core.terms import Term
 
 
@@ -158,8 +157,7 @@ def as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
         )
     if not isinstance(term, jax.Array) and _is_concrete_zero(term):
         return None  # A zero that was written as such: nothing need be computed.
-    term = jnp.asarray(term, dtype=primal.dtype)
-    return as_type(jax.typeof(primal), term)
+    return jnp.asarray(term, dtype=primal.dtype)
 
 
 def _is_float0(x: Any) -> bool:

@@ -12,14 +12,20 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .. import _rules as _rules
-from .._core.check import check_boolean, describe, is_none, UNTRACEABLE, untraceable
+from .._core.check import (
+    check_boolean,
+    describe,
+    is_none,
+    trace_on_devices,
+    UNTRACEABLE,
+    untraceable,
+)
 from .._core.jax import (
     all_varying,
     as_type,
     as_weak_as,
     filled,
     is_differentiable,
-    trace,
     transformation,
 )
 from .._core.series import given
@@ -242,7 +248,7 @@ def jet_of_trees(
     ]
     moving, where = [], []
     for i, (path, leaf, *terms) in enumerate(zip(paths, leaves, *columns)):
-        if any(term is not None for term in terms):
+        if not all(map(is_none, terms)):
             moving.append(_Leaf(path, leaf, terms))
             where.append(i)
 
@@ -309,7 +315,8 @@ def _jet_of_leaves(
         return out_leaves
 
     try:
-        jaxpr = trace(flat_fun, *[terms[0] for terms in inputs])
+        point = [terms[0] for terms in inputs]
+        jaxpr = trace_on_devices("`fun`", flat_fun, primals, point)
     except UNTRACEABLE as e:
         raise untraceable(caller, "`fun`", e) from e
     series = [given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, inputs)]
@@ -335,8 +342,8 @@ def _factorials(order: int, dtypes: Sequence[Any]) -> list[float]:
     it comes to this the unit of time is changed, by a power of two `σ`: a coefficient
     with respect to `σ t` is `x^(k) σ^k / k!`, near `x^(k)` for `σ` about `order / e`.
     """
-    dtypes = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
-    tiny = max((float(jnp.finfo(dtype).tiny) for dtype in dtypes), default=0.0)
+    inexact = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
+    tiny = max([0.0, *[float(jnp.finfo(dtype).tiny) for dtype in inexact]])
     unit = 1
     while Fraction(unit**order, math.factorial(order)) < tiny**0.5:
         unit *= 2

@@ -12,7 +12,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .. import _rules as _rules
-from .._core.check import UNTRACEABLE, untraceable
+from .._core.check import trace_on_devices, UNTRACEABLE, untraceable
 from .._core.custom_types import Args, RealScalarLike, Y
 from .._core.drivers import order_by_order
 from .._core.jax import (
@@ -219,14 +219,15 @@ def solution_series(
         return jtu.tree_leaves(increment(term, t, y, args, control))
 
     try:
-        jaxpr = trace(field, t0, *leaves)
+        own = [t0, *leaves]
+        jaxpr = trace(field, *own)
         # Inside a `shard_map` the state differs between devices where the slope does.
         while any(
             varying_axes(slope) - varying_axes(jax.typeof(leaf))
             for slope, leaf in zip(jaxpr.out_avals, leaves)
         ):
             leaves = [*map(vary, leaves, map(varying_axes, jaxpr.out_avals))]
-            jaxpr = trace(field, t0, *leaves)
+            jaxpr = trace_on_devices("the vector field", field, own, [t0, *leaves])
     except UNTRACEABLE as e:
         raise untraceable(caller, "the vector field", e) from e
     point, dt = [t0, *leaves], unit.astype(t0.dtype)

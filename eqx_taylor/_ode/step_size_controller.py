@@ -30,7 +30,7 @@ from .solver import TaylorSolver
 
 # The order of the jet that the first step is chosen by. It is compiled besides that of
 # the solver, and higher orders take longer to compile than they are worth.
-_FIRST_ORDER = 2
+_FIRST_ORDER = 4
 # The part of the step it asks for that is made: higher orders may fall more slowly.
 _FIRST_PART = 0.5
 # The error that a jump of the vector field may leave in a step that is accepted, in

@@ -1,5 +1,6 @@
 """The rules, one file for each kind of primitive. Importing this registers them."""
 
+from .._core.rule import check_names_from_now_on
 from . import bessel as bessel
 from . import calls as calls
 from . import control_flow as control_flow
@@ -19,3 +20,6 @@ from . import sparse as sparse
 from . import special as special
 from . import spectral as spectral
 from . import structural as structural
+
+
+check_names_from_now_on()

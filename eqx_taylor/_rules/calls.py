@@ -1,12 +1,11 @@
 """Functions inside functions: read in place, as part of the program around them."""
 
-import functools as ft
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from .._core.jax import bind, close, inside_call, trace
+from .._core.jax import bind, close, inside_call, shard_map_like, trace
 from .._core.primitives import callee, CALLS
 from .._core.protocols import JaxprEqn
 from .._core.recurrence import Recurrence
@@ -40,12 +39,7 @@ def _checkpoint(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Ser
 @register("shard_map", kind="call")
 def _shard_map(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     params, jaxpr = eqn.params, close(eqn.params["jaxpr"])
-    mapped = ft.partial(
-        jax.shard_map,
-        mesh=params["mesh"],
-        axis_names=params["newly_manual_axes"],
-        check_vma=params["check_vma"],
-    )
+    mapped = shard_map_like(eqn)
 
     def up_to(stop):
         def shard_map(fun, supports, out_supports):

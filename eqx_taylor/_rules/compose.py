@@ -30,7 +30,7 @@ def composed(
     unit: Callable[[Any], Any],
     outer: Callable,
 ) -> list[Series]:
-    """The output of `eqn`, an elementwise function, where `x` alone moves.
+    """Makes the output of `eqn`, an elementwise function of which `x` alone moves.
 
     `unit(x_0)` is the u above: a power of two, chosen such that the e_n neither
     overflow nor vanish. `outer(x_0, u, n)` are the e_n, for an array `n` of the numbers

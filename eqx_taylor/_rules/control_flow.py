@@ -20,7 +20,7 @@ import jax.tree_util as jtu
 from jax import lax
 
 from .._core.history import Entries, History
-from .._core.jax import close, evaluate, filled, scan_params
+from .._core.jax import close, evaluate, filled, scan_params, while_params
 from .._core.protocols import JaxprEqn
 from .._core.recurrence import Recurrence
 from .._core.rule import register
@@ -52,8 +52,8 @@ def _loop_supports(
 
 
 class _Kept:
-    """Coefficients kept between the runs of a loop or branch: by the walk's own history
-    where it is itself inside of one, else here."""
+    """A store of coefficients between the runs of a loop or branch. They are in the
+    walk's own history where it is itself inside of one, else here."""
 
     def __init__(self, walk: Walk):
         self.walk = walk
@@ -206,20 +206,18 @@ def _outputs(
 
 @register("while", kind="control flow")
 def _while(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
-    cond_jaxpr = close(eqn.params["cond_jaxpr"])
-    body_jaxpr = close(eqn.params["body_jaxpr"])
-    split = eqn.params["cond_nconsts"]
+    p = while_params(eqn)
+    split = p.num_cond_consts
     cond_consts, inputs = inputs[:split], inputs[split:]
-    split = eqn.params["body_nconsts"]
-    consts, init = inputs[:split], inputs[split:]
+    consts, init = inputs[: p.num_body_consts], inputs[p.num_body_consts :]
     avals = _avals(eqn.outvars)
 
     def one_turn(carry):
-        return walk.output_supports(body_jaxpr, [*_supports(consts), *carry])
+        return walk.output_supports(p.body, [*_supports(consts), *carry])
 
     supports, _ = _loop_supports(one_turn, _supports(init))
     # Under `vmap` the predicate has axes, and the loop goes on while any entry holds.
-    is_batched = len(cond_jaxpr.out_avals[0].shape) > 0
+    is_batched = len(p.cond.out_avals[0].shape) > 0
 
     def up_to(stop, effects):
         outer = copies(consts, stop)
@@ -227,12 +225,12 @@ def _while(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
         def predicate(arrays):
             carry = unpack(avals, supports, stop, arrays)
-            return evaluate(cond_jaxpr, [*cond_outer, *primal_values(carry)])[0]
+            return evaluate(p.cond, [*cond_outer, *primal_values(carry)])[0]
 
         def body(arrays):
             carry = unpack(avals, supports, stop, arrays)
             here = walk.body_walk(stop, effects=effects)
-            outs = here.interpret(body_jaxpr, [*outer, *carry])
+            outs = here.interpret(p.body, [*outer, *carry])
             new = pack(outs, supports, stop)
             return _where(predicate(arrays), new, arrays) if is_batched else new
 

@@ -47,7 +47,7 @@ def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
     **Raises:**
 
     `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
+    `defjvp` has not been called, and for a name that no primitive has.
 
     !!! example
 
@@ -114,7 +114,7 @@ def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
     **Raises:**
 
     `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
+    `defjvp` has not been called, and for a name that no primitive has.
 
     !!! example
 
@@ -175,7 +175,7 @@ def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
     **Raises:**
 
     `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
+    `defjvp` has not been called, and for a name that no primitive has.
 
     !!! example
 

@@ -77,7 +77,8 @@ def _entries(minors, places):
     )
 
 
-@ft.cache
+# The steps of matrices of up to 8 rows have 18 different arguments.
+@ft.lru_cache(maxsize=32)
 def _expansion(n: int, p: int, q: int):
     """Finds, for each set of `p + q` columns, in a row, the places of the two minors of
     each product, and its sign."""

@@ -98,7 +98,7 @@ def _atan2_slope(angle, y, x, dy, dx):
 
 
 def _reciprocal(*values):
-    """A power of two near the reciprocal of the largest of these, as a constant."""
+    """Computes a power of two near the reciprocal of the largest, as a constant."""
     sizes = []
     for x in map(lax.stop_gradient, values):
         parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)

@@ -32,8 +32,8 @@ def choice(condition: Any, a: Any, b: Any, like: Any) -> Any:
 
 
 def largest(aval: Any) -> float:
-    """The largest number of a dtype. Its product with itself is infinite, and so is
-    that with any number that has all digits; that with zero is zero."""
+    """Returns the largest number of a dtype. Its product with itself is infinite, and
+    so is that with any number that has all digits; that with zero is zero."""
     return float(jnp.finfo(aval.dtype).max)
 
 

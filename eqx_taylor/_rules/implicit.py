@@ -16,7 +16,15 @@ import jax
 import jax.tree_util as jtu
 
 from .._core.drivers import on_trial
-from .._core.jax import bind, close, evaluate, filled, is_jaxpr, Jaxpr, trace
+from .._core.jax import (
+    bind,
+    evaluate,
+    filled,
+    is_jaxpr,
+    Jaxpr,
+    linear_solve_params,
+    trace,
+)
 from .._core.protocols import JaxprEqn
 from .._core.recurrence import outputs
 from .._core.rule import otherwise, register
@@ -95,17 +103,16 @@ def _solved(
 @register(
     "custom_linear_solve",
     kind="implicit function",
-    linear=lambda eqn: slice(sum(eqn.params["const_lengths"]), None),
+    linear=lambda eqn: slice(linear_solve_params(eqn).num_consts, None),
 )
 def _custom_linear_solve(
     walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]
 ) -> list[Series]:
-    matvec = close(eqn.params["jaxprs"].matvec)
-    lengths = eqn.params["const_lengths"]
-    consts, b = inputs[: lengths.matvec], inputs[sum(lengths) :]
+    p = linear_solve_params(eqn)
+    consts, b = inputs[: p.num_matvec_consts], inputs[p.num_consts :]
 
     def product(*args):
-        return evaluate(matvec, [*args[: len(consts)], *args[len(inputs) :]])
+        return evaluate(p.matvec, [*args[: len(consts)], *args[len(inputs) :]])
 
     def inverse(operands, r):
         return bind(eqn, [*operands[: -len(r)], *r])[: len(r)]

@@ -38,7 +38,7 @@ def define_piecewise_linear(*targets: Target) -> None:
     **Raises:**
 
     `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
+    `defjvp` has not been called, and for a name that no primitive has.
 
     !!! example
 

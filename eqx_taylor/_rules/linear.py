@@ -41,7 +41,7 @@ def define_linear(
     **Raises:**
 
     `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
+    `defjvp` has not been called, and for a name that no primitive has.
 
     !!! example
 
@@ -126,7 +126,7 @@ def define_bilinear(
     **Raises:**
 
     `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called.
+    `defjvp` has not been called, and for a name that no primitive has.
 
     !!! example
 
@@ -154,7 +154,7 @@ def define_bilinear(
 
 
 def _cost_of_product(inputs: Sequence[Series]) -> Cost:
-    """The cost of a product, entry by entry: one with a constant is fused."""
+    """Finds the cost of a product, entry by entry: one with a constant is fused."""
     return Cost.FUSED if any(series.is_constant for series in inputs) else Cost.WORK
 
 
@@ -188,5 +188,5 @@ def _bilinear_rule(
 
 
 def joined_support(inputs: Sequence[Series]) -> Support:
-    """The support of a sum of series."""
+    """Finds the support of a sum of series."""
     return ft.reduce(lambda support, series: support | series.support, inputs, 0)

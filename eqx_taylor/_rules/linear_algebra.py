@@ -49,14 +49,14 @@ def add_adjoint(x):
 
 
 def half_diagonal(x, lower: bool = True):
-    """A triangle of `x` with its diagonal halved: `x = half + adjoint(half)` for a
-    Hermitian `x`."""
+    """Takes a triangle of `x` with its diagonal halved: `x = half + adjoint(half)` for
+    a Hermitian `x`."""
     triangle = jnp.tril(x) if lower else jnp.triu(x)
     return jnp.where(identity(x), triangle / 2, triangle)
 
 
 def identity(x):
-    """The mask of the diagonal, in the shape of `x`."""
+    """Makes the mask of the diagonal, in the shape of `x`."""
     eye = jnp.eye(*x.shape[-2:], dtype=bool)
     return as_type(jax.typeof(x), lax.broadcast(eye, x.shape[:-2]))
 

@@ -9,8 +9,8 @@ from .._core.walk import Walk
 
 
 def looking_ahead(walk: Walk, inputs: Sequence[Series], jaxprs) -> list[int]:
-    """The places of the operands that are handed on with their values ahead as well, to
-    functions that decide by them."""
+    """Finds the places of the operands that are handed on with their values ahead as
+    well, to functions that decide by them."""
     moving = [i for i, series in enumerate(inputs) if series.moves_ahead]
     if moving and walk.decides_ahead and any(map(walk.decisions, jaxprs)):
         return moving

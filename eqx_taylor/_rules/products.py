@@ -24,7 +24,7 @@ define_rewrite("one_minus_square", lambda x: 1 - x * x)
 
 
 def _cost_of_quotient(inputs: Sequence[Series]) -> Cost:
-    """The cost of a quotient: one by a constant is fused."""
+    """Finds the cost of a quotient: one by a constant is fused."""
     return Cost.FUSED if inputs[1].is_constant else Cost.WORK
 
 

@@ -69,7 +69,7 @@ def is_refused(name: str) -> bool:
 
 
 def reason(name: str) -> str:
-    """The reason why the primitive of this name is not differentiated."""
+    """Says why the primitive of this name is not differentiated."""
     if name in REFERENCES:
         return (
             "The mutable reference is from outside of the function: its derivatives "

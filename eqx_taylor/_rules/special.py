@@ -384,7 +384,7 @@ def _scaled_zeta(s, x, u):
     far = jnp.broadcast_to(far, (_ZETA_ROWS - _SHIFT, *far.shape[1:]))
     offset = turns * jnp.concatenate([near, far])
     linear = ((1 - s) - _LOWER.astype(x.dtype).reshape(column)) * offset
-    # The pole itself.
+    # This is the pole itself.
     s, q = s[:, 0], u / d
     pole = [jnp.where(negative, -s * q ** (s + 1), 0), (1 - s) * q, q]
     return tuple(

@@ -65,7 +65,7 @@ def _set_diagonal(x, entries):
 
 
 def _differences(w):
-    """The matrix of `w_q - w_p` in row p, column q, with 1 on the diagonal."""
+    """Makes the matrix of `w_q - w_p` in row p, column q, with 1 on the diagonal."""
     differences = w[..., None, :] - w[..., :, None]
     return jnp.where(identity(differences), 1, differences)
 

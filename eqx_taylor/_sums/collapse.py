@@ -28,7 +28,7 @@ from jax import lax
 from jax.core import Tracer
 
 from .. import _rules as _rules
-from .._core.check import escaped
+from .._core.check import escaped, trace_on_devices
 from .._core.jax import (
     at_place,
     bind,
@@ -41,7 +41,6 @@ from .._core.jax import (
     joint_axes,
     live_equations,
     located,
-    trace,
     unstacked_type,
     vary,
 )
@@ -70,6 +69,7 @@ def sums_over_directions(
     """
     # Inside a `shard_map` sums with weights that differ between devices do, too.
     axes = joint_axes(jax.typeof(w) for w in weights if isinstance(w, jax.Array))
+    own = _types(point, directions)
     point = [vary(jnp.asarray(x), axes) for x in point]
     directions = [vary(jnp.asarray(v), axes) for v in directions]
     lengths = []
@@ -79,8 +79,8 @@ def sums_over_directions(
         lengths.append([len(result) for result in results])
         return [x for result in results for x in result]
 
-    of_one = [unstacked_type(jax.typeof(v)) for v in directions]
-    jaxpr = trace(flat_fun, *map(jax.typeof, point), *of_one)
+    types = _types(point, directions)
+    jaxpr = trace_on_devices("the function", flat_fun, own, types)
     inputs = [known(x) for x in point]
     for v in directions:
         inputs.append(Value(moves=True))
@@ -102,6 +102,12 @@ def sums_over_directions(
         for output, label in zip(outputs, labels)
     )
     return [[next(results) for _ in range(n)] for n in lengths[-1]]
+
+
+def _types(point: Sequence[Any], directions: Sequence[Any]) -> list[Any]:
+    """The types of a point and of one direction."""
+    of_one = [unstacked_type(jax.typeof(v)) for v in directions]
+    return [*map(jax.typeof, point), *of_one]
 
 
 class Weights:

@@ -8,7 +8,6 @@ turn leaves it equal.
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-import jax
 from jax.core import ShapedArray
 
 from ..._core.jax import (
@@ -17,7 +16,9 @@ from ..._core.jax import (
     is_jaxpr,
     is_literal,
     scan_params,
+    shard_map_like,
     trace,
+    while_params,
     with_body,
 )
 from ..._core.memo import constant_key
@@ -126,8 +127,8 @@ def _scan(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
 
 
 def _while(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
-    begin = eqn.params["cond_nconsts"]
-    end = begin + eqn.params["body_nconsts"]
+    p = while_params(eqn)
+    begin, end = p.num_cond_consts, p.num_cond_consts + p.num_body_consts
     groups = range(begin), range(begin, end), range(end, len(inputs))
     ahead, consts, carry = [_twins(eqn, inputs, group) for group in groups]
     jaxpr, carry, _ = _steps(eqn.params["body_jaxpr"], body, consts, carry, [])
@@ -151,13 +152,10 @@ def _shard_map(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     def mapped(*args):
         return evaluate(body(close(params["jaxpr"])), args)
 
-    program = jax.shard_map(
+    program = shard_map_like(eqn)(
         mapped,
-        mesh=params["mesh"],
         in_specs=params["in_specs"],
         out_specs=list(params["out_specs"]),
-        axis_names=params["newly_manual_axes"],
-        check_vma=params["check_vma"],
     )
     with eqn.ctx.manager:
         found = trace(program, *[atom.aval for atom in eqn.invars])
