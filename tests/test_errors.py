@@ -236,6 +236,11 @@ CASES = {
         ValueError,
         ["ode_jet", "`order`", "at least 1", "0"],
     ),
+    "ode_jet: neither unrolled nor not": (
+        lambda: ode_jet(_field, 0.0, X, order=2, unroll="no"),  # type: ignore
+        TypeError,
+        ["ode_jet", "`unroll`", "True, False or None", "'no'"],
+    ),
     "ode_jet: order -3": (
         lambda: ode_jet(_field, 0.0, X, order=-3),
         ValueError,

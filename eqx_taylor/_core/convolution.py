@@ -14,7 +14,7 @@ from .terms import add, scale, Term
 
 
 def convolve(
-    product: Callable[[Any, Any], Any], a: Series, b: Series, k: int, first: int = 0
+    product: Callable[[Any, Any], Any], a: Series, b: Series, k: Any, first: int = 0
 ) -> Term:
     """Computes coefficient `k` of a product: `Σ_{j=first}^{k} product(a_j, b_{k-j})`.
 
@@ -61,7 +61,7 @@ def convolve(
     return total
 
 
-def convolve_square(a: Series, k: int, first: int = 0) -> Term:
+def convolve_square(a: Series, k: Any, first: int = 0) -> Term:
     """Computes coefficient `k` of a square, element by element: `Σ_{j=first}^{k-first}
     a_j a_{k-j}`, each product formed once.
 
@@ -102,8 +102,8 @@ def convolve_square(a: Series, k: int, first: int = 0) -> Term:
 def convolve_weighted(
     a: Series,
     b: Series,
-    k: int,
-    weight: Callable[[int, int], float],
+    k: Any,
+    weight: Callable[[Any, Any], Any],
 ) -> Term:
     """Computes `Σ_{j=1}^{k} weight(j, k) a_j b_{k-j}`, element by element; with axes
     joined, as `products` does."""

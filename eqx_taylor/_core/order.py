@@ -13,10 +13,12 @@ from typing import Any
 
 
 class Unrollable(Exception):
-    """A program has no form in which its orders are computed by a loop."""
+    """A program has no form in which its orders are computed by a loop: the rule of
+    `primitive`, or of a function of this name, has none."""
 
-    # The primitive, or the function, whose rule has none.
-    primitive: str | None = None
+    def __init__(self, reason: str, primitive: str | None = None):
+        super().__init__(reason)
+        self.primitive = primitive
 
 
 class TooEarly(Unrollable):

@@ -2,6 +2,7 @@
 
 import functools as ft
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from .jax import bind, is_differentiable
 from .protocols import Aval, JaxprEqn
@@ -42,7 +43,7 @@ class Recurrence:
         for series in self.outs:
             series.recurrence = self
 
-    def _term(self, i: int, k: int) -> Term:
+    def _term(self, i: int, k: Any) -> Term:
         if k not in self._terms:
             self._terms[k] = self._step(k) if k else self._first()
         return self._terms[k][i]

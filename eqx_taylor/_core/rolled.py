@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .check import UNTRACEABLE
 from .jax import (
     as_type,
     current_trace,
@@ -96,6 +97,9 @@ class OrderLoop:
         except Unrollable as e:
             e.primitive = e.primitive or primitive
             raise
+        except (TypeError, *UNTRACEABLE) as e:
+            # An error of the rule's own will be raised again without the loop.
+            raise Unrollable("it cannot use an order that is traced", primitive) from e
 
     # -- before the loop
 

@@ -224,12 +224,12 @@ class Series:
         if len(self._terms) == k:
             self._terms.append(term)
 
-    def for_products(self, k: int, shape: tuple[int, ...] | None = None) -> Term:
+    def for_products(self, k: Any, shape: tuple[int, ...] | None = None) -> Term:
         """Returns coefficient `k`, for products with many other orders. From now on it
         is one that XLA has stored. With a `shape` it is broadcast to that, and axes are
         joined."""
         term = self[k]
-        if term is None or shape is None and self.is_known:
+        if term is None or isinstance(k, Table) or shape is None and self.is_known:
             return term
         if shape is None or shape == self.aval.shape:
             is_cheap = self.is_constant or self.aval.size < policy().small
@@ -247,7 +247,7 @@ class Series:
                 if known is None or known < n + ahead:
                     self.tentative[tentative] = n + ahead
 
-    def dense(self, k: int) -> Any:
+    def dense(self, k: Any) -> Any:
         """Returns coefficient `k` as an array, also where it is zero."""
         term = self[k]
         return filled(self.aval) if term is None else term

@@ -371,7 +371,7 @@ class Walk:
 
     # -- driving
 
-    def advance(self, k: int) -> None:
+    def advance(self, k: Any) -> None:
         """Computes coefficient `k` of everything met so far, in order of appearance:
         so that no request recurses through the whole program."""
         if isinstance(k, Order):

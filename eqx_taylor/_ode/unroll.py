@@ -9,7 +9,6 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from .._core.check import UNTRACEABLE
 from .._core.jax import close, evaluate, is_literal, live_equations, trace
 from .._core.order import TooEarly, Unrollable
 from .._core.primitives import callee, CALLS
@@ -103,11 +102,10 @@ def expand_in_loop(
             start = max(e.passes, start + 1)
             if start <= _PASSES_BEFORE:
                 continue
-        except (Unrollable, TypeError, *UNTRACEABLE) as e:
-            # An error of the field's own will be raised again without the loop.
+        except Unrollable as e:
             error = e
         if unroll is not None:
-            primitive = getattr(error, "primitive", None)
+            primitive = error.primitive
             what = "the field" if primitive is None else f"the rule of `{primitive}`"
             warnings.warn(
                 f"{caller}: `unroll=False` has no effect, as {what} has no form in "

@@ -9,6 +9,7 @@ enters linearly, so that sums over directions can be collapsed.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -96,7 +97,7 @@ def _constant_power(
 
 
 # x y' = r x' y  =>  y_k = Σ_{j=1..k} (r j - (k - j)) x_j y_{k-j} / (k x_0)
-def _weighted(exponent: float, x: Series, y: Series, k: int) -> Term:
+def _weighted(exponent: float, x: Series, y: Series, k: Any) -> Term:
     return convolve_weighted(x, y, k, lambda j, k: (exponent * j - (k - j)) / k)
 
 

@@ -237,7 +237,7 @@ class _Singular:
         self.above = array(lambda: factor_where(self.is_other[0], most, p[0]))
         self.below = array(lambda: choice(self.is_other[0], 0, 1, p[0]))
 
-    def __call__(self, k: int, term: Any, lower: Term) -> Any:
+    def __call__(self, k: Any, term: Any, lower: Term) -> Any:
         """Changes coefficient `k`, which is `term`. Of it `lower` is the part without
         the highest order of x."""
         term = lax.mul(lax.mul(term, self.of_root[0]), self.of_root[0])
