@@ -10,7 +10,7 @@ import jax.tree_util as jtu
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from .._core.check import check_integer, check_scalar
+from .._core.check import check_integer, check_scalar, describe
 from .._core.custom_types import Y
 
 
@@ -108,5 +108,7 @@ def check_carried(order: int, shapes: Sequence[tuple[int, ...]]) -> None:
 
 def check_unroll(name: str, unroll: Any) -> bool | None:
     if unroll is not None and not isinstance(unroll, bool):
-        raise TypeError(f"{name}: `unroll` must be True, False or None; got {unroll!r}.")
+        raise TypeError(
+            f"{name}: `unroll` must be True, False or None; got {describe(unroll)}."
+        )
     return unroll

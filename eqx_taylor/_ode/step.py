@@ -119,9 +119,7 @@ def make_step(
         s = (t1 - t0) / or_one(old_unit)
         end = t1, *evaluate_state(series, s, rest)
         t, y1, rest = _where(is_first, (t0, y0, rest), end)
-        new = solution_series(
-            terms, t, unit, y1, args, order, "TaylorSolver", unroll
-        )
+        new = solution_series(terms, t, unit, y1, args, order, "TaylorSolver", unroll)
         # A series with coefficients that are not finite is seen inside of the step.
         next_series = new.stacked() if probes > 0 else usable(new.stacked())
         old = made.next_series, made.next_unit
