@@ -10,8 +10,6 @@ import pathlib
 import sys
 from typing import NoReturn
 
-from . import __version__
-
 
 # The years at whose end the positions are stored, so that no reference is computed.
 YEARS = 1000.0
@@ -115,9 +113,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="solve once more with each solver, and draw the orbits and the energy "
         "error over time; needs matplotlib",
     )
-    parser.add_argument(
-        "--version", action="version", version=f"eqx_taylor {__version__}"
-    )
+    version = sys.modules["eqx_taylor"].__version__
+    parser.add_argument("--version", action="version", version=f"eqx_taylor {version}")
     return parser.parse_args(argv)
 
 
