@@ -110,12 +110,6 @@ def test_lowest_orders(order):
     _compared({name: FIELDS[name] for name in names}, Y, order, ulps=100)
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_lowest_orders(order):
-    names = ["sin", "powers", "time", "gather", "nothing"]
-    _compared({name: FIELDS[name] for name in names}, Y, order, ulps=100)
-
-
 def test_every_kind_of_rule_is_in_a_loop_indeed():
     for name, f in FIELDS.items():
         jet = lambda y, f=f: ode_jet(  # noqa: E731
