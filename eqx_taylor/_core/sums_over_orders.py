@@ -21,6 +21,7 @@ from .jax import (
     vary,
     with_constants,
 )
+from .storage import policy
 
 
 # A function of two arrays that is linear in each.
@@ -59,8 +60,12 @@ def _elementwise(a, b, weights, first, last):
     kinds = [_row_type(a), _row_type(b)]
     divided = [kind for kind in kinds if explicit_sharding(kind)]
     if a.shape == b.shape and not divided:
-        # One long loop over the entries is faster than several.
-        a, b = (lax.reshape(x, (x.shape[0], x[0].size)) for x in (a, b))
+        shape = list(a.shape)
+        # A long loop over entries is faster than short ones within others.
+        while len(shape) > 2 and shape[-1] < policy().long:
+            last = shape.pop()
+            shape[-1] *= last
+        a, b = lax.reshape(a, shape), lax.reshape(b, shape)
     rank = max(a.ndim, b.ndim)
     a, b = (
         lax.reshape(x, (x.shape[0], *(1,) * (rank - x.ndim), *x.shape[1:]))

@@ -64,8 +64,8 @@ def ode_jet(
     - `unroll`: whether the program has the operations of all orders one after the
         other, as it has with `True`; or a loop over orders, with `False`. Then its size
         does not depend on the order, and it compiles in a part of the time: at order
-        12 in a quarter to a half, at order 20 in a fifth. It runs 1.0 to 1.2 times as
-        long for large arrays, up to 4 times as long for a few numbers; and its
+        12 in a quarter to a half, at order 20 in a fifth. It runs 1.05 to 1.3 times
+        as long for large arrays, up to 4.5 times as long for a few numbers; and its
         derivatives, too, take longer. A field with a primitive whose recurrence cannot
         be in a loop (`lax.scan`, `lax.cond`, a linear solve, an exponent that is an
         array) is unrolled in any case, with a warning that names the primitive. `None`

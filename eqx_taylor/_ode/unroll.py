@@ -29,10 +29,10 @@ from .check import check_unroll
 # It is as high because a loop takes longer to run. CPU time of many jets in one
 # program, against that of the unrolled one, at order 12 and 20 (JAX 0.12.0.1, x86):
 #
-#   MLP 64-256-256-64, batch 256    1.2   1.05
-#   MLP 8-24-24-8                   1.8   2.0
-#   outer Solar System              2.0   1.9
-#   Lorenz                          3.8   3.4
+#   MLP 64-256-256-64, batch 256    1.2 to 1.3   1.05
+#   MLP 8-24-24-8                   1.8          2.0
+#   outer Solar System              2.0 to 2.6   1.9 to 2.3
+#   Lorenz                          3.7 to 4.4   3.4 to 4.5
 _LARGEST_UNROLLED = 20_000
 
 # The number of passes that may have to be computed before the loop.
