@@ -67,6 +67,7 @@ def test_many_kinks():
         assert row.error < 10 and row.result == ""
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["stop_gradient", "tank that runs empty"])
 def test_float32(name):
     case = CASES[name]
@@ -82,6 +83,7 @@ def _mixed(t, y, args):
     return jnp.where(args == 0, -y, -jax.lax.stop_gradient(y) * args)
 
 
+@pytest.mark.slow
 def test_lanes_with_and_without():
     """Each lane takes the steps that it takes alone, and has the same end; dense output
     is the polynomial of whatever method made the step."""
@@ -103,6 +105,7 @@ def test_lanes_with_and_without():
         np.testing.assert_allclose(ys[k], alone[0], rtol=0, atol=1e-14)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("order", [2, 3, 5, 7, 12])
 def test_dense_output_of_a_replaced_step(order):
     """One step, of `-stop_gradient(y)`: its end is that of the Runge--Kutta method, and
@@ -129,6 +132,7 @@ def test_dense_output_of_a_replaced_step(order):
     assert np.max(np.abs(inside - exact)) < bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd])
 def test_derivatives(mode):
     """Of a tank's level before it is empty, and of a body beside one at rest, through
@@ -261,6 +265,7 @@ def test_no_nan_is_a_marker():
 # -- where the field is singular, and where the solve ends
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("tol", [1e-6, 1e-10])
 def test_singular_point_ends_the_solve_or_is_gone_over(tol):
     """Bessel's equation through 0, where rounding is enlarged without end."""

@@ -39,6 +39,7 @@ def counted(solver, y0, field=field, t1=4.0, **tolerances):
     return len(calls), solution.stats
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "solver",
     # Without and with an evaluation that two steps share; and what is not explicit.
