@@ -82,18 +82,12 @@ def otherwise(walk: Any, eqn: JaxprEqn, inputs: Sequence[Any]):
 
 
 # Whether names must be those of primitives that there are. The package itself registers
-# names that only some versions of JAX have.
-_checks_names = False
-
-
-def check_names_from_now_on() -> None:
-    """Ends the registration of the package's own rules."""
-    global _checks_names
-    _checks_names = True
+# names that only some versions of JAX have, and sets this when it has done so.
+checks_names = False
 
 
 def _check_name(name: str) -> None:
-    if not _checks_names or name in RULES or name in (names := primitive_names()):
+    if not checks_names or name in RULES or name in (names := primitive_names()):
         return
     close = difflib.get_close_matches(name, sorted(names), n=3)
     similar = f"; there are: {', '.join(close)}" if close else ""
