@@ -236,6 +236,11 @@ CASES = {
         ValueError,
         ["ode_jet", "`order`", "at least 1", "0"],
     ),
+    "TaylorSolver: neither unrolled nor not": (
+        lambda: TaylorSolver(unroll=0),  # type: ignore
+        TypeError,
+        ["TaylorSolver", "`unroll`", "True, False or None", "0 (a int)"],
+    ),
     "ode_jet: neither unrolled nor not": (
         lambda: ode_jet(_field, 0.0, X, order=2, unroll="no"),  # type: ignore
         TypeError,

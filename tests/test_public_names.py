@@ -297,6 +297,7 @@ def _calls_with_bad_arguments():
         "compensated": 1,
         "warn_if_stiff": 1,
         "probes": -1,
+        "unroll": 1,
         "norm": 3,
         "dtmin": -1.0,
         "dtmax": -1.0,
