@@ -95,13 +95,50 @@ def _compared(fields, y, order, ulps):
     loop, unrolled = both(t, y)
     for name in fields:
         for k in range(order + 1):
-            scale = max(np.max(np.abs(unrolled[name][k])), 0.1)
+            scale = np.max(np.abs(unrolled[name][k]), initial=0.1)
             assert_close(loop[name][k], unrolled[name][k], ulps=ulps, scale=scale)
 
 
 def test_every_kind_of_rule_has_the_coefficients_of_the_unrolled_program():
     # If one of them had no loop, there would be a warning.
     _compared(FIELDS, Y, 4, ulps=100)
+
+
+def _pairs(t, y):
+    """The attraction between all pairs of rows: arrays of three axes."""
+    d = y[:, None] - y[None] + jnp.eye(len(y))[:, :, None]
+    return jnp.sum(d / jnp.sum(d * d, -1, keepdims=True) ** 1.5, 1)
+
+
+# By the shape of the state: sums of products join axes, and broadcast.
+MANY_AXES = {
+    (): lambda t, y: jnp.sin(y) * y,
+    (1,): lambda t, y: jnp.exp(-y) * y,
+    (5, 3): _pairs,
+    (2, 70): lambda t, y: jnp.tanh(y) * y[::-1] + jnp.sum(y * y),
+    (2, 3, 4): lambda t, y: jnp.sin(y) * y[:1] * jnp.cos(y[:, :, :1]) / (2 + y * y),
+    (3, 1, 2, 1): lambda t, y: jnp.exp(y) * jnp.log(4 + y) * y[..., ::-1, :] + t * y,
+    (0, 3): lambda t, y: y * y,
+}
+
+
+@pytest.mark.parametrize("shape", MANY_AXES, ids=str)
+def test_states_of_many_axes(shape):
+    y = np.random.default_rng(4).uniform(-1, 1, shape)
+    fields = {"field": MANY_AXES[shape]}
+    _compared(fields, y, 7, ulps=1000)
+
+    def gradient(unroll):
+        def size(t, y):
+            return jnp.sum(_jets(fields, t, y, 4, unroll)["field"] ** 2)
+
+        return jax.grad(size, (0, 1))
+
+    loop, unrolled = jax.jit(lambda *x: [gradient(u)(*x) for u in (False, True)])(
+        0.3, y
+    )
+    for a, b in zip(loop, unrolled):
+        assert_close(a, b, ulps=1000, scale=np.max(np.abs(b), initial=0.1))
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -63,8 +63,8 @@ def _elementwise(a, b, weights, first, last):
         shape = list(a.shape)
         # A long loop over entries is faster than short ones within others.
         while len(shape) > 2 and shape[-1] < policy().long:
-            last = shape.pop()
-            shape[-1] *= last
+            length = shape.pop()
+            shape[-1] *= length
         a, b = lax.reshape(a, shape), lax.reshape(b, shape)
     rank = max(a.ndim, b.ndim)
     a, b = (
