@@ -203,6 +203,8 @@ _placeholder_p.def_abstract_eval(lambda *, aval, index: aval)
 
 
 def placeholder(aval: Aval, index: int) -> Any:
+    if isinstance(aval, jax.ShapeDtypeStruct):  # What rules may give for a type.
+        aval = jax.make_jaxpr(lambda x: x)(aval).in_avals[0]
     return _placeholder_p.bind(aval=aval, index=index)
 
 
