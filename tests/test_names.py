@@ -175,8 +175,8 @@ def test_steps():
     for name in ("ode_jet/one", "ode_jet/two", "defect/one", "defect/two"):
         assert name in found
     # XLA has all of them, one behind the other, as a profile shows them.
-    text = jax.jit(solution).lower(X).as_text(debug_info=True)
-    inside = re.findall(r'"[^"]*taylor_step/while/body/[^"]*"', text)
+    text = jax.jit(solution).lower(X).compile().as_text()
+    inside = re.findall(r'op_name="[^"]*(taylor_step/while/body/[^"]*)"', text)
     for name in ("ode_jet", "defect", "runge_kutta"):
         for scope in ("one", "two"):
             assert any(f"/{name}/" in x and f"/{scope}/" in x for x in inside)
