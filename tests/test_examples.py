@@ -83,7 +83,7 @@ def _page(name):
     return (_FOLDER / f"{name}.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.sample(8)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _NAMES)
 def test_page_shows_what_is_printed(name, run):
     blocks = re.findall(r"^```text\n(.*?)^```$", _page(name), re.M | re.S)
@@ -98,7 +98,7 @@ def test_page_shows_the_script(name):
     assert f"]({name}.py)" in _page(name)
 
 
-@pytest.mark.sample(10)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*_NAMES, *_SMALL])
 def test_plot(name, run):
     assert run(name).plot.read_bytes().startswith(b"\x89PNG")
@@ -109,6 +109,7 @@ def test_plot(name, run):
 # -- Taylor polynomials, and how long steps are
 
 
+@pytest.mark.slow
 def test_taylor_polynomials(run):
     """The coefficients by Cauchy's integral around a circle, in NumPy."""
     module, results = (

@@ -52,6 +52,7 @@ def test_field_is_called_a_few_times():
     assert len(calls) <= 8
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "adjoint", [diffrax.RecursiveCheckpointAdjoint(), diffrax.ForwardMode()]
 )
@@ -68,6 +69,7 @@ def test_rolled_solve(adjoint):
         assert_close(rolled, unrolled, 1000)
 
 
+@pytest.mark.slow
 def test_rolled_ensemble():
     ys = jnp.stack([Y, -Y, 2 * Y])
     rolled, unrolled = (

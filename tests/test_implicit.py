@@ -280,7 +280,7 @@ def test_in_a_vector_field(name):
         assert_close(a_k, e_k, 300)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["solve", "matvec in a scan", "lineax"])
 def test_in_a_loop_in_a_vector_field(name):
     """Where what was computed at lower orders is kept from trace to trace."""

@@ -122,6 +122,7 @@ MANY_AXES = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("shape", MANY_AXES, ids=str)
 def test_states_of_many_axes(shape):
     y = np.random.default_rng(4).uniform(-1, 1, shape)
@@ -147,6 +148,7 @@ def test_lowest_orders(order):
     _compared({name: FIELDS[name] for name in names}, Y, order, ulps=100)
 
 
+@pytest.mark.slow
 def test_every_kind_of_rule_is_in_a_loop_indeed():
     for name, f in FIELDS.items():
         jet = lambda y, f=f: ode_jet(  # noqa: E731
@@ -155,6 +157,7 @@ def test_every_kind_of_rule_is_in_a_loop_indeed():
         assert count_primitives(jet, jnp.asarray(Y)).get("scan") == 1, name
 
 
+@pytest.mark.slow
 def test_other_dtypes():
     def field(t, y):
         outer = jnp.outer(jnp.tanh(y), y) @ (W.astype(y.dtype) @ jnp.outer(y, y))
@@ -202,6 +205,7 @@ def test_known_series_at_high_order():
     assert_close(tan * 1.5**k, np.array(expected) * 1.5**k, ulps=50)
 
 
+@pytest.mark.slow
 def test_derivatives_and_batches():
     def field(t, y, args):
         mixed = jnp.sin(args @ y["a"]) / (1 + y["a"] ** 2) + t * y["b"]
