@@ -103,6 +103,14 @@ def make_step(
     is_missing = _is_missing(t0, y0, state, made_jump, order)
     any_missing = eqxi.unvmap_any(is_missing)
 
+    # Inside of a `shard_map` all branches have one type. What there is at first may be
+    # the same on all devices; what the field closes over is in the slope.
+    inputs = eqx.filter((t0, t1, y0, args, state, is_missing), eqx.is_array)
+    control = terms.contr(t0, t1)
+    slope = jax.eval_shape(lambda: increment(terms, t0, y0, args, control))
+    avals = [*map(jax.typeof, jtu.tree_leaves(inputs)), *jtu.tree_leaves(slope)]
+    vary_all = ft.partial(jtu.tree_map, ft.partial(vary, axes=joint_axes(avals)))
+
     # Reverse mode makes the step again. Otherwise it would keep all that is computed on
     # the way, for both passes, which takes twice as long to trace and to compile.
     @ft.partial(jax.checkpoint, prevent_cse=False)
@@ -112,7 +120,7 @@ def make_step(
         errors, foreign = _look_inside(
             terms, t0, t1, args, series, old_unit, rest, probes
         )
-        by_series = series, errors, of_series
+        by_series = vary_all((series, errors, of_series))
         series, errors, kind = _replaced(
             terms, t0, t1, old_unit, args, foreign & ~is_first, by_series
         )
@@ -136,13 +144,6 @@ def make_step(
         )
         return made, None
 
-    # Inside of a `shard_map` all branches have one type. What there is at first may be
-    # the same on all devices; what the field closes over is in the slope.
-    inputs = eqx.filter((t0, t1, y0, args, state, is_missing), eqx.is_array)
-    control = terms.contr(t0, t1)
-    slope = jax.eval_shape(lambda: increment(terms, t0, y0, args, control))
-    avals = [*map(jax.typeof, jtu.tree_leaves(inputs)), *jtu.tree_leaves(slope)]
-    vary_all = ft.partial(jtu.tree_map, ft.partial(vary, axes=joint_axes(avals)))
     series = state.coefficients, state.unit
     no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
     nothing = Step(*series, no_error, of_series, y0, state.rest, y0, *series)
