@@ -443,7 +443,7 @@ def _e_n_jvp(primals, tangents):
     return _e_n(jnp.floor(n), x), -_e_n(n - 1, x) * dx
 
 
-@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["exp1", "expn", "of one's own"])
 def test_rules_under_jit_are_no_more_than_quadratic(name):
     """Where each order took the function twice the programs doubled: 605 994 equations

@@ -381,7 +381,7 @@ def _third(fun, a):
     return eqx_taylor.filter_jet(fun, (a,), ([a * a, None, None],))[1][2]
 
 
-@pytest.mark.sample(8)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _COMPOSED)
 def test_in_a_vector_field(name):
     """Against a jet along the solution; and in a loop, where what was computed at lower

@@ -133,7 +133,7 @@ FIELDS = {
 ORDER = 4
 
 
-@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32], ids=["64", "32"])
 def test_side_of_a_kink(dtype):
     """All in one program: of each field, and of its side."""

@@ -13,7 +13,7 @@ SCRIPT = pathlib.Path(__file__).with_name("shard_map_cases.py")
 
 
 # The others take minutes.
-_SHORT = {"nested", "sums", "shardings", "refused"}
+_SHORT = {"nested", "sums"}
 
 
 @pytest.mark.parametrize(
