@@ -3,7 +3,6 @@
 
 import contextlib
 import functools as ft
-import inspect
 import io
 import itertools
 import json
@@ -118,10 +117,6 @@ NAMES = {
     "lorenz": "Lorenz",
     "solar_system": "outer Solar System by broadcasting",
 }
-
-
-def has_unroll() -> bool:
-    return "unroll" in inspect.signature(TaylorSolver).parameters
 
 
 def _solver(program: Program) -> tuple[Any, Callable]:

@@ -22,7 +22,6 @@ from ._first_result import (
     compilation,
     compilations,
     demonstration,
-    has_unroll,
     median,
     NAMES,
     Program,
@@ -104,6 +103,22 @@ def _against(
     )
 
 
+def _run_against(
+    work: str,
+    ours: Program,
+    peer: Program,
+    name: str,
+    seconds: float,
+    at_most: float,
+    one_step: bool = False,
+) -> Part:
+    found = runs([ours, peer], seconds, one_step=one_step)
+    figure = _figure(
+        work, "run", name, found[ours].seconds, found[peer].seconds, at_most
+    )
+    return Part([figure], "")
+
+
 # -- the parts
 
 
@@ -143,16 +158,8 @@ def _fixed(seconds: float, turns: int) -> Iterator[Part]:
         of = ft.partial(Program, "mlp", forward_mode=forward_mode)
         peer, ours = of("Dopri8"), of(12)
         adjoint = "`ForwardMode`" if forward_mode else "default adjoint"
-        one = runs([ours, peer], seconds, one_step=True)
-        figure = _figure(
-            f"solve of one step, {NAMES['mlp']}, order 12, {adjoint}",
-            "run",
-            "Dopri8",
-            one[ours].seconds,
-            one[peer].seconds,
-            1.1,
-        )
-        yield Part([figure], "")
+        work = f"solve of one step, {NAMES['mlp']}, order 12, {adjoint}"
+        yield _run_against(work, ours, peer, "Dopri8", seconds, 1.1, one_step=True)
     orders = [Program("mlp", order) for order in (5, 8, 12, 20)]
     yield _run_times([*orders, Program("mlp", "Dopri8")], seconds)
 
@@ -179,9 +186,6 @@ def _run_times(programs: Sequence[Program], seconds: float) -> Part:
 
 def _unroll(seconds: float, turns: int) -> Iterator[Part]:
     """The rolled driver."""
-    if not has_unroll():
-        yield Part([], "`unroll`: `TaylorSolver` has no such option here.")
-        return
     peer = Program("mlp", "Dopri8")
     low, *_, high = rolled = [Program("mlp", k, unroll=False) for k in (5, 12, 20)]
     found = compilations([*rolled, peer], turns)
@@ -190,16 +194,8 @@ def _unroll(seconds: float, turns: int) -> Iterator[Part]:
     at_most = {"batch": 1.2, "solar_system": 2.0, "lorenz": 4.0}
     for field, bound in at_most.items():
         ours, unrolled = (Program(field, 12, unroll=u) for u in (False, True))
-        found_runs = runs([ours, unrolled], seconds, one_step=False)
-        figure = _figure(
-            f"solve, {NAMES[field]}, order 12, `unroll=False`",
-            "run",
-            "`unroll=True`",
-            found_runs[ours].seconds,
-            found_runs[unrolled].seconds,
-            bound,
-        )
-        yield Part([figure], "")
+        work = f"solve, {NAMES[field]}, order 12, `unroll=False`"
+        yield _run_against(work, ours, unrolled, "`unroll=True`", seconds, bound)
 
 
 def _ways(seconds: float, turns: int) -> Iterator[Part]:

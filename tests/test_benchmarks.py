@@ -138,8 +138,7 @@ def test_other_results_are_an_error(wrong):
 # -- the first result
 
 
-@pytest.mark.parametrize("has_unroll", [False, True])
-def test_first_result_has_all_targets(has_unroll, monkeypatch, capsys):
+def test_first_result_has_all_targets(monkeypatch, capsys):
     """Every row of every part, of measurements that are not made."""
     per_order = dict(Dopri8=1.0, Tsit5=0.9)
 
@@ -160,13 +159,11 @@ def test_first_result_has_all_targets(has_unroll, monkeypatch, capsys):
     monkeypatch.setattr(first_result, "compilation", compilation)
     monkeypatch.setattr(first_result, "runs", runs)
     monkeypatch.setattr(first_result, "demonstration", lambda: times)
-    monkeypatch.setattr(first_result, "has_unroll", lambda: has_unroll)
     report = first_result.run(0.0, turns=2)
     targets = [figure.at_most for figure in report.figures if figure.at_most]
-    unroll = [1.2, 1.2, 2.0, 4.0] if has_unroll else []
+    unroll = [1.2, 1.2, 2.0, 4.0]
     start = [1.5, 1.6, 1.8, 1.8, 2.5, 1.8, 2.5, 1.1, 1.1, 2.5]
     assert targets == [*start, *unroll, 1.0, 1.0]
-    assert ("no such option" in report.text) is not has_unroll
     order8 = next(f for f in report.figures if f.at_most == 1.5)
     assert order8.ratio == 8.75 / 1.75 and order8.missed
     assert (

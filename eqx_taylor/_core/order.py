@@ -7,6 +7,7 @@ Python cannot choose by it otherwise, nor count up to it: `Unrollable` is raised
 and the program is written order by order, without a loop.
 """
 
+import contextlib
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,12 @@ class TooEarly(Unrollable):
     def __init__(self, passes: int, reason: str):
         super().__init__(reason)
         self.passes = passes
+
+
+def outside(loop: Any) -> Any:
+    """A context for what is computed before a loop over orders, even while the body of
+    the loop is read; `loop` is `None` where there is no loop."""
+    return contextlib.nullcontext() if loop is None else loop.outside()
 
 
 def tabulated(fun: Callable[[int], Any], k: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .jax import at_place, current_place, filled
-from .order import Table
+from .order import outside, Table
 from .protocols import Aval
 from .rule import Cost
 from .storage import policy, Storage
@@ -189,10 +189,6 @@ class Series:
         finally:
             _now.by = caller
 
-    def _outside(self) -> Any:
-        """A context for what is computed before a loop, even while its body is read."""
-        return contextlib.nullcontext() if self.loop is None else self.loop.outside()
-
     def in_loop(self, k: Any) -> Term:
         """Computes coefficient `k` in each pass of a loop over orders."""
         caller, _now.by = _now.by, self
@@ -275,7 +271,7 @@ class Series:
         """The value by which decisions are made."""
         if self._ahead is None:
             return self.dense(0)
-        with self._outside(), at_place(self._place):
+        with outside(self.loop), at_place(self._place):
             return self._ahead()
 
     @property
@@ -283,7 +279,7 @@ class Series:
         """The value at the point, whatever was decided."""
         if self._here is None:
             return self.dense(0)
-        with self._outside(), at_place(self._place):
+        with outside(self.loop), at_place(self._place):
             return self._here()
 
     @property

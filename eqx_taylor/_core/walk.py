@@ -38,7 +38,7 @@ from .jax import (
     WithoutConstants,
 )
 from .memo import constant_key, equation_key
-from .order import Order
+from .order import Order, outside
 from .primitives import CALLS
 from .protocols import Jaxpr, JaxprEqn
 from .recurrence import Recurrence
@@ -392,7 +392,7 @@ class Walk:
     def outside(self) -> Any:
         """A context for what is computed before a loop over orders, even while the body
         of the loop is read."""
-        return contextlib.nullcontext() if self.loop is None else self.loop.outside()
+        return outside(self.loop)
 
     def _naming(self, eqn: JaxprEqn) -> Any:
         if self.loop is None:

@@ -63,10 +63,9 @@ def ode_jet(
     - `order`: the highest order $K$, at least 1. Keyword only.
     - `unroll`: whether the program has the operations of all orders one after the
         other, as it has with `True`; or a loop over orders, with `False`. Then its size
-        does not depend on the order, and it compiles in a part of the time: at order
-        12 in a quarter to a half, at order 20 in a fifth. It runs 1.05 to 1.3 times
-        as long for large arrays, up to 4.5 times as long for a few numbers; and its
-        derivatives, too, take longer. A field with a primitive whose recurrence cannot
+        does not depend on the order, and it takes less time to compile. It takes
+        longer to run, the more the smaller the arrays are; and so do its derivatives.
+        A field with a primitive whose recurrence cannot
         be in a loop (`lax.scan`, `lax.cond`, a linear solve, an exponent that is an
         array) is unrolled in any case, with a warning that names the primitive. `None`
         unrolls all programs up to a size whose compilation takes half a minute.

@@ -83,7 +83,7 @@ def make_step(
     y0: Y,
     args: Args,
     state: TaylorState,
-    made_jump,
+    made_jump: Array,
     order: int,
     probes: int,
     unroll: bool | None,
@@ -124,7 +124,7 @@ def make_step(
         series, errors, kind = _replaced(
             terms, t0, t1, old_unit, args, foreign & ~is_first, by_series
         )
-        s = (t1 - t0) / or_one(old_unit)
+        s = (t1 - t0) / _or_one(old_unit)
         end = t1, *evaluate_state(series, s, rest)
         t, y1, rest = _where(is_first, (t0, y0, rest), end)
         new = solution_series(terms, t, unit, y1, args, order, "TaylorSolver", unroll)
@@ -151,12 +151,14 @@ def make_step(
     return made
 
 
-def _is_missing(t0: Array, y0: Y, state: TaylorState, made_jump, order: int) -> Array:
+def _is_missing(
+    t0: Array, y0: Y, state: TaylorState, made_jump: Array, order: int
+) -> Array:
     """Whether the state lacks the series of the solution through a point."""
     series = jtu.tree_leaves(state.coefficients)
     check_carried(order, [c.shape for c in series])
     other = [jnp.any(c[0] != y) for c, y in zip(series, jtu.tree_leaves(y0))]
-    moved = [state.unit == 0, t0 != state.t0, jnp.asarray(made_jump)]
+    moved = [state.unit == 0, t0 != state.t0, made_jump]
     return jnp.any(jnp.stack([*moved, *other]))
 
 
@@ -189,9 +191,10 @@ def _look_inside(
     """Returns the error of the step by what is found at points inside of it; and
     whether the series is foreign to the solution at any of them."""
     h = t1 - t0
-    s = h / or_one(unit)
+    s = h / _or_one(unit)
     control = terms.contr(t0, t1)
     leaves, treedef = jtu.tree_flatten(series)
+    order = max((len(c) - 1 for c in leaves), default=1)
     foreign = jnp.array(False)
     errors = [jnp.zeros_like(jnp.abs(c[0])) for c in leaves]
     for part in probe_points(probes):
@@ -199,7 +202,6 @@ def _look_inside(
         by_field = increment(terms, t0 + part * h, y, args, control)
         found = defect(by_field, y, series, s, part)
         foreign = foreign | found.is_foreign()
-        order = max((len(c) - 1 for c in leaves), default=1)
         errors = map(jnp.maximum, errors, found.errors(order))
     return jtu.tree_unflatten(treedef, list(errors)), foreign
 
@@ -235,7 +237,7 @@ def _replaced(
     )
 
 
-def or_one(unit: Array) -> Array:
+def _or_one(unit: Array) -> Array:
     """The unit; 1 where there is none."""
     return jnp.where(unit == 0, 1, unit)
 

@@ -26,13 +26,8 @@ from .check import check_unroll
 # 8-24-24-8 at order 12: 614 equations, 0.95 s; the outer Solar System: 857, 1.1 s), so
 # that this one takes about half a minute. A loop is compiled in a second or two.
 #
-# It is as high because a loop takes longer to run. CPU time of many jets in one
-# program, against that of the unrolled one, at order 12 and 20 (JAX 0.12.0.1, x86):
-#
-#   MLP 64-256-256-64, batch 256    1.2 to 1.3   1.05
-#   MLP 8-24-24-8                   1.8          2.0
-#   outer Solar System              2.0 to 2.6   1.9 to 2.3
-#   Lorenz                          3.7 to 4.4   3.4 to 4.5
+# It is as high because a loop takes longer to run: solves at order 12 take 1.2 to 1.3
+# times as long (`benchmarks/first_result.py`).
 _LARGEST_UNROLLED = 20_000
 
 # The number of passes that may have to be computed before the loop.
