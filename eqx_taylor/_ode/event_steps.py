@@ -1,0 +1,138 @@
+"""Steps that end behind the first event within them.
+
+Diffrax looks at the conditions of an event at the ends of steps. The solver knows the
+solution all along the step, and so the conditions: here is the length of time after
+which a step has to end so that one condition, and no other, has changed its sign.
+"""
+
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from .._core.polynomial import evaluate
+from .error_estimate import probe_points
+from .event_conditions import (
+    condition_series,
+    Conditions,
+    evaluate_polynomials,
+    polynomials_of_step,
+)
+from .roots import departure, first_crossing, noise_of
+
+
+# A condition is not its series if they differ by so many times the last two terms of
+# it, and by more than rounding; or by this part of all terms. As for the vector field,
+# the former is what the series leaves out where it converges, and the latter what must
+# not hide a change of sign.
+_FOREIGN_TERMS = 5
+_FOREIGN_PART = 1e-3
+# The number of points at which conditions are looked at that are not their series.
+# Chosen: to look at is all that can be done with a function of which nothing is known.
+_SAMPLES = 16
+_BISECTIONS = 60
+
+
+def length_to_first_event(
+    conditions: Conditions,
+    t0: Array,
+    t1: Array,
+    series: PyTree[Array],
+    unit: Array,
+    y1: PyTree[Array],
+) -> Array:
+    """Computes the length of time from `t0` after which a step has to end, so that the
+    first change of sign of a condition is before its end, and no other; 0 if there is
+    none within the step, or at its end alone."""
+    h = t1 - t0
+    x, is_within = first_event(conditions, t0, h, series, unit, y1)
+    # Behind it by a few roundings of the time.
+    eps = float(jnp.finfo(h.dtype).eps)
+    roundings = 4 * eps * jnp.maximum(jnp.abs(t0), jnp.abs(t1))
+    length = jnp.where(is_within, x.astype(h.dtype) * h, h) + roundings
+    cut = jnp.where(is_within & (length < h), length, 0)
+    return eqxi.nondifferentiable(jax.lax.stop_gradient(cut))
+
+
+@jax.named_scope("events")
+def first_event(
+    conditions: Conditions,
+    t0: Array,
+    h: Array,
+    series: PyTree[Array],
+    unit: Array,
+    y1: PyTree[Array],
+) -> tuple[Array, Array]:
+    """Finds the part of a step behind which one condition has changed its sign, for
+    certain; and whether there is one."""
+    t0, h, series, unit, y1 = jax.lax.stop_gradient((t0, h, series, unit, y1))
+    curves = polynomials_of_step(series, unit, h)
+    caller = "TaylorSolver"
+    rows = jax.lax.stop_gradient(condition_series(caller, conditions, t0, h, curves))
+    noise = noise_of(rows)
+
+    def values(x):
+        y = evaluate_polynomials(curves, x)
+        return jax.lax.stop_gradient(conditions.values(t0 + x.astype(h.dtype) * h, y))
+
+    foreign = _is_foreign(rows, noise, values, conditions.values(t0 + h, y1))
+    sign = jnp.sign(rows[:, 0])
+    # A condition that starts from zero leaves it for one side or the other, and Diffrax
+    # may see it on either side at the start: the step ends where it has left.
+    is_known = jnp.abs(rows[:, 0]) > noise / 2
+    side = jnp.where(is_known, sign, -departure(rows, noise))
+    side = jnp.where(foreign, 0, side)
+    start = jnp.zeros((), rows.dtype)
+    behind = jnp.min(first_crossing(rows, side, start, noise).behind)
+    by_samples = jax.lax.cond(
+        eqxi.unvmap_any(jnp.any(foreign)),
+        lambda: _by_samples(foreign, values, rows.dtype),
+        lambda: jnp.full_like(behind, jnp.inf),
+    )
+    x = jnp.minimum(behind, by_samples)
+    is_within = x <= 1
+    return jnp.where(is_within, x, 1), is_within
+
+
+def _is_foreign(rows, noise, values, at_end) -> Array:
+    """Whether each condition differs from its series, at the end of the step or at a
+    point inside; which is where it has a kink, or its series does not converge."""
+    foreign = jnp.zeros(rows.shape[:1], bool)
+    terms = list(rows.T)
+    last = jnp.abs(terms[-1])
+    if len(terms) > 2:
+        last = jnp.maximum(last, jnp.abs(terms[-2]))
+    size = jnp.sum(jnp.abs(rows), axis=1)
+    most = jnp.minimum(_FOREIGN_TERMS * last, _FOREIGN_PART * size)
+    # The condition's own rounding errors are of what its value is made of.
+    most = most + 16 * noise
+    for part in [1.0, *probe_points(1)]:
+        x = jnp.asarray(part, rows.dtype)
+        value = at_end if part == 1.0 else values(x)
+        difference = jax.lax.stop_gradient(value) - evaluate(terms, x)
+        foreign = foreign | ~(jnp.abs(difference) <= most)
+    return foreign
+
+
+def _by_samples(foreign: Array, values, dtype) -> Array:
+    """Finds the first change of sign that is seen at a number of points of the step, of
+    the conditions that are `foreign` to their series; infinity if none is."""
+    points = jnp.arange(_SAMPLES + 1).astype(dtype) / _SAMPLES
+    signs = jnp.sign(jax.vmap(values)(points))
+    # As Diffrax has it: what is not a number has changed.
+    changed = (signs[1:] != signs[:-1]) & foreign[None, :]
+    any_changed = jnp.any(changed, axis=1)
+    cell = jnp.argmax(any_changed)
+    before = signs[cell]
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        has_changed = jnp.any((jnp.sign(values(middle)) != before) & foreign)
+        low = jnp.where(has_changed, low, middle)
+        return low, jnp.where(has_changed, middle, high)
+
+    ends = points[cell], points[cell + 1]
+    _, high = jax.lax.fori_loop(0, _BISECTIONS, halve, ends)
+    return jnp.where(jnp.any(any_changed), high, jnp.inf)

@@ -1,0 +1,241 @@
+"""Where a polynomial changes its sign: the first place behind a point, for certain.
+
+Polynomials are on `[0, 1]`, by their coefficients. On a part of that, the coefficients
+in Bernstein's basis bound the polynomial, and the number of changes of sign among them
+is at least the number of roots (Descartes' rule): with none there is no root, with one
+there is one. The part is halved until it is one of these, or shorter than a root can be
+known.
+"""
+
+import math
+from typing import NamedTuple
+
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from .._core.polynomial import evaluate, evaluate_derivative
+
+
+# What rounding makes of a polynomial, in units of the last place of the sum of its
+# terms: chosen. Horner's rule makes at most twice the order, and hardly ever more than
+# the square root of that; what the coefficients were rounded to comes to it.
+_NOISE = 16
+# Bounds on the number of passes, against loops that never end. Of a million polynomials
+# of degree 20 with clusters of roots (`tests/test_roots.py` has some of them) the
+# longest search took 230 passes.
+_MOST_PARTS = 2000
+_MOST_STEPS = 100
+
+
+class Crossing(NamedTuple):
+    """The first change of sign of each of several polynomials.
+
+    **Fields:**
+
+    - `root`: where it is; infinity where there is none.
+    - `behind`: a point behind the root, where the sign is another one for certain,
+        beyond rounding errors, for the first time; infinity where there is none.
+    """
+
+    root: Float[Array, " rows"]
+    behind: Float[Array, " rows"]
+
+
+def noise_of(polynomials: Float[Array, "rows terms"]) -> Float[Array, " rows"]:
+    """Bounds what rounding makes of the values of polynomials on `[0, 1]`."""
+    finfo = jnp.finfo(polynomials.dtype)
+    size = jnp.sum(jnp.abs(polynomials), axis=1)
+    return _NOISE * float(finfo.eps) * size + float(finfo.tiny)
+
+
+def departure(
+    polynomials: Float[Array, "rows terms"], noise: Float[Array, " rows"]
+) -> Float[Array, " rows"]:
+    """The sign that each polynomial has at 0, or behind it if it has none there beyond
+    rounding errors; 0 if it has none at all."""
+    sign = jnp.zeros_like(noise)
+    for term in reversed(list(polynomials.T)):
+        sign = jnp.where(jnp.abs(term) > noise, jnp.sign(term), sign)
+    return sign
+
+
+def first_crossing(
+    polynomials: Float[Array, "rows terms"],
+    side: Float[Array, " rows"],
+    start: Float[Array, ""],
+    noise: Float[Array, " rows"],
+) -> Crossing:
+    """Finds the first point behind `start`, for each polynomial, at which it leaves its
+    `side`, which is -1 or 1, or 0 for none to leave. Only the first of all rows is
+    found for certain: others may be left out, if they are behind it.
+
+    A side is left where the polynomial is on the other one by more than the `noise`, so
+    that rounding errors make no crossings. A polynomial that comes closer to zero than
+    that, and turns back, has not left.
+    """
+    # There is no derivative of this.
+    polynomials, side, start, noise = jax.lax.stop_gradient(
+        (polynomials, side, start, noise)
+    )
+    # Positive where there is no crossing yet.
+    is_looked_at = side != 0
+    above = polynomials * side[:, None]
+    above = jnp.concatenate([above[:, :1] + noise[:, None], above[:, 1:]], axis=1)
+    above = jnp.where(is_looked_at[:, None], above, _one_like(above))
+    # A polynomial that is not finite has no roots that can be found.
+    finite = jnp.all(jnp.isfinite(above), axis=1, keepdims=True)
+    above = jnp.where(finite, above, _one_like(above))
+    left, right = _isolate(above, start)
+    # Both of the polynomial itself, and of what is above it by the noise.
+    itself = jnp.concatenate([above[:, :1] - noise[:, None], above[:, 1:]], axis=1)
+    right = jnp.where(evaluate(list(above.T), left) <= 0, left, right)
+    left, right = jnp.tile(left, 2), jnp.tile(right, 2)
+    roots = _refine(jnp.concatenate([itself, above]), left, right)
+    root, behind = jnp.split(roots, 2)
+    return Crossing(jnp.minimum(root, behind), behind)
+
+
+def _one_like(polynomials: Array) -> Array:
+    """The polynomial 1."""
+    return jnp.zeros_like(polynomials).at[:, 0].set(1)
+
+
+class _Search(NamedTuple):
+    """For each polynomial the part `[left, left + width]` that is looked at; where one
+    root has been isolated, its `right` end (or infinity)."""
+
+    left: Array
+    width: Array
+    right: Array
+    passes: Array
+
+
+def _isolate(above: Array, start: Array) -> tuple[Array, Array]:
+    """Finds a part of `[start, 1]` with one root, and that the first, for each
+    polynomial that has roots there, or may have some; with `right` infinite otherwise.
+    """
+    dtype = above.dtype
+    least = math.sqrt(float(jnp.finfo(dtype).eps)) / 8
+
+    def is_open(search):
+        # Behind what is the first of all nothing needs to be found.
+        bound = jnp.min(search.right, initial=jnp.inf)
+        return jnp.isinf(search.right) & (search.left < jnp.minimum(bound, 1))
+
+    def cond(search):
+        return jnp.any(is_open(search)) & (search.passes < _MOST_PARTS)
+
+    def body(search):
+        left, width, right, passes = search
+        end = jnp.minimum(left + width, 1)
+        b = _bernstein(_restricted(above, left, end - left))
+        positive = b > 0
+        clear = jnp.all(positive, axis=1)
+        changes = jnp.sum(positive[:, 1:] != positive[:, :-1], axis=1)
+        # If it begins below zero, the crossing is where it begins.
+        single = (changes == 1) | ~positive[:, 0]
+        # What is not isolated in so short a part is a cluster of roots that rounding
+        # errors hide, or nothing.
+        short = end - left <= least
+        found = (single | short) & ~positive[:, -1] | ~positive[:, 0]
+        passed = clear | (short & ~found)
+        active = is_open(search)
+        right = jnp.where(active & found, end, right)
+        left = jnp.where(active & passed, end, left)
+        width = jnp.where(passed, 2 * width, width / 2)
+        return _Search(left, jnp.where(active, width, search.width), right, passes + 1)
+
+    rows = above.shape[:1]
+    left = jnp.broadcast_to(start.astype(dtype), rows)
+    nothing = jnp.full(rows, jnp.inf, dtype)
+    first = _Search(left, 1 - left, nothing, jnp.array(0))
+    search = jax.lax.while_loop(cond, body, first)
+    return search.left, search.right
+
+
+def _refine(above: Array, left: Array, right: Array) -> Array:
+    """Finds the root in each part, by Newton's method within a bracket; infinity where
+    `right` is. The value there is not positive."""
+    eps = float(jnp.finfo(above.dtype).eps)
+    terms = list(above.T)
+    exists = jnp.isfinite(right)
+
+    def is_open(low, high):
+        return exists & (high - low > eps * high)
+
+    def cond(carry):
+        low, high, _, steps = carry
+        return jnp.any(is_open(low, high)) & (steps < _MOST_STEPS)
+
+    def body(carry):
+        low, high, x, steps = carry
+        active = is_open(low, high)
+        value, slope = evaluate(terms, x), evaluate_derivative(terms, x)
+        is_above = value > 0
+        new_low = jnp.where(is_above, x, low)
+        new_high = jnp.where(is_above, high, x)
+        # A little farther than Newton's method has it: the next point is on the other
+        # side, and both ends of the bracket come close.
+        step = -value * x / jnp.where(slope == 0, 1, slope)
+        over = jnp.where(is_above, eps, -eps) * x
+        near = x + step + jnp.where(jnp.abs(step) < 1e-3 * (high - low), over, 0)
+        inside = (near > new_low) & (near < new_high) & (slope < 0)
+        # Every third step halves the bracket, whatever else.
+        halve = ~inside | (steps % 3 == 2)
+        x_new = jnp.where(halve, (new_low + new_high) / 2, near)
+        # Where no number is in between there is nothing left to do.
+        stuck = (x_new <= new_low) | (x_new >= new_high)
+        new_low = jnp.where(stuck, new_high, new_low)
+        return (
+            jnp.where(active, new_low, low),
+            jnp.where(active, new_high, high),
+            jnp.where(active, x_new, x),
+            steps + 1,
+        )
+
+    high = jnp.where(exists, right, 1)
+    first = left, high, (left + high) / 2, jnp.array(0)
+    _, high, _, _ = jax.lax.while_loop(cond, body, first)
+    return jnp.where(exists, high, jnp.inf)
+
+
+# -- Bernstein's basis
+
+
+def _bernstein(terms: Array) -> Array:
+    """The coefficients of polynomials in Bernstein's basis on `[0, 1]`."""
+    order = terms.shape[1] - 1
+    matrix = np.array(
+        [
+            [math.comb(i, j) / math.comb(order, j) for j in range(order + 1)]
+            for i in range(order + 1)
+        ]
+    )
+    return jnp.sum(terms[:, None, :] * jnp.asarray(matrix[None], terms.dtype), axis=2)
+
+
+def _restricted(terms: Array, left: Array, width: Array) -> Array:
+    """The polynomials of `u` that `left + width u` makes of polynomials."""
+    order = terms.shape[1] - 1
+    # Taylor's shift, by repeated division; then the length.
+    index = np.arange(order + 1)
+    exponents = np.maximum(index[None, :] - index[:, None], 0)
+    binomials = np.array(
+        [[math.comb(k, j) for k in range(order + 1)] for j in range(order + 1)], float
+    )
+    factors = _powers(left, order)[:, exponents]
+    factors = factors * jnp.asarray(binomials[None], terms.dtype)
+    shifted = jnp.sum(factors * terms[:, None, :], axis=2)
+    return shifted * _powers(width, order)
+
+
+def _powers(x: Array, order: int) -> Array:
+    """The powers 0 to `order` of each entry of a vector."""
+    ones = jnp.ones_like(x)[:, None]
+    if order == 0:
+        return ones
+    column = jnp.broadcast_to(x[:, None], (x.shape[0], order))
+    return jnp.concatenate([ones, jnp.cumprod(column, axis=1)], axis=1)
