@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree, Real, Shaped
 
 from .._core.custom_types import RealScalarLike
 from .._core.polynomial import evaluate_derivative
+from .event_watch import WRONG_CONTROLLER
 
 
 # The rounding errors of the defect, with room to spare, in units of the last place of
@@ -55,14 +56,19 @@ class ErrorEstimate(eqx.Module):
     - `last`: coefficients $K - 1$ and $K$ of the series at the end of the step.
     - `unit`: the unit of time of these coefficients; positive.
     - `kind`: the kind of the step; one of the numbers above.
+    - `cut`: the length of time after which the step has to end, so that it ends behind
+        the first event within it; zero if it need not, and `None` if nobody looks.
     """
 
     error: Real[Array, "*y"]
     last: Shaped[Array, "2 *y"]  # noqa: F821
     unit: RealScalarLike
     kind: RealScalarLike
+    cut: RealScalarLike | None = None
 
     def __jax_array__(self) -> Array:
+        if self.cut is not None:
+            raise TypeError(WRONG_CONTROLLER)
         return self.error
 
 

@@ -1,7 +1,7 @@
 """The conditions of events: what they may return, and their series along a step."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,6 @@ from jaxtyping import Array, PyTree
 
 from .._core.check import describe, trace_on_devices, UNTRACEABLE, untraceable
 from .._core.custom_types import Args, RealScalarLike
-from .._core.jax import trace
 from .._core.polynomial import evaluate
 from .._core.series import given
 from .._core.walk import Walk
@@ -156,11 +155,3 @@ def condition_series(
 def evaluate_polynomials(polynomials: PyTree[Array], x: RealScalarLike) -> PyTree:
     return jtu.tree_map(lambda c: evaluate(list(c), x), polynomials)
 
-
-def trace_is_smooth(conditions: Conditions, own: Sequence[Any], treedef: Any) -> bool:
-    """Whether no condition decides anything."""
-
-    def values(t, *leaves):
-        return [conditions.values(t, jtu.tree_unflatten(treedef, leaves))]
-
-    return not Walk(1, effects=False).decisions(trace(values, *own))

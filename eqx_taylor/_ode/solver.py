@@ -20,6 +20,15 @@ from .check import (
     check_tolerances,
     check_unroll,
 )
+from .event_conditions import read_conditions
+from .event_steps import length_to_first_event
+from .event_watch import (
+    Call,
+    check_event,
+    check_watched,
+    find_call,
+    told_to_conditions,
+)
 from .error_estimate import (
     BROKEN_AT_END,
     Defect,
@@ -154,6 +163,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     warn_if_stiff: bool = eqx.field(static=True)
     probes: int = eqx.field(static=True)
     unroll: bool | None = eqx.field(static=True)
+    event: diffrax.Event | None
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = TaylorInterpolation
@@ -168,6 +178,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         warn_if_stiff: bool = False,
         probes: int = 1,
         unroll: bool | None = None,
+        event: diffrax.Event | None = None,
     ):
         self.taylor_order = _choose_order(order, rtol, atol)
         self.compensated = check_boolean("TaylorSolver", "compensated", compensated)
@@ -176,6 +187,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         )
         self.probes = check_integer("TaylorSolver", "probes", probes, least=0)
         self.unroll = check_unroll("TaylorSolver", unroll)
+        self.event = check_event(event)
 
     def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
         del terms
@@ -216,7 +228,10 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     ) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
         # Numbers of Python would each be compiled for.
         t0, t1, made_jump = map(jnp.asarray, (t0, t1, made_jump))
-        return _step(self, terms, t0, t1, y0, args, solver_state, made_jump)
+        call = find_call()
+        check_watched(self.event, call, t0, y0, args)
+        call = None if self.event is None else call
+        return _step(self, terms, t0, t1, y0, args, solver_state, made_jump, call)
 
     def func(
         self, terms: diffrax.AbstractTerm, t0: RealScalarLike, y0: Y, args: Args
@@ -237,6 +252,7 @@ def _step(
     args: Args,
     state: TaylorState,
     made_jump: Array,
+    call: Call | None,
 ) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
     order, probes = solver.taylor_order, solver.probes
     made = make_step(
@@ -254,18 +270,43 @@ def _step(
             lambda slope: slope * jnp.asarray(h / next_unit, slope.dtype), made.slope
         )
         at_end = defect(by_field, made.y1, made.series, s, 1.0)
-    y_error = _estimate(at_end, made, probes, order)
+    cut = _cut(solver, terms, t0, t1, y0, args, made, call)
+    y_error = _estimate(at_end, made, probes, order, cut)
     dense_info = dict(coefficients=made.series, unit=made.unit)
     next_state = TaylorState(made.next_series, t1, next_unit, steps, made.rest)
     return made.y1, y_error, dense_info, next_state, _result(made.y1)
 
 
+def _cut(
+    solver: TaylorSolver,
+    terms: diffrax.AbstractTerm,
+    t0: Array,
+    t1: Array,
+    y0: Y,
+    args: Args,
+    made: Step,
+    call: Call | None,
+) -> Array | None:
+    """The length of time after which a step has to end, if the solver watches for an
+    event."""
+    if solver.event is None:
+        return None
+    kwargs = told_to_conditions(solver, terms, call)
+    conditions = read_conditions(
+        "TaylorSolver", solver.event.cond_fn, t0, y0, args, kwargs
+    )
+    if conditions.number == 0:
+        return None
+    return length_to_first_event(conditions, t0, t1, made.series, made.unit, made.y1)
+
+
 @jax.named_scope("defect")
 def _estimate(
-    at_end: Defect, made: Step, probes: int, order: int
+    at_end: Defect, made: Step, probes: int, order: int, cut: Array | None
 ) -> PyTree[ErrorEstimate]:
     """Makes the error of a step by its defect at the end, and by what was noticed
-    inside of it; with the coefficients of the series at its end."""
+    inside of it; with the coefficients of the series at its end, and with the length
+    of time after which it has to end."""
     leaves, treedef = jtu.tree_flatten(made.next_series)
     kind = made.kind
     # The part of the step that is behind the last point inside.
@@ -281,7 +322,7 @@ def _estimate(
         by_defect = jnp.where(broken, jnp.maximum(by_defect, behind * size), by_defect)
         last = jnp.where(jnp.isfinite(c[-2:]), c[-2:], 0)
         return ErrorEstimate(
-            jnp.where(replaced, error, by_defect), last, made.next_unit, kind
+            jnp.where(replaced, error, by_defect), last, made.next_unit, kind, cut
         )
 
     estimates = map(

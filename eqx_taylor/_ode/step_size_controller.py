@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
@@ -63,6 +63,8 @@ class ControllerState(eqx.Module):
         of the solve aside. Something is between here and there; before the first time
         there is nothing.
     - `error`, `length`: of that step, in tolerances and in units of time.
+    - `is_cut`: whether the length was chosen so that the step ends behind an event;
+        `None` where the solver watches for none.
     """
 
     dt: Array
@@ -70,6 +72,7 @@ class ControllerState(eqx.Module):
     trouble: Array
     error: Array
     length: Array
+    is_cut: Array | None
 
 
 class TaylorController(
@@ -153,6 +156,8 @@ class TaylorController(
     **Reference:** [Jorba and Zou (2005), Section 3.2][jorba2005software].
     """
 
+    ends_steps_at_events: ClassVar = True
+
     rtol: RealScalarLike
     atol: RealScalarLike
     norm: Callable[[PyTree], RealScalarLike] = optimistix.rms_norm
@@ -187,7 +192,8 @@ class TaylorController(
         func: Callable[..., Any],
         error_order: int,
     ) -> tuple[RealScalarLike, ControllerState]:
-        _check_solver(getattr(func, "__self__", func))
+        solver = getattr(func, "__self__", func)
+        _check_solver(solver)
         if dt0 is None:
             check_term("TaylorSolver", terms)
             y0 = check_state("TaylorSolver", y0)
@@ -204,7 +210,8 @@ class TaylorController(
         dt0, _ = self._clip(dt0)
         t0, dt0 = jnp.asarray(t0), jnp.asarray(dt0)
         none = jnp.zeros_like(dt0)
-        state = ControllerState(dt0, t0, t0, none, none)
+        is_cut = None if solver.event is None else jnp.array(False)
+        state = ControllerState(dt0, t0, t0, none, none, is_cut)
         return t0 + dt0, state
 
     def adapt_step_size(
@@ -278,8 +285,11 @@ class TaylorController(
             jnp.where(same, state.trouble, t1),
             jnp.where(same, state.error, error.astype(dt.dtype)),
             jnp.where(same, state.length, dt),
+            None if state.is_cut is None else jnp.array(False),
         )
-        return keep_step, next_t0, next_t1, False, new, result
+        decided = keep_step, next_t0, next_t1, False, new, result
+        cut = estimates[0].cut if estimates else None
+        return decided if cut is None else _cut(t0, cut, state, decided)
 
     def _longer(
         self,
@@ -299,7 +309,11 @@ class TaylorController(
         dt = jnp.where(
             (kind == OF_SERIES) | behind, by_series, jnp.minimum(by_series, by_error)
         )
-        dt = jnp.minimum(dt, self.factormax * state.dt)
+        longest = self.factormax * state.dt
+        if state.is_cut is not None:
+            # The length of a step that was cut says nothing of the solution.
+            longest = jnp.where(state.is_cut, jnp.inf, longest)
+        dt = jnp.minimum(dt, longest)
         # The step that was rejected was too long, or there is a kink before its end. In
         # the latter case it is approached by halves, until it can be gone over.
         rest = state.trouble - t1
@@ -386,6 +400,31 @@ class TaylorController(
                 )
             dt = jnp.maximum(dt, self.dtmin)
         return dt, result
+
+
+def _cut(
+    t0: RealScalarLike, length: Array, state: ControllerState, decided: tuple
+) -> tuple:
+    """Rejects a step that would be kept, if it has to end earlier, behind an event.
+    It is made again with that length, and not asked again: where it ends hangs on
+    roundings, which need not be the same."""
+    keep_step, next_t0, next_t1, made_jump, new, result = decided
+    is_cut = keep_step & (length > 0) & ~state.is_cut
+    t0 = jnp.asarray(t0)
+    changed = state.trouble, state.error, state.length
+    if_cut = ~is_cut, t0, t0 + length, length, *changed, is_cut
+    if_not = (
+        *(keep_step, next_t0, next_t1, new.dt),
+        *(new.trouble, new.error, new.length),
+        is_cut,
+    )
+    chosen = [jnp.where(is_cut, x, y) for x, y in zip(if_cut, if_not)]
+    keep_step, next_t0, next_t1, *fields = chosen
+    dt, trouble, error, long, is_cut = fields
+    new = ControllerState(dt, state.start, trouble, error, long, is_cut)
+    ok = diffrax.RESULTS.successful
+    result = diffrax.RESULTS.where(is_cut, ok, result)
+    return keep_step, next_t0, next_t1, made_jump, new, result
 
 
 def _longest_unit(t0: RealScalarLike, y0: PyTree[Array], order: int) -> float:
