@@ -30,7 +30,7 @@ def crossings(p):
         side = jnp.where(found, -side, 0)
         return (start, side), root
 
-    first = jnp.zeros((), p.dtype), departure(p, noise)
+    first = jnp.zeros(1, p.dtype), departure(p, noise)
     return jax.lax.scan(next_one, first, None, length=MOST)[1], noise[0]
 
 
@@ -156,7 +156,7 @@ def test_first_of_several():
 
     @jax.jit
     def first(side, start):
-        return first_crossing(ps, side, start, noise)
+        return first_crossing(ps, side, jnp.full(4, start), noise)
 
     root, behind = first(jnp.array([1.0, 1.0, 0.0, 1.0]), jnp.array(0.0))
     assert int(jnp.argmin(root)) == 1

@@ -5,10 +5,13 @@ solution all along the step, and so the conditions: here is the length of time a
 which a step has to end so that one condition, and no other, has changed its sign.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.polynomial import evaluate
@@ -23,11 +26,9 @@ from .roots import departure, first_crossing, noise_of
 
 
 # A condition is not its series if they differ by so many times the last two terms of
-# it, and by more than rounding; or by this part of all terms. As for the vector field,
-# the former is what the series leaves out where it converges, and the latter what must
-# not hide a change of sign.
+# it, which is as for the vector field; or by more than half of the digits of all terms:
+# by so much roots may be in another place, and in another order.
 _FOREIGN_TERMS = 5
-_FOREIGN_PART = 1e-3
 # The number of points at which conditions are looked at that are not their series.
 # Chosen: to look at is all that can be done with a function of which nothing is known.
 _SAMPLES = 16
@@ -76,14 +77,14 @@ def first_event(
         y = evaluate_polynomials(curves, x)
         return jax.lax.stop_gradient(conditions.values(t0 + x.astype(h.dtype) * h, y))
 
-    foreign = _is_foreign(rows, noise, values, conditions.values(t0 + h, y1))
+    foreign = is_foreign(rows, noise, values, conditions.values(t0 + h, y1))
     sign = jnp.sign(rows[:, 0])
     # A condition that starts from zero leaves it for one side or the other, and Diffrax
     # may see it on either side at the start: the step ends where it has left.
     is_known = jnp.abs(rows[:, 0]) > noise / 2
     side = jnp.where(is_known, sign, -departure(rows, noise))
     side = jnp.where(foreign, 0, side)
-    start = jnp.zeros((), rows.dtype)
+    start = jnp.zeros_like(noise)
     behind = jnp.min(first_crossing(rows, side, start, noise).behind)
     by_samples = jax.lax.cond(
         eqxi.unvmap_any(jnp.any(foreign)),
@@ -95,7 +96,9 @@ def first_event(
     return jnp.where(is_within, x, 1), is_within
 
 
-def _is_foreign(rows, noise, values, at_end) -> Array:
+def is_foreign(
+    rows: Array, noise: Array, values: Callable[[Array], Array], at_end: Array
+) -> Array:
     """Whether each condition differs from its series, at the end of the step or at a
     point inside; which is where it has a kink, or its series does not converge."""
     foreign = jnp.zeros(rows.shape[:1], bool)
@@ -104,7 +107,8 @@ def _is_foreign(rows, noise, values, at_end) -> Array:
     if len(terms) > 2:
         last = jnp.maximum(last, jnp.abs(terms[-2]))
     size = jnp.sum(jnp.abs(rows), axis=1)
-    most = jnp.minimum(_FOREIGN_TERMS * last, _FOREIGN_PART * size)
+    part = math.sqrt(float(jnp.finfo(rows.dtype).eps))
+    most = jnp.minimum(_FOREIGN_TERMS * last, part * size)
     # The condition's own rounding errors are of what its value is made of.
     most = most + 16 * noise
     for part in [1.0, *probe_points(1)]:
@@ -115,7 +119,9 @@ def _is_foreign(rows, noise, values, at_end) -> Array:
     return foreign
 
 
-def _by_samples(foreign: Array, values, dtype) -> Array:
+def _by_samples(
+    foreign: Array, values: Callable[[Array], Array], dtype: Any
+) -> Array:
     """Finds the first change of sign that is seen at a number of points of the step, of
     the conditions that are `foreign` to their series; infinity if none is."""
     points = jnp.arange(_SAMPLES + 1).astype(dtype) / _SAMPLES

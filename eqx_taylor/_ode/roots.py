@@ -65,10 +65,10 @@ def departure(
 def first_crossing(
     polynomials: Float[Array, "rows terms"],
     side: Float[Array, " rows"],
-    start: Float[Array, ""],
+    start: Float[Array, " rows"],
     noise: Float[Array, " rows"],
 ) -> Crossing:
-    """Finds the first point behind `start`, for each polynomial, at which it leaves its
+    """Finds the first point behind its `start`, for each polynomial, at which it leaves its
     `side`, which is -1 or 1, or 0 for none to leave. Only the first of all rows is
     found for certain: others may be left out, if they are behind it.
 
@@ -149,7 +149,7 @@ def _isolate(above: Array, start: Array) -> tuple[Array, Array]:
         return _Search(left, jnp.where(active, width, search.width), right, passes + 1)
 
     rows = above.shape[:1]
-    left = jnp.broadcast_to(start.astype(dtype), rows)
+    left = start.astype(dtype)
     nothing = jnp.full(rows, jnp.inf, dtype)
     first = _Search(left, 1 - left, nothing, jnp.array(0))
     search = jax.lax.while_loop(cond, body, first)
@@ -219,17 +219,22 @@ def _bernstein(terms: Array) -> Array:
 
 def _restricted(terms: Array, left: Array, width: Array) -> Array:
     """The polynomials of `u` that `left + width u` makes of polynomials."""
-    order = terms.shape[1] - 1
-    # Taylor's shift, by repeated division; then the length.
+    matrices = restriction(left, width, terms.shape[1] - 1)
+    return jnp.sum(matrices * terms[:, None, :], axis=2)
+
+
+def restriction(left: Array, width: Array, order: int) -> Array:
+    """The matrices that make the coefficients of `p(left + width u)` of those of a
+    polynomial `p(x)`, one for each entry of two vectors."""
+    # Taylor's shift; then the length.
     index = np.arange(order + 1)
     exponents = np.maximum(index[None, :] - index[:, None], 0)
     binomials = np.array(
         [[math.comb(k, j) for k in range(order + 1)] for j in range(order + 1)], float
     )
     factors = _powers(left, order)[:, exponents]
-    factors = factors * jnp.asarray(binomials[None], terms.dtype)
-    shifted = jnp.sum(factors * terms[:, None, :], axis=2)
-    return shifted * _powers(width, order)
+    factors = factors * jnp.asarray(binomials[None], left.dtype)
+    return factors * _powers(width, order)[:, :, None]
 
 
 def _powers(x: Array, order: int) -> Array:

@@ -178,7 +178,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         warn_if_stiff: bool = False,
         probes: int = 1,
         unroll: bool | None = None,
-        event: diffrax.Event | None = None,
+        event: Any = None,
     ):
         self.taylor_order = _choose_order(order, rtol, atol)
         self.compensated = check_boolean("TaylorSolver", "compensated", compensated)

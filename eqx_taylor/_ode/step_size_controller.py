@@ -275,7 +275,8 @@ class TaylorController(
             NOT_FINITE,
         )
         result = diffrax.RESULTS.where(failed, why, diffrax.RESULTS.successful)
-        next_t1 = jnp.where(stuck, jnp.nextafter(next_t0, jnp.inf), next_t1)
+        start = jax.lax.stop_gradient(next_t0)
+        next_t1 = jnp.where(stuck, jnp.nextafter(start, jnp.inf), next_t1)
         # The length of the first step is a guess: if it is too long, there need be no
         # trouble.
         same = keep_step | (t0 <= state.start)

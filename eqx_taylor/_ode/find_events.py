@@ -1,0 +1,342 @@
+"""All events of a solution, in order."""
+
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._core.check import check_integer, describe
+from .._core.custom_types import Args
+from .event_conditions import (
+    condition_series,
+    Conditions,
+    evaluate_polynomials,
+    polynomials_of_step,
+    read_conditions,
+)
+from .event_steps import is_foreign
+from .interpolation import TaylorInterpolation
+from .roots import departure, first_crossing, noise_of, restriction
+
+
+# The shortest part of a step in which a condition is looked at that is not its series,
+# behind a kink for instance. Of two changes of sign in such a part neither is seen.
+# Chosen; each kink costs as many passes as there are halves.
+_SHORTEST = 1 / 64
+_BISECTIONS = 60
+
+
+class Events(eqx.Module):
+    """What [`eqx_taylor.find_events`][] finds. All arrays have a leading axis of length
+    `max_events`; behind the last event they are filled up.
+
+    **Fields:**
+
+    - `ts`: the times; infinity behind the last.
+    - `ys`: the states there, a PyTree of the structure of the state.
+    - `index`: which condition it is that is zero, counted as `jax.tree.leaves` counts
+        them; -1 behind the last.
+    - `event_mask`: the same as a PyTree of the structure of the conditions: for each of
+        them whether it is the one.
+    - `upwards`: whether the condition grows, along the solve.
+    - `num_events`: the number of events that were found.
+    - `has_more`: whether there are more than `max_events`. These are the first.
+    """
+
+    ts: Float[Array, " max_events"]
+    ys: PyTree[Array]
+    index: Int[Array, " max_events"]
+    event_mask: PyTree[Bool[Array, " max_events"]]
+    upwards: Bool[Array, " max_events"]
+    num_events: Int[Array, ""]
+    has_more: Bool[Array, ""]
+
+
+def find_events(
+    solution: diffrax.Solution,
+    event: diffrax.Event,
+    args: Args = None,
+    *,
+    max_events: int,
+) -> Events:
+    r"""All events of a solution, in the order in which they occur.
+
+    The solution of [`eqx_taylor.TaylorSolver`][] is known all along, as polynomials. So
+    is a condition, by one more Taylor expansion for each step, and all places where it
+    changes its sign are found, however many there are in a step, by the coefficients of
+    its polynomial in Bernstein's basis. No further evaluation of the vector field is
+    needed, nor a root finder.
+
+    Events are those in $(t_0, t_1]$: a condition that is zero at the start has left its
+    zero there. A condition that touches zero and turns back has no event, nor has one
+    that goes beyond it by less than rounding errors: two roots that are closer to each
+    other than $10^{-7}$ of a step may not be found, both of them.
+
+    Where a condition is not its Taylor series, as behind a kink (`abs`, `jnp.where`),
+    the step is divided, to 1/64 of its length.
+
+    Times and states can be differentiated, in both modes, with respect to everything
+    that the solution and the conditions depend on.
+
+    **Arguments:**
+
+    - `solution`: a solution by `diffrax.diffeqsolve` with `TaylorSolver` and
+        `SaveAt(dense=True)`.
+    - `event`: a `diffrax.Event`: its conditions `f(t, y, args, **kwargs)`, which must
+        be real, and directions. Its root finder is not used. Conditions are called with
+        `t`, `y` and `args` alone.
+    - `args`: passed to the conditions.
+    - `max_events`: the number of events that there is room for; at least 1. Keyword
+        only.
+
+    **Returns:**
+
+    [`eqx_taylor.Events`][].
+
+    **Raises:**
+
+    `TypeError` or `ValueError`, while tracing, for a solution that is not dense or not
+    by `TaylorSolver`, for an `event` that is no `diffrax.Event`, for conditions that
+    are boolean, complex or no scalars or that raise, and for a `max_events` that is not
+    an integer or below 1.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import find_events, TaylorController, TaylorSolver
+        >>> solution = diffrax.diffeqsolve(
+        ...     diffrax.ODETerm(lambda t, y, args: (y[1], -y[0])),
+        ...     solver=TaylorSolver(order=8),
+        ...     t0=0.0,
+        ...     t1=8.0,
+        ...     dt0=None,
+        ...     y0=(jnp.array(0.0), jnp.array(1.0)),
+        ...     stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
+        ...     saveat=diffrax.SaveAt(dense=True),
+        ... )
+        >>> # The sine is zero at 0, which is where it starts, pi and 2 pi.
+        >>> event = diffrax.Event(lambda t, y, args, **kwargs: y[0])
+        >>> events = find_events(solution, event, max_events=4)
+        >>> print(events.num_events, events.ts.round(3), events.upwards)
+        2 [3.142 6.283   inf   inf] [False  True False False]
+        ```
+    """
+    max_events = check_integer("find_events", "max_events", max_events, least=1)
+    interpolation = _check_solution(solution)
+    if not isinstance(event, diffrax.Event):
+        raise TypeError(
+            "find_events: `event` must be a `diffrax.Event`; got "
+            f"{describe(event)}. Write `diffrax.Event(cond_fn)`."
+        )
+    t0 = jnp.asarray(interpolation.t0)
+    y0 = jtu.tree_map(lambda c: c[0, 0], interpolation.infos["coefficients"])
+    conditions = read_conditions("find_events", event.cond_fn, t0, y0, args, {})
+    structure = jtu.tree_structure(event.cond_fn, is_leaf=callable)
+    if conditions.number < structure.num_leaves:
+        raise TypeError(
+            "find_events: a boolean condition has no place where it is zero. Give real "
+            "conditions: `t - 1.0` for `t > 1.0`."
+        )
+    directions = jtu.tree_leaves(event.direction, is_leaf=lambda x: x is None)
+    # 0 for both, 1 for upwards.
+    wanted = jnp.array([0 if d is None else 2 * int(d) - 1 for d in directions])
+    found = _search(interpolation, conditions, wanted, max_events)
+    ts, ys = _differentiable(interpolation, conditions, found)
+    exists = found.index >= 0
+    mask = [found.index == i for i in range(conditions.number)]
+    return Events(
+        jnp.where(exists, ts, jnp.inf),
+        ys,
+        found.index,
+        jtu.tree_unflatten(structure, mask),
+        found.upwards,
+        jnp.minimum(found.count, max_events),
+        found.count > max_events,
+    )
+
+
+def _check_solution(solution: Any) -> Any:
+    interpolation = getattr(solution, "interpolation", None)
+    if interpolation is None:
+        raise ValueError(
+            "find_events: `solution` must be dense: solve with "
+            "`saveat=diffrax.SaveAt(dense=True)`."
+        )
+    kind = getattr(interpolation, "interpolation_cls", None)
+    if kind is not TaylorInterpolation:
+        raise TypeError(
+            "find_events: the solution must be by `eqx_taylor.TaylorSolver`, which "
+            f"knows it as a polynomial; its interpolation is {kind!r}."
+        )
+    return interpolation
+
+
+class _Found(NamedTuple):
+    """The events so far; and where the search is: in a step, in the part `[left, left +
+    width]` of it, for each condition behind `start` in that part, where it is on this
+    `side`."""
+
+    ts: Array
+    index: Array
+    upwards: Array
+    count: Array
+    step: Array
+    left: Array
+    width: Array
+    start: Array
+    side: Array
+
+
+def _search(
+    interpolation: Any, conditions: Conditions, wanted: Array, max_events: int
+) -> _Found:
+    """Finds all events, without derivatives."""
+    arrays, static = eqx.partition(interpolation, eqx.is_array)
+    interpolation = eqx.combine(jax.lax.stop_gradient(arrays), static)
+    times, infos = interpolation.ts, interpolation.infos
+    direction = jnp.asarray(interpolation.direction, times.dtype)
+    # Steps of all kinds of solutions have their ends there.
+    number = interpolation.ts_size - 1
+
+    def cond(found):
+        return (found.step < number) & (found.count <= max_events)
+
+    def body(found):
+        step, left, width = found.step, found.left, found.width
+        t0, t1 = times[step], times[step + 1]
+        info = jtu.tree_map(lambda x: x[step], infos)
+        whole = polynomials_of_step(info["coefficients"], info["unit"], t1 - t0)
+        curves = jtu.tree_map(lambda c: _part_of(c, left, width), whole)
+        start_time = direction * (t0 + left * (t1 - t0))
+        h = direction * (t1 - t0) * width
+        rows = condition_series("find_events", conditions, start_time, h, curves)
+        rows = jax.lax.stop_gradient(rows)
+        noise = noise_of(rows)
+
+        def values(x):
+            y = evaluate_polynomials(curves, x)
+            t = start_time + x.astype(h.dtype) * h
+            return jax.lax.stop_gradient(conditions.values(t, y))
+
+        one = jnp.ones((), rows.dtype)
+        at_end = values(one)
+        side = jnp.where(found.side == 0, departure(rows, noise), found.side)
+        foreign = is_foreign(rows, noise, values, at_end)
+        halve = jnp.any(foreign) & (width > _SHORTEST)
+        looked_at = jnp.where(foreign, 0, side)
+        start = found.start.astype(rows.dtype)
+        root, behind = first_crossing(rows, looked_at, start, noise)
+        # A root at the very end of the solution.
+        ends = (step == number - 1) & (left + width >= 1)
+        at_zero = jnp.abs(jnp.sum(rows, axis=1)) <= noise
+        last = ends & at_zero & (side != 0) & (start < 1) & jnp.isinf(root) & ~foreign
+        root, behind = (jnp.where(last, 1, x) for x in (root, behind))
+        # What is not a polynomial is compared at both ends of the part.
+        changed = foreign & (side * at_end < 0) & (start < 1)
+        by_values = jax.lax.cond(
+            jnp.any(changed), lambda: _bisect(values, side), lambda: root
+        )
+        root = jnp.where(changed, by_values, root)
+        behind = jnp.where(changed, 1, behind)
+
+        row = jnp.argmin(root)
+        is_found = jnp.isfinite(root[row]) & ~halve
+        upwards = side[row] < 0
+        sign = jnp.where(upwards, 1, -1)
+        is_event = is_found & ((wanted[row] == 0) | (wanted[row] == sign))
+        x = jnp.where(is_found, root[row], 0).astype(times.dtype)
+        t = t0 + (left + x * width) * (t1 - t0)
+        # The event is not written if there is no room.
+        place = jnp.where(is_event, found.count, max_events)
+        ts = found.ts.at[place].set(t, mode="drop")
+        index = found.index.at[place].set(row, mode="drop")
+        all_upwards = found.upwards.at[place].set(upwards, mode="drop")
+
+        passed = ~is_found & ~halve
+        here = (jnp.arange(conditions.number) == row) & is_found
+        start = jnp.where(here, behind, jnp.where(passed, 0, start))
+        side = jnp.where(here, -side, side)
+        end = left + width
+        next_step = passed & (end >= 1)
+        new_left = jnp.where(next_step, 0, jnp.where(passed, end, left))
+        grown = jnp.where(next_step, 1, jnp.minimum(2 * width, 1 - end))
+        width = jnp.where(halve, width / 2, jnp.where(passed, grown, width))
+        return _Found(
+            *(ts, index, all_upwards, found.count + is_event),
+            *(step + next_step, new_left, width),
+            start.astype(found.start.dtype),
+            side.astype(found.side.dtype),
+        )
+
+    number_of_conditions = conditions.number
+    zeros = jnp.zeros(number_of_conditions, times.dtype)
+    nothing = _Found(
+        jnp.full(max_events, jnp.inf, times.dtype),
+        jnp.full(max_events, -1),
+        jnp.zeros(max_events, bool),
+        jnp.array(0),
+        jnp.array(0),
+        jnp.zeros((), times.dtype),
+        jnp.ones((), times.dtype),
+        zeros,
+        zeros,
+    )
+    return jax.lax.while_loop(cond, body, nothing)
+
+
+def _part_of(c: Array, left: Array, width: Array) -> Array:
+    """The polynomial on a part of the step, in its length as the unit."""
+    dtype = jnp.finfo(c.dtype).dtype
+    [matrix] = restriction(left[None].astype(dtype), width[None].astype(dtype), len(c) - 1)
+    return jnp.tensordot(matrix.astype(c.dtype), c, 1)
+
+
+def _bisect(values: Any, side: Array) -> Array:
+    """Finds for each condition a change of sign in [0, 1]."""
+    points = jax.vmap(values)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        there = jnp.diagonal(points(middle)) * side <= 0
+        return jnp.where(there, low, middle), jnp.where(there, middle, high)
+
+    ends = jnp.zeros_like(side), jnp.ones_like(side)
+    return jax.lax.fori_loop(0, _BISECTIONS, halve, ends)[1]
+
+
+def _differentiable(
+    interpolation: Any, conditions: Conditions, found: _Found
+) -> tuple[Array, PyTree[Array]]:
+    """Times and states of events that were found, with their derivatives: by one step
+    of Newton's method, which is the implicit function theorem."""
+    direction = jnp.asarray(interpolation.direction, found.ts.dtype)
+    ends = jax.lax.stop_gradient((interpolation.t0, interpolation.t1))
+    low, high = jnp.minimum(*ends), jnp.maximum(*ends)
+
+    def of_event(t, index):
+        exists = index >= 0
+        t = jax.lax.stop_gradient(jnp.where(exists, t * direction, ends[0]))
+
+        def value(t):
+            return conditions.values(t, interpolation.evaluate(t))[index]
+
+        value_there, slope = jax.jvp(value, (t,), (jnp.ones_like(t),))
+        slope = jax.lax.stop_gradient(slope)
+        usable = exists & jnp.isfinite(slope) & (slope != 0)
+        step = value_there.astype(t.dtype) / jnp.where(usable, slope, 1).astype(t.dtype)
+        step = jnp.where(usable, step, 0)
+        # The root is known to rounding errors: what a slope near zero makes of those is
+        # left out, and its derivative is kept.
+        room = 1e-6 * (high - low)
+        bounded = jnp.clip(t - step, jnp.maximum(low, t - room), jnp.minimum(high, t + room))
+        t = (t - step) + jax.lax.stop_gradient(bounded - (t - step))
+        return t, interpolation.evaluate(t)
+
+    return jax.vmap(of_event)(found.ts, found.index)

@@ -1,0 +1,312 @@
+"""Hybrid systems: solves that go on from each event, with another state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import optimistix
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._core.check import check_integer, describe
+from .._core.custom_types import Args, RealScalarLike, Y
+from .check import check_state
+from .event_conditions import read_conditions
+from .find_events import Events
+from .ode_jet import increment, unit_of
+from .solver import TaylorSolver
+from .step_size_controller import TaylorController
+from .vector_field import as_ode_term
+
+
+class HybridSolution(eqx.Module):
+    """What [`eqx_taylor.hybrid_solve`][] returns.
+
+    **Fields:**
+
+    - `t1`, `y1`: the time and state at which the solve ended.
+    - `events`: the events, with the states before they were changed; see
+        [`eqx_taylor.Events`][].
+    - `ys_after`: the states after they were changed, as `events.ys`.
+    - `num_steps`: the number of steps, of which some were rejected.
+    - `result`: as for `diffrax.Solution`.
+    """
+
+    t1: Float[Array, ""]
+    y1: PyTree[Array]
+    events: Events
+    ys_after: PyTree[Array]
+    num_steps: Int[Array, ""]
+    result: diffrax.RESULTS
+
+
+class _Shifted(eqx.Module):
+    """A condition plus a number that is below its rounding errors."""
+
+    condition: Callable[..., Any]
+    shift: Array
+
+    def __call__(self, t, y, args, **kwargs):
+        value = self.condition(t, y, args, **kwargs)
+        return value + self.shift.astype(value.dtype)
+
+
+def hybrid_solve(
+    terms: diffrax.AbstractTerm,
+    solver: TaylorSolver,
+    t0: RealScalarLike,
+    t1: RealScalarLike,
+    dt0: RealScalarLike | None,
+    y0: Y,
+    args: Args = None,
+    *,
+    event: Any,
+    update: Callable[..., Y] | None = None,
+    max_events: int,
+    stepsize_controller: Any,
+    adjoint: Any = None,
+    max_steps: int | None = 4096,
+    throw: bool = True,
+) -> HybridSolution:
+    r"""Solves an ODE whose state changes at events: a ball that bounces, a neuron that
+    is reset, an engine that is switched on.
+
+    The solve ends at the first event, as `diffrax.diffeqsolve` does; the state is
+    changed by `update`; and the solve goes on from there, until `t1`. After an event
+    its condition is zero up to rounding errors: it is taken to be on the side to which
+    it goes, so that the same root is not found again. Without `update` nothing is
+    changed: these are all events of a solution, without keeping the solution.
+
+    It is a loop of static length, `max_events + 1`, that can be jitted and vmapped, and
+    differentiated in reverse mode, or in forward mode with
+    `adjoint=diffrax.ForwardMode()`. Derivatives know that the time of an event depends
+    on the state, and the state after it on the time: their jump at an event (the
+    saltation matrix) is that of the implicit function theorem.
+
+    What switches is a part of the state: a leaf with a slope of zero, which `update`
+    sets.
+
+    **Arguments:**
+
+    - `terms`, `solver`, `t0`, `t1`, `dt0`, `y0`, `args`, `stepsize_controller`,
+        `adjoint`: as for `diffrax.diffeqsolve`; with an [`eqx_taylor.TaylorSolver`][]
+        and an [`eqx_taylor.TaylorController`][]. (The solver is told of the event.)
+    - `event`: a `diffrax.Event` with real conditions. Without a root finder, Newton's
+        method is used, to the last digits.
+    - `update`: a function `update(t, y, args, event_mask)` that returns the state after
+        an event. `event_mask` has the structure of the conditions, and says by a
+        boolean for each which one it is.
+    - `max_events`: the number of events that there is room for; at least 1. If there is
+        one more, the solve ends there, and `events.has_more` is true.
+    - `max_steps`: between two events.
+    - `throw`: whether to raise an error if the solve fails.
+
+    All from `event` on are keyword only.
+
+    **Returns:**
+
+    [`eqx_taylor.HybridSolution`][].
+
+    **Raises:**
+
+    `TypeError` or `ValueError`, while tracing, for a solver or a controller that are
+    others, for an `event` that is no `diffrax.Event`, for conditions that are not real
+    scalars, for an `update` that does not return the structure, shapes and dtypes of
+    the state, and for a `max_events` that is not an integer or below 1. If the solve
+    fails and `throw` is true, the error of `diffrax.diffeqsolve`, when it runs.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import hybrid_solve, TaylorController, TaylorSolver
+        >>> # A ball falls from 5 metres, and loses half of its velocity at each bounce.
+        >>> def bounce(t, y, args, event_mask):
+        ...     height, velocity = y
+        ...     return jnp.zeros_like(height), -0.5 * velocity
+        >>> solution = hybrid_solve(
+        ...     diffrax.ODETerm(lambda t, y, args: (y[1], -10.0 + 0.0 * y[1])),
+        ...     TaylorSolver(order=5),
+        ...     t0=0.0,
+        ...     t1=2.2,
+        ...     dt0=None,
+        ...     y0=(jnp.array(5.0), jnp.array(0.0)),
+        ...     event=diffrax.Event(lambda t, y, args, **kwargs: y[0]),
+        ...     update=bounce,
+        ...     max_events=4,
+        ...     stepsize_controller=TaylorController(rtol=1e-5, atol=1e-5),
+        ... )
+        >>> print(solution.events.num_events, solution.events.ts.round(4))
+        2 [1. 2. inf inf]
+        ```
+    """
+    max_events = check_integer("hybrid_solve", "max_events", max_events, least=1)
+    _check_parts(solver, event, update)
+    terms = as_ode_term("hybrid_solve", terms)
+    y0 = check_state("hybrid_solve", y0)
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(t0, t1, unit_of(jnp.asarray(0.0), y0).dtype)
+    t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+    conditions = read_conditions("hybrid_solve", event.cond_fn, t0, y0, args, {})
+    functions, structure = jtu.tree_flatten(event.cond_fn, is_leaf=callable)
+    if conditions.number < len(functions):
+        raise TypeError(
+            "hybrid_solve: a boolean condition has no place where it is zero. Give real "
+            "conditions: `t - 1.0` for `t > 1.0`."
+        )
+    root_finder = event.root_finder
+    if root_finder is None:
+        # Times are known to a few roundings.
+        tol = 16 * float(jnp.finfo(dtype).eps)
+        root_finder = optimistix.Newton(rtol=tol, atol=tol)
+    update = _checked(update, y0)
+    sign = jnp.where(t0 <= t1, 1, -1).astype(dtype)
+    kwargs = {} if adjoint is None else dict(adjoint=adjoint)
+
+    def slopes(t, y):
+        """The values of the conditions, and their slopes along the solution."""
+        unit = jnp.ones_like(unit_of(t, y))
+        control = terms.contr(jnp.zeros_like(unit), unit)
+        slope = increment(terms, t, y, args, control)
+        return jax.jvp(conditions.values, (t, y), (jnp.ones_like(t), slope))
+
+    def segment(carry, _):
+        t, y, shifts, result, has_ended = carry
+        shifted = [_Shifted(f, shifts[i]) for i, f in enumerate(functions)]
+        watched = diffrax.Event(
+            jtu.tree_unflatten(structure, shifted), root_finder, event.direction
+        )
+        solution = diffrax.diffeqsolve(
+            terms,
+            eqx.tree_at(lambda s: s.event, solver, watched, is_leaf=_is_none),
+            t,
+            jnp.where(has_ended, t, t1),
+            dt0,
+            y,
+            args,
+            event=watched,
+            stepsize_controller=stepsize_controller,
+            max_steps=max_steps,
+            throw=False,
+            **kwargs,
+        )
+        [t], y = solution.ts, jtu.tree_map(lambda x: x[0], solution.ys)
+        mask = solution.event_mask
+        flags = jnp.stack(jtu.tree_leaves(mask)) & ~has_ended
+        occurred = jnp.any(flags) & (solution.result == diffrax.RESULTS.event_occurred)
+        result = diffrax.RESULTS.where(has_ended, result, solution.result)
+        _, before = slopes(t, y)
+        after = update(t, y, args, mask)
+        after = jtu.tree_map(lambda a, b: jnp.where(occurred, a, b), after, y)
+        values, behind = jax.lax.stop_gradient(slopes(t, after))
+        # On the side to which the condition goes, by more than its rounding errors.
+        size = _size(conditions.values, t, after)
+        eps = float(jnp.finfo(values.dtype).eps)
+        tiny = float(jnp.finfo(values.dtype).tiny)
+        least = 2 * jnp.abs(values) + 8 * eps * size + tiny
+        at_zero = jnp.abs(values) <= 1e3 * (eps * size + tiny) + _moved(t, behind)
+        shifts = jnp.where(
+            flags & at_zero, jnp.sign(behind) * sign.astype(least.dtype) * least, 0
+        )
+        upwards = jnp.any(flags & (before * sign.astype(before.dtype) > 0))
+        index = jnp.where(occurred, jnp.argmax(flags), -1)
+        out = t, y, after, index, upwards, solution.stats["num_steps"]
+        return (t, after, shifts, result, has_ended | ~occurred), out
+
+    nothing = jnp.zeros(len(functions), dtype)
+    result = diffrax.RESULTS.where(
+        jnp.array(True), diffrax.RESULTS.successful, diffrax.RESULTS.successful
+    )
+    values_dtype = jax.eval_shape(conditions.values, t0, y0).dtype
+    start = t0, y0, nothing.astype(values_dtype), result, jnp.array(False)
+    (t, y, _, result, has_ended), outs = jax.lax.scan(
+        segment, start, None, length=max_events + 1
+    )
+    ts, ys, after, index, upwards, steps = outs
+    first = jtu.tree_map(lambda x: x[:max_events], (ts, ys, after, index, upwards))
+    ts, ys, after, index, upwards = first
+    masks = [index == i for i in range(len(functions))]
+    events = Events(
+        jnp.where(index >= 0, ts, jnp.inf),
+        ys,
+        index,
+        jtu.tree_unflatten(structure, masks),
+        upwards,
+        jnp.sum(index >= 0),
+        ~has_ended,
+    )
+    # The last state is that at an event for which there was no room.
+    y = jtu.tree_map(lambda all_ys, y: jnp.where(has_ended, y, all_ys[-1]), outs[1], y)
+    if throw:
+        failed = ~(diffrax.is_okay(result))
+        y = result.error_if(y, failed)
+    return HybridSolution(t, y, events, after, jnp.sum(steps), result)
+
+
+def _moved(t: Array, slope: Array) -> Array:
+    """What a condition changes by in so much time as a root finder may be wrong by."""
+    return 1e3 * float(jnp.finfo(t.dtype).eps) * jnp.abs(slope) * (1 + jnp.abs(t)).astype(slope.dtype)  # fmt: skip
+
+
+def _size(values: Callable[..., Array], t: Array, y: Y) -> Array:
+    """The sizes of what conditions are sums of: of each derivative times what it is by."""
+    by_t, by_y = jax.lax.stop_gradient(jax.jacrev(values, argnums=(0, 1))(t, y))
+    total = jnp.abs(by_t) * jnp.abs(t).astype(by_t.dtype)
+    for slope, leaf in zip(jtu.tree_leaves(by_y), jtu.tree_leaves(y)):
+        product = jnp.abs(slope * leaf[None])
+        total = total + jnp.sum(product.reshape(len(total), -1), axis=1)
+    return total
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _check_parts(solver: Any, event: Any, update: Any) -> None:
+    if not isinstance(solver, TaylorSolver):
+        raise TypeError(
+            "hybrid_solve: `solver` must be an `eqx_taylor.TaylorSolver`; got "
+            f"{describe(solver)}."
+        )
+    if not isinstance(event, diffrax.Event):
+        raise TypeError(
+            f"hybrid_solve: `event` must be a `diffrax.Event`; got {describe(event)}. "
+            "Write `diffrax.Event(cond_fn)`."
+        )
+    if update is not None and not callable(update):
+        raise TypeError(
+            "hybrid_solve: `update` must be a function `update(t, y, args, event_mask)`"
+            f"; got {describe(update)}."
+        )
+
+
+def _checked(update: Any, y0: Y) -> Callable[..., Y]:
+    """Makes a function of `update` that returns a state like `y0`."""
+    if update is None:
+        return lambda t, y, args, event_mask: y
+
+    def call(t, y, args, event_mask):
+        out = update(t, y, args, event_mask)
+        if jtu.tree_structure(out) != jtu.tree_structure(y):
+            raise ValueError(
+                "hybrid_solve: `update` must return a state of the structure of `y0`, "
+                f"{jtu.tree_structure(y)}; got {jtu.tree_structure(out)}."
+            )
+
+        def leaf(path, new, old):
+            new = jnp.asarray(new)
+            if new.shape != old.shape or new.dtype != old.dtype:
+                raise ValueError(
+                    "hybrid_solve: `update` must keep shapes and dtypes of the state; "
+                    f"y{jtu.keystr(path)} is {describe(old)}, and became "
+                    f"{describe(new)}."
+                )
+            return new
+
+        return jtu.tree_map_with_path(leaf, out, y)
+
+    return call
