@@ -9,9 +9,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import diffrax
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.polynomial import evaluate
@@ -54,6 +56,30 @@ def length_to_first_event(
     length = jnp.where(is_within, x.astype(h.dtype) * h, h) + roundings
     cut = jnp.where(is_within & (length < h), length, 0)
     return eqxi.nondifferentiable(jax.lax.stop_gradient(cut))
+
+
+def end_at_event(t0: Array, cut: Array | None, state: Any, decided: tuple) -> tuple:
+    """Rejects a step that a controller would keep, if it has to end earlier, behind an
+    event. It is made again with that length, and is not asked again: where it ends
+    hangs on roundings, which need not be the same.
+
+    `state` is the controller's at the start of the step, and `decided` is whether to
+    keep it, the times of the next one, the controller's next state, and the result.
+    """
+    zero = jnp.zeros_like(state.is_cut)
+    keep_step, next_t0, next_t1, new, result = decided
+    if cut is None:
+        return *decided[:3], new._replace(is_cut=zero), result
+    is_cut = keep_step & (cut > 0) & (state.is_cut == 0)
+    if_cut = state._replace(dt=cut.astype(zero.dtype), is_cut=zero + 1)
+    times, new = jtu.tree_map(
+        lambda a, b: jnp.where(is_cut, a, b),
+        ((t0, t0 + cut), if_cut),
+        ((next_t0, next_t1), new._replace(is_cut=zero)),
+    )
+    ok = diffrax.RESULTS.successful
+    result = diffrax.RESULTS.where(is_cut, ok, result)
+    return keep_step & ~is_cut, *times, new, result
 
 
 @jax.named_scope("events")

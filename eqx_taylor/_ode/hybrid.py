@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import optimistix
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._core.check import check_integer, describe
@@ -94,8 +93,9 @@ def hybrid_solve(
     - `terms`, `solver`, `t0`, `t1`, `dt0`, `y0`, `args`, `stepsize_controller`,
         `adjoint`: as for `diffrax.diffeqsolve`; with an [`eqx_taylor.TaylorSolver`][]
         and an [`eqx_taylor.TaylorController`][]. (The solver is told of the event.)
-    - `event`: a `diffrax.Event` with real conditions. Without a root finder, Newton's
-        method is used, to the last digits.
+    - `event`: a `diffrax.Event`: its conditions, which must be real, and directions.
+        Its root finder is not used. Conditions are called with `t`, `y` and `args`, and
+        with what Diffrax passes besides.
     - `update`: a function `update(t, y, args, event_mask)` that returns the state after
         an event. `event_mask` has the structure of the conditions, and says by a
         boolean for each which one it is.
@@ -158,11 +158,6 @@ def hybrid_solve(
             "hybrid_solve: a boolean condition has no place where it is zero. Give real "
             "conditions: `t - 1.0` for `t > 1.0`."
         )
-    root_finder = event.root_finder
-    if root_finder is None:
-        # Times are known to a few roundings.
-        tol = 16 * float(jnp.finfo(dtype).eps)
-        root_finder = optimistix.Newton(rtol=tol, atol=tol)
     update = _checked(update, y0)
     sign = jnp.where(t0 <= t1, 1, -1).astype(dtype)
     kwargs = {} if adjoint is None else dict(adjoint=adjoint)
@@ -172,14 +167,26 @@ def hybrid_solve(
         unit = jnp.ones_like(unit_of(t, y))
         control = terms.contr(jnp.zeros_like(unit), unit)
         slope = increment(terms, t, y, args, control)
-        return jax.jvp(conditions.values, (t, y), (jnp.ones_like(t), slope))
+        tangents = jnp.ones_like(t), slope
+        return *jax.jvp(conditions.values, (t, y), tangents), slope
+
+    def to_root(t, y, flags):
+        """Goes back to the event, by one step of Newton's method, which is the implicit
+        function theorem; along the slope, as the way is a few roundings."""
+        values, before, slope = slopes(t, y)
+        before = jax.lax.stop_gradient(before)
+        usable = flags & jnp.isfinite(before) & (before != 0)
+        step = jnp.where(usable, values / jnp.where(usable, before, 1), 0)
+        dt = -jnp.sum(step).astype(t.dtype)
+        y = jtu.tree_map(lambda y, f: y + f * dt.astype(y.dtype), y, slope)
+        return t + dt, y, before
 
     def segment(carry, _):
         t, y, shifts, result, has_ended = carry
         shifted = [_Shifted(f, shifts[i]) for i, f in enumerate(functions)]
-        watched = diffrax.Event(
-            jtu.tree_unflatten(structure, shifted), root_finder, event.direction
-        )
+        # The step ends behind the event by a few roundings: no root finder is needed.
+        conds = jtu.tree_unflatten(structure, shifted)
+        watched = diffrax.Event(conds, None, event.direction)
         solution = diffrax.diffeqsolve(
             terms,
             eqx.tree_at(lambda s: s.event, solver, watched, is_leaf=_is_none),
@@ -199,10 +206,10 @@ def hybrid_solve(
         flags = jnp.stack(jtu.tree_leaves(mask)) & ~has_ended
         occurred = jnp.any(flags) & (solution.result == diffrax.RESULTS.event_occurred)
         result = diffrax.RESULTS.where(has_ended, result, solution.result)
-        _, before = slopes(t, y)
+        t, y, before = to_root(t, y, flags)
         after = update(t, y, args, mask)
         after = jtu.tree_map(lambda a, b: jnp.where(occurred, a, b), after, y)
-        values, behind = jax.lax.stop_gradient(slopes(t, after))
+        values, behind, _ = jax.lax.stop_gradient(slopes(t, after))
         # On the side to which the condition goes, by more than its rounding errors.
         size = _size(conditions.values, t, after)
         eps = float(jnp.finfo(values.dtype).eps)

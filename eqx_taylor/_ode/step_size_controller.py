@@ -1,11 +1,9 @@
 """The step size from the coefficients of the series, as Jorba and Zou choose it."""
 
-import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
-import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ from jaxtyping import Array, PyTree
 from .._core.check import check_boolean, describe
 from .._core.custom_types import Args, RealScalarLike, Y
 from .check import check_state, check_step_limits, check_term, check_tolerances
+from .event_steps import end_at_event
 from .error_estimate import (
     BROKEN_AT_END,
     BY_RUNGE_KUTTA,
@@ -24,15 +23,10 @@ from .error_estimate import (
     OF_SERIES,
     WITHOUT_SLOPE,
 )
-from .ode_jet import solution_series, unit_near, unit_of, usable
+from .first_step import first_step
 from .solver import TaylorSolver
 
 
-# The order of the jet that the first step is chosen by. It is compiled besides that of
-# the solver, and higher orders take longer to compile than they are worth.
-_FIRST_ORDER = 4
-# The part of the step it asks for that is made: higher orders may fall more slowly.
-_FIRST_PART = 0.5
 # The error that a jump of the vector field may leave in a step that is accepted, in
 # tolerances: order + 1 times the estimate, which is that of a smooth solution. Steps
 # chosen by the series have an estimate of less than one, unless something happens to
@@ -51,8 +45,12 @@ _FOREIGN = 0.3
 _OVER = 0.15
 
 
-class ControllerState(eqx.Module):
-    """The state of `TaylorController` at the start of a step.
+class ControllerState(NamedTuple):
+    """What `TaylorController` knows at the start of a step.
+
+    From step to step it is carried as one array. XLA copies each array that a loop
+    carries before the loop begins, and if these are many it leaves them to its threads,
+    which takes 50 microseconds.
 
     **Fields:**
 
@@ -63,8 +61,8 @@ class ControllerState(eqx.Module):
         of the solve aside. Something is between here and there; before the first time
         there is nothing.
     - `error`, `length`: of that step, in tolerances and in units of time.
-    - `is_cut`: whether the length was chosen so that the step ends behind an event;
-        `None` where the solver watches for none.
+    - `is_cut`: 1 if the length was chosen so that the step ends behind an event, 0 if
+        not; `None` where the solver watches for none.
     """
 
     dt: Array
@@ -72,11 +70,14 @@ class ControllerState(eqx.Module):
     trouble: Array
     error: Array
     length: Array
-    is_cut: Array | None
+    is_cut: Array | None = None
+
+    def packed(self) -> Array:
+        return jnp.stack([x for x in self if x is not None])
 
 
 class TaylorController(
-    diffrax.AbstractAdaptiveStepSizeController[ControllerState, RealScalarLike | None]
+    diffrax.AbstractAdaptiveStepSizeController[Array, RealScalarLike | None]
 ):
     r"""Chooses the steps of [`eqx_taylor.TaylorSolver`][] by the coefficients of its
     series, before they are made.
@@ -156,6 +157,7 @@ class TaylorController(
     **Reference:** [Jorba and Zou (2005), Section 3.2][jorba2005software].
     """
 
+    # A solver that watches for an event asks for it.
     ends_steps_at_events: ClassVar = True
 
     rtol: RealScalarLike
@@ -191,28 +193,19 @@ class TaylorController(
         args: Args,
         func: Callable[..., Any],
         error_order: int,
-    ) -> tuple[RealScalarLike, ControllerState]:
+    ) -> tuple[RealScalarLike, Array]:
         solver = getattr(func, "__self__", func)
         _check_solver(solver)
         if dt0 is None:
             check_term("TaylorSolver", terms)
             y0 = check_state("TaylorSolver", y0)
-            order = min(error_order - 1, _FIRST_ORDER)
-            unit = jnp.minimum(unit_near(t1 - t0), _longest_unit(t0, y0, order))
-            series = solution_series(terms, t0, unit, y0, args, order)
-            last, unit = _last_of(usable(series.stacked()), unit)
-            no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
-            _, dt0 = self._judge(y0, y0, no_error, last, unit, order, error_order)
-            # One step will do where nothing moves: of some length, if there is no end.
-            span = jnp.where(jnp.isfinite(t1 - t0), t1 - t0, 1)
-            known = jnp.isfinite(dt0) & (dt0 > 0)
-            dt0 = jnp.where(known, _FIRST_PART * dt0, span)
+            dt0 = first_step(self._judge, terms, t0, t1, y0, args, error_order)
         dt0, _ = self._clip(dt0)
         t0, dt0 = jnp.asarray(t0), jnp.asarray(dt0)
         none = jnp.zeros_like(dt0)
-        is_cut = None if solver.event is None else jnp.array(False)
+        is_cut = None if solver.event is None else none
         state = ControllerState(dt0, t0, t0, none, none, is_cut)
-        return t0 + dt0, state
+        return t0 + dt0, state.packed()
 
     def adapt_step_size(
         self,
@@ -223,11 +216,14 @@ class TaylorController(
         args: Args,
         y_error: PyTree[ErrorEstimate],
         error_order: int,
-        controller_state: ControllerState,
+        controller_state: Array,
     ):
         del args
-        state = controller_state
-        dt, chosen_dt = jnp.asarray(t1 - t0), state.dt
+        state = ControllerState(*controller_state)
+        # The lengths of steps are not differentiated. (They may be infinite on the way,
+        # in branches that are not taken.)
+        dt = jax.lax.stop_gradient(jnp.asarray(t1 - t0))
+        chosen_dt = state.dt
         estimates, treedef = jtu.tree_flatten(y_error, is_leaf=_is_estimate)
         if not all(map(_is_estimate, estimates)):
             raise TypeError(
@@ -275,8 +271,8 @@ class TaylorController(
             NOT_FINITE,
         )
         result = diffrax.RESULTS.where(failed, why, diffrax.RESULTS.successful)
-        start = jax.lax.stop_gradient(next_t0)
-        next_t1 = jnp.where(stuck, jnp.nextafter(start, jnp.inf), next_t1)
+        after = jnp.nextafter(jax.lax.stop_gradient(next_t0), jnp.inf)
+        next_t1 = jnp.where(stuck, after, next_t1)
         # The length of the first step is a guess: if it is too long, there need be no
         # trouble.
         same = keep_step | (t0 <= state.start)
@@ -286,11 +282,13 @@ class TaylorController(
             jnp.where(same, state.trouble, t1),
             jnp.where(same, state.error, error.astype(dt.dtype)),
             jnp.where(same, state.length, dt),
-            None if state.is_cut is None else jnp.array(False),
         )
-        decided = keep_step, next_t0, next_t1, False, new, result
-        cut = estimates[0].cut if estimates else None
-        return decided if cut is None else _cut(t0, cut, state, decided)
+        decided = keep_step, next_t0, next_t1, new, result
+        if state.is_cut is not None:
+            cut = estimates[0].cut if estimates else None
+            decided = end_at_event(jnp.asarray(t0), cut, state, decided)
+        keep_step, next_t0, next_t1, new, result = decided
+        return keep_step, next_t0, next_t1, False, new.packed(), result
 
     def _longer(
         self,
@@ -313,7 +311,7 @@ class TaylorController(
         longest = self.factormax * state.dt
         if state.is_cut is not None:
             # The length of a step that was cut says nothing of the solution.
-            longest = jnp.where(state.is_cut, jnp.inf, longest)
+            longest = jnp.where(state.is_cut > 0, jnp.inf, longest)
         dt = jnp.minimum(dt, longest)
         # The step that was rejected was too long, or there is a kink before its end. In
         # the latter case it is approached by halves, until it can be gone over.
@@ -401,65 +399,6 @@ class TaylorController(
                 )
             dt = jnp.maximum(dt, self.dtmin)
         return dt, result
-
-
-def _cut(
-    t0: RealScalarLike, length: Array, state: ControllerState, decided: tuple
-) -> tuple:
-    """Rejects a step that would be kept, if it has to end earlier, behind an event.
-    It is made again with that length, and not asked again: where it ends hangs on
-    roundings, which need not be the same."""
-    keep_step, next_t0, next_t1, made_jump, new, result = decided
-    is_cut = keep_step & (length > 0) & ~state.is_cut
-    t0 = jnp.asarray(t0)
-    changed = state.trouble, state.error, state.length
-    if_cut = ~is_cut, t0, t0 + length, length, *changed, is_cut
-    if_not = (
-        *(keep_step, next_t0, next_t1, new.dt),
-        *(new.trouble, new.error, new.length),
-        is_cut,
-    )
-    chosen = [jnp.where(is_cut, x, y) for x, y in zip(if_cut, if_not)]
-    keep_step, next_t0, next_t1, *fields = chosen
-    dt, trouble, error, long, is_cut = fields
-    new = ControllerState(dt, state.start, trouble, error, long, is_cut)
-    ok = diffrax.RESULTS.successful
-    result = diffrax.RESULTS.where(is_cut, ok, result)
-    return keep_step, next_t0, next_t1, made_jump, new, result
-
-
-def _longest_unit(t0: RealScalarLike, y0: PyTree[Array], order: int) -> float:
-    """Returns a unit of time whose powers leave room for the rest of a coefficient: at
-    order 4, 256 in float32. The length of the whole solve may be any."""
-    largest = float(jnp.finfo(unit_of(jnp.asarray(t0), y0).dtype).max)
-    return 2.0 ** (math.log2(largest) // (4 * order))
-
-
-def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], Array]:
-    """Returns the last two coefficients, in a unit of time in which they are no larger
-    than the state: a norm takes their squares, which in float32 overflow soon."""
-    leaves, treedef = jtu.tree_flatten(coefficients)
-    order = len(leaves[0]) - 1 if leaves else 1
-
-    def largest(k):
-        sizes = [jnp.max(jnp.abs(c[k]), initial=0) for c in leaves]
-        return jnp.max(
-            jnp.array([size.astype(unit.dtype) for size in sizes]), initial=0
-        )
-
-    # At rest in the origin the state has no size of its own.
-    size = jnp.where(largest(0) > 0, largest(0), 1)
-    shorter = jnp.minimum((size / largest(order)) ** (1 / order), 1)
-    if order > 1:
-        below = (size / largest(order - 1)) ** (1 / (order - 1))
-        shorter = jnp.minimum(shorter, below)
-    shorter = unit_near(shorter)
-
-    def scaled(c):
-        factor = shorter.astype(c.dtype)
-        return jnp.stack([c[-2] * factor ** (order - 1), c[-1] * factor**order])
-
-    return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter
 
 
 def _inverse_root(error: Array) -> Array:
