@@ -23,6 +23,11 @@ from ._derivatives.gradients import (
     hvp as hvp,
     value_jacobian_hessian as value_jacobian_hessian,
 )
+from ._ode.find_events import Events as Events, find_events as find_events
+from ._ode.hybrid import (
+    hybrid_solve as hybrid_solve,
+    HybridSolution as HybridSolution,
+)
 from ._programs.inspect import (
     count_primitives as count_primitives,
     plot_primitive_counts as plot_primitive_counts,

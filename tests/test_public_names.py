@@ -55,10 +55,10 @@ def _documented_members(name):
 
 # Whoever adds a name to the interface adds it here, and knows that it is one.
 _EXPECTED = """
-    AbstractRegularizer Estimate GaussLegendre JacobianFrobenius KineticEnergy
+    AbstractRegularizer Estimate Events GaussLegendre HybridSolution JacobianFrobenius KineticEnergy
     PrimitiveCounts SolutionDerivative SolveCost TaylorController TaylorInterpolation
     TaylorPolynomial TaylorSolver biharmonic count_primitives cse derivative_tensor derivatives
-    directional_derivatives directional_gradients filter_jet hvp jarrett jet laplacian
+    directional_derivatives directional_gradients filter_jet find_events hvp hybrid_solve jarrett jet laplacian
     linear_operator nth_derivative ode_jet partial_derivative plot_primitive_counts
     regularized regularized_rms_seminorm simplify solve_cost stochastic_biharmonic stochastic_laplacian taylor_polynomial
     value_jacobian_hessian weighted_laplacian

@@ -68,7 +68,7 @@ def sine_of_lead(t, y, args, **kwargs):
 def solve(y0, t0, t1, side=None, **kwargs):
     return diffrax.diffeqsolve(
         diffrax.ODETerm(vector_field),
-        TaylorSolver(order=20, compensated=True),
+        TaylorSolver(order=20, compensated=True, event=kwargs.get("event")),
         t0=t0,
         t1=t1,
         dt0=None,

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree, Real, Shaped
 
 from .._core.custom_types import RealScalarLike
 from .._core.polynomial import evaluate_derivative
-from .event_watch import WRONG_CONTROLLER
+from .event_watch import wrong_controller
 
 
 # The rounding errors of the defect, with room to spare, in units of the last place of
@@ -68,7 +68,7 @@ class ErrorEstimate(eqx.Module):
 
     def __jax_array__(self) -> Array:
         if self.cut is not None:
-            raise TypeError(WRONG_CONTROLLER)
+            raise wrong_controller()
         return self.error
 
 

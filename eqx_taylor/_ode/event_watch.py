@@ -79,15 +79,19 @@ def check_watched(
     while hasattr(controller, "controller"):
         controller = controller.controller  # Of a `ClipStepSizeController`.
     if not getattr(controller, "ends_steps_at_events", False):
-        raise TypeError(f"{WRONG_CONTROLLER} Got {type(controller).__name__}.")
+        raise wrong_controller(f" Got {type(controller).__name__}.")
 
 
-WRONG_CONTROLLER = (
+_WRONG_CONTROLLER = (
     "TaylorSolver: a solver that watches for an event needs a controller that ends a "
     "step behind it, which is `eqx_taylor.TaylorController`, also within a "
     "`diffrax.ClipStepSizeController`. Use it, or leave `event` out of the solver: "
     "events are then looked for at the ends of steps only."
 )
+
+def wrong_controller(got: str = "") -> TypeError:
+    return TypeError(f"{_WRONG_CONTROLLER}{got}")
+
 
 _NOT_WATCHED = (
     "TaylorSolver: `diffeqsolve` is given an event, and the solver is not. Diffrax looks "

@@ -284,8 +284,14 @@ class TaylorController(
             jnp.where(same, state.length, dt),
         )
         decided = keep_step, next_t0, next_t1, new, result
+        cut = estimates[0].cut if estimates else None
+        if state.is_cut is None and cut is not None:
+            raise ValueError(
+                "TaylorController: `controller_state` is of a solve without an event, "
+                "and this one has an event that the solver watches for. Leave "
+                "`controller_state` out, which costs one small series."
+            )
         if state.is_cut is not None:
-            cut = estimates[0].cut if estimates else None
             decided = end_at_event(jnp.asarray(t0), cut, state, decided)
         keep_step, next_t0, next_t1, new, result = decided
         return keep_step, next_t0, next_t1, False, new.packed(), result

@@ -1,0 +1,334 @@
+"""All events of a solution, and solves that go on from them, against closed forms."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from diffrax import RESULTS
+
+from eqx_taylor import find_events, hybrid_solve, TaylorController, TaylorSolver
+
+
+Y0 = jnp.array([1.0, 0.0])
+CIRCLE = diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], -y[0]]))
+DENSE = diffrax.SaveAt(dense=True)
+
+
+def dense(term, y0, t0, t1, tol=1e-14, order=12, args=None):
+    return diffrax.diffeqsolve(
+        term, TaylorSolver(order), t0=t0, t1=t1, dt0=None, y0=y0, args=args, saveat=DENSE,
+        stepsize_controller=TaylorController(tol, tol), max_steps=64,
+    )  # fmt: skip
+
+
+def listed(events):
+    """Times, conditions and directions, checked for what they say of each other."""
+    number = int(events.num_events)
+    ts, index, upwards = (
+        np.asarray(x) for x in (events.ts, events.index, events.upwards)
+    )
+    assert np.all(np.isinf(ts[number:])) and np.all(index[number:] == -1)
+    masks = np.stack(jax.tree.leaves(events.event_mask))
+    np.testing.assert_array_equal(masks, index == np.arange(len(masks))[:, None])
+    return ts[:number], index[:number], upwards[:number]
+
+
+# Conditions with closed forms on (cos t, -sin t): their roots in [0, 10] for `args`.
+CONDITIONS = dict(
+    level=lambda t, y, args, **kwargs: y[0] - args,
+    kink=lambda t, y, args, **kwargs: jnp.abs(y[1]) - args,
+    product=lambda t, y, args, **kwargs: y[0] * y[1],
+    rapid=lambda t, y, args, **kwargs: jnp.sin(7 * t - 0.2),
+    steep=lambda t, y, args, **kwargs: jnp.exp(20 * (y[0] - args)) - 1,
+    touching=lambda t, y, args, **kwargs: y[0] + 1,
+    zero=lambda t, y, args, **kwargs: 0.0 * y[0],
+    from_zero=lambda t, y, args, **kwargs: y[1],
+    time=lambda t, y, args, **kwargs: (t - 2.5) * (t - 2.500001),
+)
+NAMES = sorted(CONDITIONS)  # As `jax.tree` has them.
+
+
+def roots(c, t1):
+    """Times and directions by the name of the condition."""
+    k = np.arange(-8, 9)
+    down = np.arccos(c) + 2 * np.pi * k
+    up = -np.arccos(c) + 2 * np.pi * k
+    a = np.arcsin(c)
+    sines = np.concatenate([a + np.pi * k, -a + np.pi * k])
+    found = dict(
+        level=[*((t, False) for t in down), *((t, True) for t in up)],
+        steep=[*((t, False) for t in down), *((t, True) for t in up)],
+        kink=[(t, np.sin(2 * t) > 0) for t in sines],
+        # -sin(2 t) / 2
+        product=[(t, np.cos(2 * t) < 0) for t in np.pi / 2 * np.arange(17)],
+        rapid=[(t, np.cos(7 * t - 0.2) > 0) for t in (0.2 + np.pi * np.arange(40)) / 7],
+        touching=[],
+        zero=[],
+        from_zero=[(t, np.cos(t) < 0) for t in np.pi * k],
+        time=[(2.5, False), (2.500001, True)],
+    )
+    return {
+        name: sorted((t, up) for t, up in found[name] if 1e-12 < t <= t1 + 1e-12)
+        for name in NAMES
+    }
+
+
+def test_all_events():
+    """In order, with directions, in lanes; a root at the end is one, and a root at the
+    start is none."""
+    t1 = 3 * np.pi
+    event = diffrax.Event(CONDITIONS)
+
+    @jax.jit
+    @jax.vmap
+    def run(c):
+        solution = dense(CIRCLE, Y0, 0.0, t1)
+        return find_events(solution, event, c, max_events=80)
+
+    levels = [0.5, -0.3]
+    lanes = run(jnp.array(levels))
+    assert not np.any(lanes.has_more)
+    for i, c in enumerate(levels):
+        events = jax.tree.map(lambda x, i=i: x[i], lanes)
+        ts, index, upwards = listed(events)
+        assert np.all(np.diff(ts) >= 0)
+        np.testing.assert_allclose(events.ys[: len(ts), 0], np.cos(ts), atol=1e-13)
+        for j, (name, expected) in enumerate(roots(c, t1).items()):
+            exact = np.array([t for t, _ in expected])
+            # A quadratic function with two roots 1e-6 apart loses half of the digits;
+            # and |y| has no root at a negative level.
+            if name == "kink" and c < 0:
+                expected, exact = [], exact[:0]
+            tol = 1e-9 if name == "time" else 2e-13
+            found = ts[index == j]
+            assert len(found) == len(exact), (name, found, exact)
+            np.testing.assert_allclose(found, exact, rtol=0, atol=tol, err_msg=name)
+            assert [up for _, up in expected] == list(upwards[index == j]), name
+
+
+def level(t, y, args, **kwargs):
+    return y[0] - args
+
+
+def test_directions_backwards_and_no_room():
+    event = diffrax.Event([level, level], direction=[True, False])
+
+    @jax.jit
+    def run(t1):
+        solution = dense(CIRCLE, Y0, 0.0, t1)
+        both = [find_events(solution, event, 0.5, max_events=n) for n in (3, 8)]
+        return both
+
+    few, all_of_them = run(10.0)
+    # Downwards at pi / 3, upwards at 5 pi / 3, and so on.
+    exact = np.pi * np.array([1, 5, 7]) / 3
+    ts, index, upwards = listed(all_of_them)
+    np.testing.assert_allclose(ts, exact, rtol=1e-14)
+    assert list(index) == [1, 0, 1] and list(upwards) == [False, True, False]
+    assert not few.has_more and few.num_events == 3
+    # Backwards, in the order of the solve.
+    few, all_of_them = run(-14.0)
+    exact = -np.pi * np.array([1, 5, 7, 11, 13]) / 3
+    ts, index, upwards = listed(all_of_them)
+    np.testing.assert_allclose(ts, exact, rtol=1e-14)
+    assert list(upwards) == [False, True, False, True, False]
+    assert few.has_more and few.num_events == 3
+    np.testing.assert_allclose(few.ts, exact[:3], rtol=1e-14)
+
+
+@pytest.mark.slow
+def test_gradients_of_all_events():
+    """With respect to the start, the level and a parameter of the field, in both modes:
+    y = a cos(w t)."""
+    term = diffrax.ODETerm(lambda t, y, w: jnp.stack([y[1], -w * w * y[0]]))
+    event = diffrax.Event(level)
+
+    def run(p):
+        a, w, c = p
+        y0 = jnp.stack([a, jnp.zeros_like(a)])
+        solution = dense(term, y0, 0.0, 6.0, args=w)
+        events = find_events(solution, event, c, max_events=5)
+        return events.ts, events.ys[:, 1]
+
+    def exact(p):
+        a, w, c = p
+        angle = jnp.arccos(c / a)
+        ts = jnp.stack([angle, 2 * jnp.pi - angle, 2 * jnp.pi + angle]) / w
+        return ts, -a * w * jnp.sin(w * ts)
+
+    p = jnp.array([2.0, 1.3, 0.5])
+    expected = jax.jacfwd(exact)(p)
+    for found in jax.jit(lambda p: (jax.jacrev(run)(p),))(p):
+        for actual, slope in zip(found, expected):
+            assert np.all(np.isfinite(actual))
+            np.testing.assert_allclose(actual[:3], slope, rtol=1e-10, atol=1e-11)
+            np.testing.assert_array_equal(actual[3:], 0)
+
+
+def test_a_pendulum_at_rest():
+    """Its velocity is zero each half period, an elliptic integral: to 1e-13."""
+    term = diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], -9.8 * jnp.sin(y[0])]))
+    y0 = jnp.array([0.25, 0.0])
+    solution = dense(term, y0, 0.0, 10.0, tol=1e-17, order=16)
+    event = diffrax.Event(lambda t, y, args, **kwargs: y[1])
+    events = find_events(solution, event, max_events=20)
+    with mpmath.workdps(30):
+        modulus = mpmath.sin(mpmath.mpf("0.125")) ** 2
+        half = 2 * mpmath.ellipk(modulus) / mpmath.sqrt(mpmath.mpf("9.8"))
+        exact = [float(k * half) for k in range(1, int(10 / half) + 1)]
+    ts, _, upwards = listed(events)
+    np.testing.assert_allclose(ts, exact, rtol=0, atol=1e-13)
+    assert list(upwards) == [k % 2 == 0 for k in range(len(ts))]
+
+
+# -- hybrid systems
+
+G, RESTITUTION, HEIGHT = 9.81, 0.8, 3.0
+BALL = diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], -args[0] + 0.0 * y[1]]))
+
+
+def bounce(t, y, args, event_mask):
+    return jnp.stack([y[0], -args[1] * y[1]])
+
+
+def bounces(p, max_events=8, t1=6.0, **kwargs):
+    """`p` is gravity, restitution and height."""
+    return hybrid_solve(
+        BALL,
+        TaylorSolver(order=6),
+        t0=0.0,
+        t1=t1,
+        dt0=None,
+        y0=jnp.stack([p[2], jnp.zeros_like(p[2])]),
+        args=p,
+        event=diffrax.Event(lambda t, y, args, **kwargs: y[0]),
+        update=bounce,
+        max_events=max_events,
+        stepsize_controller=TaylorController(1e-12, 1e-12),
+        **kwargs,
+    )
+
+
+def exact_bounces(p, number, t1):
+    g, e, height = p
+    fall = jnp.sqrt(2 * height / g)
+    ts = [fall]
+    for k in range(1, number):
+        ts.append(ts[-1] + 2 * fall * e**k)
+    velocity, dt = g * fall * e**number, t1 - ts[-1]
+    y1 = jnp.stack([velocity * dt - g * dt**2 / 2, velocity - g * dt])
+    return jnp.stack(ts), y1
+
+
+def test_a_bouncing_ball():
+    """To 1e-13, with its gradients by reverse mode to 1e-9."""
+    p = jnp.array([G, RESTITUTION, HEIGHT])
+
+    @jax.jit
+    def run(p):
+        solution = bounces(p, max_events=4, t1=4.0)
+        return solution, jax.jacrev(lambda p: _results(bounces(p, 4, 4.0)))(p)
+
+    solution, (ts_slope, y1_slope) = run(p)
+    assert solution.result == RESULTS.successful and not solution.events.has_more
+    ts, index, upwards = listed(solution.events)
+    exact_ts, exact_y1 = exact_bounces(p, 3, 4.0)
+    np.testing.assert_allclose(ts, exact_ts, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(solution.y1, exact_y1, rtol=0, atol=1e-13)
+    assert solution.t1 == 4.0 and not upwards.any()
+    before, after = solution.events.ys[:3, 1], solution.ys_after[:3, 1]
+    np.testing.assert_allclose(after, -RESTITUTION * before, rtol=1e-15)
+    slopes = jax.jacfwd(lambda p: exact_bounces(p, 3, 4.0))(p)
+    np.testing.assert_allclose(ts_slope[:3], slopes[0], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(y1_slope, slopes[1], rtol=1e-9, atol=1e-9)
+
+
+def _results(solution):
+    return solution.events.ts, solution.y1
+
+
+@pytest.mark.slow
+def test_more_bounces_than_there_is_room_for():
+    p = jnp.array([G, RESTITUTION, HEIGHT])
+    solution = jax.jit(bounces)(p)
+    assert solution.events.has_more and solution.events.num_events == 8
+    exact_ts, _ = exact_bounces(p, 9, 6.0)
+    np.testing.assert_allclose(solution.events.ts, exact_ts[:8], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(solution.t1, exact_ts[8], rtol=0, atol=1e-13)
+
+
+@pytest.mark.slow
+def test_all_events_without_keeping_the_solution():
+    """Of two conditions, one with a direction, and backwards."""
+    event = diffrax.Event((level, lambda t, y, args, **kwargs: y[1]), None, (None, True))
+
+    @jax.jit
+    def run(t1):
+        return hybrid_solve(
+            CIRCLE, TaylorSolver(order=12), 0.0, t1, None, Y0, 0.5, event=event, max_events=6,
+            stepsize_controller=TaylorController(1e-13, 1e-13),
+        )  # fmt: skip
+
+    events = run(10.0).events
+    ts, index, upwards = listed(events)
+    # The velocity goes upwards through zero at pi and at 3 pi.
+    exact = np.pi * np.array([1, 3, 5, 7, 9]) / 3
+    np.testing.assert_allclose(ts, exact, rtol=0, atol=1e-12)
+    assert list(index) == [0, 1, 0, 0, 1]
+    assert list(upwards) == [False, True, True, False, True]
+
+
+# -- what is asked for is checked
+
+
+def test_what_cannot_be_searched():
+    solution = dense(CIRCLE, Y0, 0.0, 1.0)
+    event = diffrax.Event(level)
+    for arguments, error, message in [
+        ((solution, level), TypeError, "must be a `diffrax.Event`"),
+        ((solution, diffrax.Event(lambda t, y, args: t > 1.0)), TypeError, "a boolean condition"),
+        ((solution, diffrax.Event(lambda t, y, args: y)), ValueError, "must return a scalar"),
+        ((solution, event, None, 0), ValueError, "at least 1"),
+        ((solution, event, "x"), ValueError, "raised"),
+    ]:  # fmt: skip
+        *first, count = arguments if len(arguments) == 4 else (*arguments, 4)
+        with pytest.raises(error, match=message):
+            _unchecked(find_events)(*first, max_events=count)
+    other = diffrax.diffeqsolve(CIRCLE, diffrax.Tsit5(), 0.0, 1.0, 0.1, Y0, saveat=DENSE)
+    with pytest.raises(TypeError, match="must be by `eqx_taylor.TaylorSolver`"):
+        find_events(other, event, max_events=1)
+    kept = diffrax.diffeqsolve(CIRCLE, diffrax.Tsit5(), 0.0, 1.0, 0.1, Y0)
+    with pytest.raises(ValueError, match="must be dense"):
+        find_events(kept, event, max_events=1)
+
+
+def _unchecked(function):
+    """Without the check of annotations that the tests have switched on."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
+
+
+@pytest.mark.parametrize(
+    "changed, error, message",
+    [
+        (dict(solver=diffrax.Tsit5()), TypeError, "`solver` must be an"),
+        (dict(event=level), TypeError, "must be a `diffrax.Event`"),
+        (dict(update=3), TypeError, "must be a function"),
+        (dict(update=lambda t, y, args, mask: (y, y)), ValueError, "of the structure"),
+        (dict(update=lambda t, y, args, mask: y[0]), ValueError, "shapes and dtypes"),
+        (dict(max_events=0), ValueError, "at least 1"),
+        (dict(event=diffrax.Event(lambda t, y, args, **k: t > 1)), TypeError, "boolean"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_hybrid_system(changed, error, message):
+    arguments = dict(
+        terms=CIRCLE, solver=TaylorSolver(order=4), t0=0.0, t1=1.0, dt0=None, y0=Y0, args=0.5,
+        event=diffrax.Event(level), max_events=2,
+        stepsize_controller=TaylorController(1e-6, 1e-6),
+    )  # fmt: skip
+    with pytest.raises(error, match=message):
+        _unchecked(hybrid_solve)(**(arguments | changed))
