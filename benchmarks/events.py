@@ -69,7 +69,9 @@ def heyoka_system(name, hy):
     cube = (x * x + y * y) ** 1.5
     return dict(
         circle=[(x, y), (y, -x)],
-        lorenz=[(x, 10.0 * (y - x)), (y, x * (28.0 - z) - y), (z, x * y - 8.0 / 3.0 * z)],
+        lorenz=[
+            (x, 10.0 * (y - x)), (y, x * (28.0 - z) - y), (z, x * y - 8.0 / 3.0 * z)
+        ],
         henon_heiles=[(x, u), (y, v), (u, -x - 2.0 * x * y), (v, y * y - y - x * x)],
         kepler=[(x, u), (y, v), (u, -x / cube), (v, -y / cube)],
         pendulum=[(x, y), (y, -9.8 * hy.sin(x))],
@@ -134,7 +136,9 @@ def count():
 
     rng = np.random.default_rng(0)
     total = 0
-    print(f"{'problem':14} {'events':>7} {'largest difference':>19}  found by one alone")
+    print(
+        f"{'problem':14} {'events':>7} {'largest difference':>19}  found by one alone"
+    )
     for name, (field, start, end) in PROBLEMS.items():
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
@@ -176,9 +180,18 @@ def count():
                 for side, times in enumerate(left):
                     alone[side] += len(times)
                     if times:
-                        print("   alone:", ["here", "heyoka"][side], name, times, flush=True)
+                        print(
+                            "   alone:",
+                            ["here", "heyoka"][side],
+                            name,
+                            times,
+                            flush=True,
+                        )
         total += pairs
-        print(f"{name:14} {pairs:7} {worst:19.1e}  here {alone[0]}, heyoka {alone[1]}", flush=True)
+        print(
+            f"{name:14} {pairs:7} {worst:19.1e}  here {alone[0]}, heyoka {alone[1]}",
+            flush=True,
+        )
     print(f"events: {total}")
 
 

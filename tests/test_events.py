@@ -138,7 +138,7 @@ def root_of(t, y, args, **kwargs):
 
 
 def steep(t, y, args, **kwargs):
-    return jnp.exp(-30 * y[0]) - 1e3
+    return 1e-3 * jnp.exp(-30 * y[0]) - 1
 
 
 def of_time(t, y, args, **kwargs):
@@ -233,7 +233,8 @@ def test_complex_states():
 
 
 def test_single_precision():
-    event = diffrax.Event(tuple(map(linear, range(3))), optimistix.Newton(1e-6, 1e-6))
+    # With float64 switched on Diffrax takes no root finder in float32.
+    event = diffrax.Event(tuple(map(linear, range(3))))
     args = jnp.array([A, B, TOUCH], jnp.float32)
     solution = solve(
         event, Y0.astype(jnp.float32), np.float32(0.0), np.float32(10.0), args,
@@ -273,7 +274,7 @@ ADJOINTS = dict(
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 def test_lanes_and_gradients(adjoint):
     """Of the time, arccos(c), and of the state there, (c, -sqrt(1 - c^2)), for levels
     that are crossed in other steps; another condition is later."""
@@ -284,8 +285,9 @@ def test_lanes_and_gradients(adjoint):
     event = diffrax.Event((later, level), NEWTON)
 
     def run(c):
-        kwargs = dict(adjoint=ADJOINTS[adjoint], max_steps=64)
-        solution = solve(event, args=c, t1=1.6, **kwargs)
+        kwargs = dict(adjoint=ADJOINTS[adjoint], max_steps=16)
+        kwargs["solver"] = TaylorSolver(order=8, event=event)
+        solution = solve(event, args=c, t1=1.6, tol=1e-11, **kwargs)
         return jnp.append(solution.ys[0], solution.ts[0]), solution.event_mask[1]
 
     jacobian = jax.jacfwd if adjoint == "forward" else jax.jacrev
@@ -324,7 +326,9 @@ def test_the_solver_is_not_told():
     )
     assert solution.result == RESULTS.event_occurred
     with pytest.raises(ValueError, match="watches for other conditions"):
-        solve(event, solver=TaylorSolver(order=8, event=diffrax.Event((first, linear(0)))))
+        solve(
+            event, solver=TaylorSolver(order=8, event=diffrax.Event((first, linear(0))))
+        )
     with pytest.raises(TypeError, match="must be the `diffrax.Event`"):
         TaylorSolver(order=8, event=first)  # pyright: ignore
 
@@ -348,7 +352,11 @@ def test_another_controller(controller):
     [
         (lambda t, y, args, **kwargs: y, ValueError, "array of shape (2,)"),
         (lambda t, y, args, **kwargs: (y[0], y[1]), TypeError, "Give a PyTree of"),
-        (lambda t, y, args, **kwargs: jax.lax.complex(y[0], y[1]), TypeError, "has no sign"),
+        (
+            lambda t, y, args, **kwargs: jax.lax.complex(y[0], y[1]),
+            TypeError,
+            "has no sign",
+        ),
         (lambda t, y, args, **kwargs: 3, TypeError, "int"),
         (lambda t, y, args, **kwargs: y["x"], ValueError, "raised TypeError"),
         (lambda t, y, args: y[0], ValueError, "`f(t, y, args, **kwargs)`"),

@@ -262,7 +262,9 @@ def test_more_bounces_than_there_is_room_for():
 @pytest.mark.slow
 def test_all_events_without_keeping_the_solution():
     """Of two conditions, one with a direction, and backwards."""
-    event = diffrax.Event((level, lambda t, y, args, **kwargs: y[1]), None, (None, True))
+    event = diffrax.Event(
+        (level, lambda t, y, args, **kwargs: y[1]), None, (None, True)
+    )
 
     @jax.jit
     def run(t1):
@@ -296,7 +298,9 @@ def test_what_cannot_be_searched():
         *first, count = arguments if len(arguments) == 4 else (*arguments, 4)
         with pytest.raises(error, match=message):
             _unchecked(find_events)(*first, max_events=count)
-    other = diffrax.diffeqsolve(CIRCLE, diffrax.Tsit5(), 0.0, 1.0, 0.1, Y0, saveat=DENSE)
+    other = diffrax.diffeqsolve(
+        CIRCLE, diffrax.Tsit5(), 0.0, 1.0, 0.1, Y0, saveat=DENSE
+    )
     with pytest.raises(TypeError, match="must be by `eqx_taylor.TaylorSolver`"):
         find_events(other, event, max_events=1)
     kept = diffrax.diffeqsolve(CIRCLE, diffrax.Tsit5(), 0.0, 1.0, 0.1, Y0)

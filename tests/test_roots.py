@@ -59,11 +59,7 @@ def lobes(poly, roots):
     extremes = real_roots(poly.derivative())
     ends = [0.0, *roots, 1.0]
     return [
-        max(
-            magnitude(poly, x)
-            for x in [low, high, *extremes]
-            if low <= x <= high
-        )
+        max(magnitude(poly, x) for x in [low, high, *extremes] if low <= x <= high)
         for low, high in zip(ends, ends[1:])
     ]
 

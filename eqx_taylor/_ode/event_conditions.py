@@ -140,9 +140,7 @@ def condition_series(
     # Prints in a condition are left to Diffrax, which calls it as well.
     walk = Walk(order, effects=False)
     curves = [[t0, h.astype(t0.dtype)], *map(list, leaves)]
-    inputs = [
-        given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, curves)
-    ]
+    inputs = [given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, curves)]
     if walk.decisions(jaxpr):
         # Behind the start, as the solution's series decides as well.
         for series, terms in zip(inputs, curves):
@@ -154,4 +152,3 @@ def condition_series(
 
 def evaluate_polynomials(polynomials: PyTree[Array], x: RealScalarLike) -> PyTree:
     return jtu.tree_map(lambda c: evaluate(list(c), x), polynomials)
-

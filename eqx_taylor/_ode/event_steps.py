@@ -145,9 +145,7 @@ def is_foreign(
     return foreign
 
 
-def _by_samples(
-    foreign: Array, values: Callable[[Array], Array], dtype: Any
-) -> Array:
+def _by_samples(foreign: Array, values: Callable[[Array], Array], dtype: Any) -> Array:
     """Finds the first change of sign that is seen at a number of points of the step, of
     the conditions that are `foreign` to their series; infinity if none is."""
     points = jnp.arange(_SAMPLES + 1).astype(dtype) / _SAMPLES

@@ -45,8 +45,8 @@ def find_call() -> Call | None:
 
 def told_to_conditions(solver: Any, terms: Any, call: Call | None) -> dict[str, Any]:
     """Returns what conditions are called with, besides time, state and `args`."""
-    told = dict.fromkeys(_TOLD) if call is None else call.told
-    return dict(told, solver=solver, terms=terms)
+    told = {name: None for name in _TOLD} if call is None else call.told
+    return {**told, "solver": solver, "terms": terms}
 
 
 def check_event(event: Any) -> diffrax.Event | None:
@@ -89,14 +89,15 @@ _WRONG_CONTROLLER = (
     "events are then looked for at the ends of steps only."
 )
 
+
 def wrong_controller(got: str = "") -> TypeError:
     return TypeError(f"{_WRONG_CONTROLLER}{got}")
 
 
 _NOT_WATCHED = (
-    "TaylorSolver: `diffeqsolve` is given an event, and the solver is not. Diffrax looks "
-    "at the ends of steps only, which are long: events may be missed, or taken for "
-    "another one. Tell the solver as well: `TaylorSolver(..., event=event)`."
+    "TaylorSolver: `diffeqsolve` is given an event, and the solver is not. Diffrax "
+    "looks at the ends of steps only, which are long: events may be missed, or taken "
+    "for another one. Tell the solver as well: `TaylorSolver(..., event=event)`."
 )
 
 

@@ -293,7 +293,9 @@ def _search(
 def _part_of(c: Array, left: Array, width: Array) -> Array:
     """The polynomial on a part of the step, in its length as the unit."""
     dtype = jnp.finfo(c.dtype).dtype
-    [matrix] = restriction(left[None].astype(dtype), width[None].astype(dtype), len(c) - 1)
+    [matrix] = restriction(
+        left[None].astype(dtype), width[None].astype(dtype), len(c) - 1
+    )
     return jnp.tensordot(matrix.astype(c.dtype), c, 1)
 
 
@@ -335,7 +337,9 @@ def _differentiable(
         # The root is known to rounding errors: what a slope near zero makes of those is
         # left out, and its derivative is kept.
         room = 1e-6 * (high - low)
-        bounded = jnp.clip(t - step, jnp.maximum(low, t - room), jnp.minimum(high, t + room))
+        bounded = jnp.clip(
+            t - step, jnp.maximum(low, t - room), jnp.minimum(high, t + room)
+        )
         t = (t - step) + jax.lax.stop_gradient(bounded - (t - step))
         return t, interpolation.evaluate(t)
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._core.check import check_integer, describe
 from .._core.custom_types import Args, RealScalarLike, Y
@@ -17,7 +17,6 @@ from .event_conditions import read_conditions
 from .find_events import Events
 from .ode_jet import increment, unit_of
 from .solver import TaylorSolver
-from .step_size_controller import TaylorController
 from .vector_field import as_ode_term
 
 
@@ -155,8 +154,8 @@ def hybrid_solve(
     functions, structure = jtu.tree_flatten(event.cond_fn, is_leaf=callable)
     if conditions.number < len(functions):
         raise TypeError(
-            "hybrid_solve: a boolean condition has no place where it is zero. Give real "
-            "conditions: `t - 1.0` for `t > 1.0`."
+            "hybrid_solve: a boolean condition has no place where it is zero. Give "
+            "real conditions: `t - 1.0` for `t > 1.0`."
         )
     update = _checked(update, y0)
     sign = jnp.where(t0 <= t1, 1, -1).astype(dtype)
@@ -201,7 +200,8 @@ def hybrid_solve(
             throw=False,
             **kwargs,
         )
-        [t], y = solution.ts, jtu.tree_map(lambda x: x[0], solution.ys)
+        ended: Any = solution.ts, solution.ys
+        t, y = jtu.tree_map(lambda x: x[0], ended)
         mask = solution.event_mask
         flags = jnp.stack(jtu.tree_leaves(mask)) & ~has_ended
         occurred = jnp.any(flags) & (solution.result == diffrax.RESULTS.event_occurred)
@@ -255,12 +255,13 @@ def hybrid_solve(
 
 
 def _moved(t: Array, slope: Array) -> Array:
-    """What a condition changes by in so much time as a root finder may be wrong by."""
-    return 1e3 * float(jnp.finfo(t.dtype).eps) * jnp.abs(slope) * (1 + jnp.abs(t)).astype(slope.dtype)  # fmt: skip
+    """What a condition changes by in so much time as an event may be wrong by."""
+    time = 1e3 * float(jnp.finfo(t.dtype).eps) * (1 + jnp.abs(t))
+    return jnp.abs(slope) * time.astype(slope.dtype)
 
 
 def _size(values: Callable[..., Array], t: Array, y: Y) -> Array:
-    """The sizes of what conditions are sums of: of each derivative times what it is by."""
+    """The sizes of what conditions are made of: derivatives times their arguments."""
     by_t, by_y = jax.lax.stop_gradient(jax.jacrev(values, argnums=(0, 1))(t, y))
     total = jnp.abs(by_t) * jnp.abs(t).astype(by_t.dtype)
     for slope, leaf in zip(jtu.tree_leaves(by_y), jtu.tree_leaves(y)):

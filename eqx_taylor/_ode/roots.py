@@ -10,11 +10,10 @@ known.
 import math
 from typing import NamedTuple
 
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from .._core.polynomial import evaluate, evaluate_derivative
 
@@ -68,8 +67,8 @@ def first_crossing(
     start: Float[Array, " rows"],
     noise: Float[Array, " rows"],
 ) -> Crossing:
-    """Finds the first point behind its `start`, for each polynomial, at which it leaves its
-    `side`, which is -1 or 1, or 0 for none to leave. Only the first of all rows is
+    """Finds the first point behind its `start`, for each polynomial, at which it leaves
+    its `side`, which is -1 or 1, or 0 for none to leave. Only the first of all rows is
     found for certain: others may be left out, if they are behind it.
 
     A side is left where the polynomial is on the other one by more than the `noise`, so

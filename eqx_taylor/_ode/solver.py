@@ -20,15 +20,6 @@ from .check import (
     check_tolerances,
     check_unroll,
 )
-from .event_conditions import read_conditions
-from .event_steps import length_to_first_event
-from .event_watch import (
-    Call,
-    check_event,
-    check_watched,
-    find_call,
-    told_to_conditions,
-)
 from .error_estimate import (
     BROKEN_AT_END,
     Defect,
@@ -37,6 +28,15 @@ from .error_estimate import (
     NOT_FINITE,
     OF_SERIES,
     probe_points,
+)
+from .event_conditions import read_conditions
+from .event_steps import length_to_first_event
+from .event_watch import (
+    Call,
+    check_event,
+    check_watched,
+    find_call,
+    told_to_conditions,
 )
 from .interpolation import TaylorInterpolation
 from .ode_jet import unit_near

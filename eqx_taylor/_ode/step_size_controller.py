@@ -14,7 +14,6 @@ from jaxtyping import Array, PyTree
 from .._core.check import check_boolean, describe
 from .._core.custom_types import Args, RealScalarLike, Y
 from .check import check_state, check_step_limits, check_term, check_tolerances
-from .event_steps import end_at_event
 from .error_estimate import (
     BROKEN_AT_END,
     BY_RUNGE_KUTTA,
@@ -23,6 +22,7 @@ from .error_estimate import (
     OF_SERIES,
     WITHOUT_SLOPE,
 )
+from .event_steps import end_at_event
 from .first_step import first_step
 from .solver import TaylorSolver
 
