@@ -268,8 +268,8 @@ def _search(
         grown = jnp.where(next_step, 1, jnp.minimum(2 * width, 1 - end))
         width = jnp.where(halve, width / 2, jnp.where(passed, grown, width))
         return _Found(
-            *(ts, index, all_upwards, found.count + is_event),
-            *(step + next_step, new_left, width),
+            *(ts, index, all_upwards, found.count + is_event.astype(int)),
+            *(step + next_step.astype(int), new_left, width),
             start.astype(found.start.dtype),
             side.astype(found.side.dtype),
         )
