@@ -32,7 +32,7 @@ def _solve(field=_field, *, order=12, t0=0.0, t1=3.0, y0=None, args=1.0, **kwarg
     kwargs = dict(dt0=None, stepsize_controller=TIGHT) | kwargs
     return diffrax.diffeqsolve(
         diffrax.ODETerm(field),
-        TaylorSolver(order=order),
+        TaylorSolver(order=order, event=kwargs.get("event")),
         t0=t0,
         t1=t1,
         y0=jnp.array([1.0, -0.5]) if y0 is None else y0,
