@@ -84,11 +84,10 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
 
     The dense output is the Taylor polynomial ([`eqx_taylor.TaylorInterpolation`][]).
     An event with a root finder is located on it, to the precision of the root finder.
-    (`optimistix.Bisection` always finds it where there is a single condition. Of a list
-    of conditions Diffrax makes a system of equations, which bisection refuses: use
-    `optimistix.Newton` there, and bound the steps by `dtmax`.)
-    Diffrax looks for events at the ends of steps, and these are long: bound them by the
-    `dtmax` of the controller if a condition may change its sign twice within one.
+    Diffrax looks for events at the ends of steps, and these are long: tell the solver
+    of the `event`, and a step ends just behind the first change of sign of a condition
+    within it. (A warning says so if it was not told.) All events of a solution are
+    found by [`eqx_taylor.find_events`][].
 
     **Arguments:**
 
@@ -114,6 +113,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         other. With `False` it has a loop over them, where the field allows it: it takes
         less time to compile, whatever the order, and longer to run. By default small
         programs are unrolled; as in [`eqx_taylor.ode_jet`][]. Keyword only.
+    - `event`: the `diffrax.Event` that `diffrax.diffeqsolve` is given, if steps are to
+        end behind it; with [`eqx_taylor.TaylorController`][]. Keyword only.
 
     A solve can be resumed with the `solver_state` that `SaveAt(solver_state=True)`
     returned. The series in it is used if it is that of the very state and time at which
@@ -128,9 +129,10 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order below 1 or not an integer, and for
-    tolerances that are negative; and, when the solve is traced, for a `solver_state` of
-    another order, for states with leaves that are not floating-point or complex, and
+    `TypeError` or `ValueError` for an order below 1 or not an integer, for tolerances
+    that are negative, and for an `event` that is none; and, when the solve is traced,
+    for an event with other conditions than that of the solve, or with another
+    controller, for a `solver_state` of another order, for states with leaves that are not floating-point or complex, and
     for a `diffrax.ControlTerm`, which can be converted by its method `to_ode`.
 
     !!! example

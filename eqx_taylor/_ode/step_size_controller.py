@@ -121,8 +121,8 @@ class TaylorController(
     - `norm`: a function from a PyTree of the structure of the state to a scalar, in
         which all of the above is measured. By default the root mean square.
     - `dtmin`, `dtmax`: the shortest and the longest step; in units of time. A step of
-        `dtmin` is accepted whatever its error. Events are looked for at the ends of
-        steps only: a `dtmax` below the distance of two of them finds both.
+        `dtmin` is accepted whatever its error. A step that ends behind an event may be
+        shorter.
     - `force_dtmin`: whether to go on with steps of `dtmin` where shorter ones are asked
         for; or else to end with `diffrax.RESULTS.dt_min_reached`.
     - `safety`: what part of the length that meets the tolerance is used; from 0 to 1.
