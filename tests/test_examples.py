@@ -21,6 +21,7 @@ _NAMES = (
     "taylor_polynomials",
     "step_sizes",
     "three_body",
+    "poincare_section",
     "lyapunov",
     "neural_field",
     "parameter_fit",
@@ -544,3 +545,36 @@ def test_the_model_that_the_page_saved(run):
     assert abs(again["test accuracy"] - accuracy) < 0.01
     assert abs(again["Dopri5"] - evaluations[0]) < 0.1
     assert abs(again["Tsit5"] - evaluations[1]) < 0.1
+
+
+# -- all events, and states that change at them
+
+
+@pytest.mark.slow
+def test_poincare_section(run):
+    """The places are on the section, and on the surface of the energy; the ball is a
+    sum of parabolas, and so are its derivatives."""
+    results = run("poincare_section").results
+    sections = results["sections"]
+    assert not np.any(sections.has_more)
+    x, y, u, v = map(np.asarray, sections.ys)
+    exists = np.asarray(sections.index) >= 0
+    assert np.all(np.abs(x[exists]) < 1e-12) and np.all(u[exists] > 0)
+    energy = (u**2 + v**2 + x**2 + y**2) / 2 + x**2 * y - y**3 / 3
+    np.testing.assert_allclose(energy[exists], 1 / 8, rtol=0, atol=1e-10)
+    # The flights last 6/g, 6/g e, 6/g e^2, ...
+    e, friction, g, number = 0.7, 0.2, 9.81, len(results["bounces"])
+    flights = 6 / g * e ** np.arange(number)
+    ends = np.cumsum(flights)
+    np.testing.assert_allclose(results["bounces"], ends, rtol=1e-13)
+    speeds = 4 * (1 - friction) ** np.arange(number + 1)
+    place = np.sum(speeds[:-1] * flights) + speeds[-1] * (2 - ends[-1])
+    np.testing.assert_allclose(results["place"], place, rtol=1e-13)
+    k = np.arange(number)
+    moved = 6 / g * k * e ** np.maximum(k - 1, 0)
+    by_restitution = np.sum(speeds[:-1] * moved) - speeds[-1] * np.sum(moved)
+    k = np.arange(number + 1)
+    slowed = -4 * k * (1 - friction) ** np.maximum(k - 1, 0)
+    by_friction = np.sum(slowed[:-1] * flights) + slowed[-1] * (2 - ends[-1])
+    slopes = [by_restitution, by_friction]
+    np.testing.assert_allclose(results["slope"], slopes, rtol=1e-9)

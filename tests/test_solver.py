@@ -405,7 +405,13 @@ def test_events():
 
     def run(condition, root_finder):
         event = diffrax.Event(condition, root_finder)
-        return _solve(lambda t, y, args: -y, y0=jnp.array(1.0), event=event)
+        controller = TaylorController(1e-12, 1e-12)
+        return _solve(
+            lambda t, y, args: -y,
+            y0=jnp.array(1.0),
+            event=event,
+            stepsize_controller=controller,
+        )
 
     root_finder = optimistix_newton()
     solution = run(lambda t, y, args, **kwargs: y - 0.5, root_finder)

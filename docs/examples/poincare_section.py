@@ -1,5 +1,5 @@
-"""Poincaré sections of Hénon and Heiles's galaxy, by all events of many solutions; and a
-ball that bounces with friction, with the gradient of where it is.
+"""Poincaré sections of Hénon and Heiles's galaxy, by all events of many solutions; and
+a ball that bounces with friction, with the gradient of where it is.
 
     python docs/examples/poincare_section.py --plot poincare_section.png
 """

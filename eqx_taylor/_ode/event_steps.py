@@ -24,6 +24,7 @@ from .event_conditions import (
     evaluate_polynomials,
     polynomials_of_step,
 )
+from .ode_jet import unit_near
 from .roots import departure, first_crossing, noise_of
 
 
@@ -82,6 +83,30 @@ def end_at_event(t0: Array, cut: Array | None, state: Any, decided: tuple) -> tu
     return keep_step & ~is_cut, *times, new, result
 
 
+def in_longer_unit(
+    last: list[Array], y: list[Array], unit: Array, order: int
+) -> tuple[list[Array], Array]:
+    """Returns the last two coefficients of a series in a unit of time in which they are
+    of the size of the state: behind a step that was cut, which may be very short, their
+    squares would underflow in a norm."""
+
+    def largest(xs):
+        sizes = [jnp.max(jnp.abs(x), initial=0).astype(unit.dtype) for x in xs]
+        return jnp.max(jnp.stack(sizes))
+
+    size, top = largest(y), largest(last)
+    exists = (size > 0) & (top > 0)
+    ratio = jnp.where(exists, size, 1) / jnp.where(exists, top, 1)
+    factor = unit_near(jnp.maximum(ratio, 1) ** (1 / order))
+
+    def scaled(c):
+        power = factor.astype(jnp.finfo(c.dtype).dtype)
+        both = jnp.stack([power ** (order - 1), power**order]).astype(c.dtype)
+        return c * both.reshape(2, *[1] * (c.ndim - 1))
+
+    return list(map(scaled, last)), unit * factor
+
+
 @jax.named_scope("events")
 def first_event(
     conditions: Conditions,
@@ -117,7 +142,11 @@ def first_event(
         lambda: _by_samples(foreign, values, rows.dtype),
         lambda: jnp.full_like(behind, jnp.inf),
     )
-    x = jnp.minimum(behind, by_samples)
+    # The length of a step is the unit of time of the next series, whose coefficients
+    # would underflow if it were as short as rounding errors. (2e-8 at order 20.)
+    order = rows.shape[1] - 1
+    least = float(jnp.finfo(rows.dtype).tiny) ** (1 / (2 * order))
+    x = jnp.maximum(jnp.minimum(behind, by_samples), least)
     is_within = x <= 1
     return jnp.where(is_within, x, 1), is_within
 

@@ -31,7 +31,8 @@ _BISECTIONS = 60
 
 
 class Events(eqx.Module):
-    """What [`eqx_taylor.find_events`][] finds. All arrays have a leading axis of length
+    """The events that [`eqx_taylor.find_events`][] finds, or that
+    [`eqx_taylor.hybrid_solve`][] goes on from. Arrays have a leading axis of length
     `max_events`; behind the last event they are filled up.
 
     **Fields:**
@@ -45,6 +46,33 @@ class Events(eqx.Module):
     - `upwards`: whether the condition grows, along the solve.
     - `num_events`: the number of events that were found.
     - `has_more`: whether there are more than `max_events`. These are the first.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import find_events, TaylorController, TaylorSolver
+        >>> solution = diffrax.diffeqsolve(
+        ...     diffrax.ODETerm(lambda t, y, args: 1.0 + 0.0 * y),  # y = t
+        ...     solver=TaylorSolver(order=4),
+        ...     t0=0.0,
+        ...     t1=5.0,
+        ...     dt0=None,
+        ...     y0=jnp.array(0.0),
+        ...     stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
+        ...     saveat=diffrax.SaveAt(dense=True),
+        ... )
+        >>> conditions = dict(
+        ...     falls=lambda t, y, args, **kwargs: 3.0 - y,
+        ...     grows=lambda t, y, args, **kwargs: y - 1.0,
+        ... )
+        >>> events = find_events(solution, diffrax.Event(conditions), max_events=3)
+        >>> print(events.ts, events.ys[:2], events.index, events.upwards)
+        [ 1.  3. inf] [1. 3.] [ 1  0 -1] [ True False False]
+        >>> print(events.event_mask["grows"], events.num_events, events.has_more)
+        [ True False False] 2 False
+        ```
     """
 
     ts: Float[Array, " max_events"]

@@ -21,7 +21,7 @@ from .vector_field import as_ode_term
 
 
 class HybridSolution(eqx.Module):
-    """What [`eqx_taylor.hybrid_solve`][] returns.
+    """A solution by [`eqx_taylor.hybrid_solve`][].
 
     **Fields:**
 
@@ -31,6 +31,31 @@ class HybridSolution(eqx.Module):
     - `ys_after`: the states after they were changed, as `events.ys`.
     - `num_steps`: the number of steps, of which some were rejected.
     - `result`: as for `diffrax.Solution`.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import hybrid_solve, TaylorController, TaylorSolver
+        >>> # y' = 1, and y is reset at 2.
+        >>> solution = hybrid_solve(
+        ...     diffrax.ODETerm(lambda t, y, args: 1.0 + 0.0 * y),
+        ...     TaylorSolver(order=4),
+        ...     t0=0.0,
+        ...     t1=5.0,
+        ...     dt0=None,
+        ...     y0=jnp.array(0.0),
+        ...     event=diffrax.Event(lambda t, y, args, **kwargs: y - 2.0),
+        ...     update=lambda t, y, args, event_mask: jnp.zeros_like(y),
+        ...     max_events=3,
+        ...     stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
+        ... )
+        >>> print(solution.events.ts.round(4), solution.y1.round(4))
+        [ 2.  4. inf] 1.0
+        >>> print(solution.events.ys[:2].round(4), solution.ys_after[:2])
+        [2. 2.] [0. 0.]
+        ```
     """
 
     t1: Float[Array, ""]

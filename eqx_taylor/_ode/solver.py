@@ -30,7 +30,7 @@ from .error_estimate import (
     probe_points,
 )
 from .event_conditions import read_conditions
-from .event_steps import length_to_first_event
+from .event_steps import in_longer_unit, length_to_first_event
 from .event_watch import (
     Call,
     check_event,
@@ -132,8 +132,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     `TypeError` or `ValueError` for an order below 1 or not an integer, for tolerances
     that are negative, and for an `event` that is none; and, when the solve is traced,
     for an event with other conditions than that of the solve, or with another
-    controller, for a `solver_state` of another order, for states with leaves that are not floating-point or complex, and
-    for a `diffrax.ControlTerm`, which can be converted by its method `to_ode`.
+    controller, for a `solver_state` of another order, for states with leaves that are
+    not floating-point or complex, and for a `diffrax.ControlTerm`, which can be
+    converted by its method `to_ode`.
 
     !!! example
 
@@ -319,17 +320,20 @@ def _estimate(
     broken = at_end.is_foreign() & ~replaced
     kind = jnp.where(broken, jnp.asarray(BROKEN_AT_END, kind.dtype), kind)
 
-    def of_leaf(c, error, at_end, size):
+    unit = made.next_unit
+    last = [jnp.where(jnp.isfinite(c[-2:]), c[-2:], 0) for c in leaves]
+    if cut is not None:
+        last, unit = in_longer_unit(last, [c[0] for c in leaves], unit, order)
+
+    def of_leaf(last, error, at_end, size):
         by_defect = jnp.maximum(error, at_end)
         by_defect = jnp.where(broken, jnp.maximum(by_defect, behind * size), by_defect)
-        last = jnp.where(jnp.isfinite(c[-2:]), c[-2:], 0)
-        return ErrorEstimate(
-            jnp.where(replaced, error, by_defect), last, made.next_unit, kind, cut
-        )
+        error = jnp.where(replaced, error, by_defect)
+        return ErrorEstimate(error, last, unit, kind, cut)
 
     estimates = map(
         of_leaf,
-        leaves,
+        last,
         treedef.flatten_up_to(made.errors),
         at_end.errors(order),
         at_end.sizes,
