@@ -153,7 +153,7 @@ def timed(seconds: float) -> tuple[list[Figure], list[str], dict[str, list[int]]
 
 # -- where the time goes
 
-STAGES = ["trace", "`simplify` besides", "compile as it is", "compile the result"]
+STAGES = ["trace", "simplify", "compile the original", "compile the result"]
 
 
 def stages() -> str:
