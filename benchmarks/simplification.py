@@ -241,7 +241,7 @@ def run(seconds: float) -> Report:
         f"{total(two_callers, 1.1, 0.7)} equations, simplified {callers}; the jet of "
         f"order 2: {jet}.",
         *tables,
-        "Milliseconds to trace a program, to simplify it besides, and to compile both "
+        "Milliseconds to trace a program, to simplify it, and to compile both "
         "it and its simplification:",
         stages(),
     ]
