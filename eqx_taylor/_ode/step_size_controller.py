@@ -46,7 +46,7 @@ _OVER = 0.15
 
 
 class ControllerState(NamedTuple):
-    """What `TaylorController` knows at the start of a step.
+    """The knowledge of `TaylorController` at the start of a step.
 
     From step to step it is carried as one array. XLA copies each array that a loop
     carries before the loop begins, and if these are many it leaves them to its threads,
