@@ -332,7 +332,7 @@ def _unchecked(function):
 )  # fmt: skip
 def test_what_is_no_hybrid_system(changed, error, message):
     arguments = dict(
-        terms=CIRCLE, solver=TaylorSolver(order=4), t0=0.0, t1=1.0, dt0=None, y0=Y0, args=0.5,
+        vector_field=CIRCLE, solver=TaylorSolver(order=4), t0=0.0, t1=1.0, dt0=None, y0=Y0, args=0.5,
         event=diffrax.Event(level), max_events=2,
         stepsize_controller=TaylorController(1e-6, 1e-6),
     )  # fmt: skip

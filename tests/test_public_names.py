@@ -337,6 +337,10 @@ def _calls_with_bad_arguments():
         "key": jax.random.key(0),
         "num_samples": 4,
         "num_points": 4,
+        "dt0": None,
+        "event": diffrax.Event(lambda t, y, args, **kwargs: y),
+        "max_events": 2,
+        "stepsize_controller": eqx_taylor.TaylorController(1e-3, 1e-3),
     }
     checked = (
         "GaussLegendre",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._core.check import check_integer, describe
+from .._core.check import check_integer, check_scalar, describe
 from .._core.custom_types import Args, RealScalarLike, Y
 from .check import check_state
 from .event_conditions import read_conditions
@@ -78,7 +78,7 @@ class _Shifted(eqx.Module):
 
 
 def hybrid_solve(
-    terms: diffrax.AbstractTerm,
+    vector_field: Any,
     solver: TaylorSolver,
     t0: RealScalarLike,
     t1: RealScalarLike,
@@ -114,7 +114,8 @@ def hybrid_solve(
 
     **Arguments:**
 
-    - `terms`, `solver`, `t0`, `t1`, `dt0`, `y0`, `args`, `stepsize_controller`,
+    - `vector_field`: a `diffrax.ODETerm`, or a function `f(t, y, args)`.
+    - `solver`, `t0`, `t1`, `dt0`, `y0`, `args`, `stepsize_controller`,
         `adjoint`: as for `diffrax.diffeqsolve`; with an [`eqx_taylor.TaylorSolver`][]
         and an [`eqx_taylor.TaylorController`][]. (The solver is told of the event.)
     - `event`: a `diffrax.Event`: its conditions, which must be real, and directions.
@@ -170,7 +171,9 @@ def hybrid_solve(
     """
     max_events = check_integer("hybrid_solve", "max_events", max_events, least=1)
     _check_parts(solver, event, update)
-    terms = as_ode_term("hybrid_solve", terms)
+    terms = as_ode_term("hybrid_solve", vector_field)
+    for name, t in [("t0", t0), ("t1", t1)]:
+        check_scalar("hybrid_solve", name, t)
     y0 = check_state("hybrid_solve", y0)
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(t0, t1, unit_of(jnp.asarray(0.0), y0).dtype)
