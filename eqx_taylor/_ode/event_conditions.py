@@ -108,11 +108,13 @@ def polynomials_of_step(
     s = jnp.asarray(h) / unit
 
     def of_leaf(c):
-        factor = s.astype(jnp.finfo(c.dtype).dtype)
-        powers = factor ** jnp.arange(len(c)).astype(factor.dtype)
-        # Not `0**0` of an empty step.
-        powers = jnp.where(jnp.arange(len(c)) == 0, 1, powers)
-        return c * powers.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
+        factor = s.astype(jnp.finfo(c.dtype).dtype).astype(c.dtype)
+        # One multiplication each: powers of numbers that are no integers take longer
+        # than all else in a small step.
+        powers = [jnp.ones_like(factor)]
+        for _ in range(1, len(c)):
+            powers.append(powers[-1] * factor)
+        return jnp.stack([term * power for term, power in zip(c, powers)])
 
     return jtu.tree_map(of_leaf, series)
 

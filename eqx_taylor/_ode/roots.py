@@ -148,7 +148,9 @@ def _isolate(above: Array, start: Array) -> tuple[Array, Array]:
         return _Search(left, jnp.where(active, width, search.width), right, passes + 1)
 
     rows = above.shape[:1]
-    left = start.astype(dtype)
+    # Most polynomials have no root, which is seen without a pass.
+    clear = jnp.all(_bernstein(above) > 0, axis=1)
+    left = jnp.where(clear, 1, start.astype(dtype))
     nothing = jnp.full(rows, jnp.inf, dtype)
     first = _Search(left, 1 - left, nothing, jnp.array(0))
     search = jax.lax.while_loop(cond, body, first)
