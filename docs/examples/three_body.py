@@ -30,11 +30,6 @@ VELOCITIES = np.array([
 ])
 # fmt: on
 
-# Jupiter takes 20 years to lap Saturn, so that a conjunction and the next opposition
-# are 10 years apart. A step of 4 years cannot hide both of them from an event, which
-# compares signs at the two ends of a step.
-DTMAX = 4.0
-
 
 def vector_field(t, y, args):
     x, v = y
@@ -74,7 +69,7 @@ def solve(y0, t0, t1, side=None, **kwargs):
         dt0=None,
         y0=y0,
         args=side,
-        stepsize_controller=TaylorController(rtol=1e-16, atol=1e-16, dtmax=DTMAX),
+        stepsize_controller=TaylorController(rtol=1e-16, atol=1e-16),
         adjoint=diffrax.ForwardMode(),  # Nothing is differentiated backwards.
         **kwargs,
     )

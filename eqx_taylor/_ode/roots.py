@@ -1,4 +1,4 @@
-"""Where a polynomial changes its sign: the first place behind a point, for certain.
+"""The first place behind a point at which a polynomial changes its sign.
 
 Polynomials are on `[0, 1]`, by their coefficients. On a part of that, the coefficients
 in Bernstein's basis bound the polynomial, and the number of changes of sign among them
