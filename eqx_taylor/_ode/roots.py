@@ -103,7 +103,7 @@ def _one_like(polynomials: Array) -> Array:
 
 
 class _Search(NamedTuple):
-    """For each polynomial the part `[left, left + width]` that is looked at; where one
+    """The part `[left, left + width]` of each polynomial that is looked at; where one
     root has been isolated, its `right` end (or infinity)."""
 
     left: Array
