@@ -645,3 +645,31 @@ def test_steps_by_hand():
         t = t + dt
     np.testing.assert_allclose(y, _exact(3.0, Y0), rtol=1e-9)
     np.testing.assert_allclose(solver.func(term, 0.3, y, 1.0), _field(0.3, y, 1.0))
+
+
+@pytest.mark.parametrize("jacobian", [jax.jacrev, jax.jacfwd], ids=["rev", "fwd"])
+@pytest.mark.sample(2)
+def test_gradients_by_the_ends_with_the_controller(jacobian):
+    """Of `y1 = y0 exp(-(t1 - t0))`, where the lengths of steps hang on both ends."""
+    adjoint = diffrax.ForwardMode() if jacobian is jax.jacfwd else None
+    kwargs = {} if adjoint is None else dict(adjoint=adjoint)
+
+    @jax.jit
+    def slopes(t0, t1):
+        def end(t0, t1):
+            solution = _solve(
+                lambda t, y, args: -y,
+                order=6,
+                t0=t0,
+                t1=t1,
+                y0=jnp.array(2.0),
+                stepsize_controller=TaylorController(1e-12, 1e-12),
+                **kwargs,
+            )
+            return solution.ys[0]
+
+        return jacobian(end, argnums=(0, 1))(t0, t1)
+
+    y1 = 2 * np.exp(-1.4)
+    found = slopes(jnp.array(0.1), jnp.array(1.5))
+    np.testing.assert_allclose(found, [y1, -y1], rtol=1e-10)

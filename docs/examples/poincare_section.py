@@ -71,7 +71,7 @@ def ball(args):
         args=args,
         event=diffrax.Event(lambda t, y, args, **kwargs: y[1], direction=False),
         update=bounce,
-        max_events=6,
+        max_events=16,
         stepsize_controller=TaylorController(rtol=1e-12, atol=1e-12),
     )
 
@@ -90,7 +90,9 @@ def main(plot=None):
     args = jnp.array([0.7, 0.2])
     solution = jax.jit(ball)(args)
     bounces = solution.events.ts[: int(solution.events.num_events)]
-    print("bounces at", *(f"{t:.10f}" for t in bounces))
+    assert not solution.events.has_more
+    first = " ".join(f"{t:.10f}" for t in bounces[:4])
+    print(f"{len(bounces)} bounces, the first at {first}")
     place, slope = jax.jit(jax.value_and_grad(lambda args: ball(args).y1[0]))(args)
     print(f"after 2 seconds at x = {place:.10f}; its derivatives by restitution")
     print(f"and friction: {slope[0]:.8f} {slope[1]:.8f}")

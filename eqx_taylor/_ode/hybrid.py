@@ -283,7 +283,7 @@ def hybrid_solve(
 
 
 def _moved(t: Array, slope: Array) -> Array:
-    """What a condition changes by in so much time as an event may be wrong by."""
+    """The change of a condition in so much time as an event may be wrong by."""
     time = 1e3 * float(jnp.finfo(t.dtype).eps) * (1 + jnp.abs(t))
     return jnp.abs(slope) * time.astype(slope.dtype)
 
