@@ -203,7 +203,8 @@ class TaylorController(
         dt0, _ = self._clip(dt0)
         t0, dt0 = jnp.asarray(t0), jnp.asarray(dt0)
         none = jnp.zeros_like(dt0)
-        is_cut = None if solver.event is None else none
+        # `diffrax.HalfSolver` passes for the solver within, and has no such field.
+        is_cut = None if getattr(solver, "event", None) is None else none
         state = ControllerState(dt0, t0, t0, none, none, is_cut)
         return t0 + dt0, state.packed()
 
