@@ -1,0 +1,134 @@
+"""The loop of a solve that records its steps, and what an adjoint is given of it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from .._core.custom_types import RealScalarLike, Y
+from .adjoint_backward import backward
+from .adjoint_step import AnySolver, Made, OfTaylor, Step
+
+
+class Saved(NamedTuple):
+    """What is saved by one `diffrax.SubSaveAt`.
+
+    **Fields:**
+
+    - `every`: after every how many steps, or 0 for none.
+    - `at_end`: what is saved after a step; a function of the time and the state.
+    - `inside`: what is saved at times within steps; a function of the time, and of the
+        start, the end and the `dense_info` of the step.
+    """
+
+    every: int
+    at_end: Callable[[RealScalarLike, Y], PyTree[Array]] | None
+    inside: Callable[..., PyTree[Array]] | None
+
+
+class Functions(NamedTuple):
+    """The functions that are differentiated. What they close over is in them as arrays.
+
+    **Fields:**
+
+    - `ways`: the ways to make a step.
+    - `saved`: what is saved.
+    """
+
+    ways: list[Callable[[Step], Made]]
+    saved: list[Saved]
+
+
+class Times(NamedTuple):
+    """Times that do not follow from the start and the lengths of the steps.
+
+    **Fields:**
+
+    - `t1`: the end of the solve.
+    - `named`: what the step size controller was told to step to.
+    - `ts`: what each `diffrax.SubSaveAt` saves at.
+    """
+
+    t1: Array
+    named: list[Array]
+    ts: list[Array | None]
+
+
+class Inputs(NamedTuple):
+    """What a solve is a function of, and is differentiated by.
+
+    **Fields:**
+
+    - `init_state`: Diffrax's `State` before the first step.
+    - `functions`, `times`: what its steps and what it saves are made of.
+    - `run`: the solve itself, as a function of the first state. Its derivative is that
+        of what is above, and what it closes over has none of its own.
+    """
+
+    init_state: Any
+    functions: Functions
+    times: Times
+    run: Callable[[Any], tuple[Any, Step]]
+
+
+@eqx.filter_custom_vjp
+def replayed_loop(inputs: Inputs, steps: AnySolver | OfTaylor) -> Any:
+    """Solves; backwards each step is made again, the last one first."""
+    del steps
+    state, _ = inputs.run(inputs.init_state)
+    return state
+
+
+@replayed_loop.def_fwd
+def _forward(
+    perturbed: Inputs, inputs: Inputs, steps: AnySolver | OfTaylor
+) -> tuple[Any, Any]:
+    del perturbed, steps
+    state, record = inputs.run(inputs.init_state)
+    return state, (state, record)
+
+
+replayed_loop.def_bwd(backward)
+
+
+def recorded(
+    steps: AnySolver | OfTaylor,
+    cond_fun: Callable[[Any], Array],
+    body_fun: Callable[[Any], Any],
+    max_steps: int,
+    buffers: Callable[[Any], Any],
+    jumps: list[bool],
+) -> Callable[[Any], tuple[Any, Step]]:
+    """Returns the loop of a solve as a function of its first state. It returns the last
+    one, and all steps that were accepted. Whether a step may have to do with a jump is
+    appended to `jumps`."""
+
+    def body(carry):
+        before, record = carry
+        after = body_fun(before)
+        jumps.append(not isinstance(after.made_jump, bool))
+        # A step that is rejected is written over by the next one.
+        i = before.num_accepted_steps
+        new = steps.recorded(before, after)
+        return after, jtu.tree_map(lambda x, rows: rows.at[i].set(x), new, record)
+
+    def run(state):
+        struct = jax.eval_shape(lambda: steps.recorded(state, state))
+        record = jtu.tree_map(
+            lambda x: jnp.zeros((max_steps, *x.shape), x.dtype), struct
+        )
+        return eqxi.while_loop(
+            lambda carry: cond_fun(carry[0]),
+            body,
+            (state, record),
+            max_steps=max_steps,
+            buffers=lambda carry: [*buffers(carry[0]), carry[1]],
+            kind="lax",
+        )
+
+    return run
