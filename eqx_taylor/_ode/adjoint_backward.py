@@ -1,7 +1,7 @@
 """The way back through a solve: each of its steps is made again, the last one first."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,7 +12,6 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.custom_types import Y
-from .._core.jax import joint_axes, vary
 from .adjoint_step import Step
 
 
@@ -45,7 +44,6 @@ def backward(
 ) -> Any:
     """The reverse of `replayed_loop`: the cotangents of its `inputs`."""
     last, record = residuals
-    init = inputs.init_state
     moving = [
         eqx.filter(eqx.filter(tree, eqx.is_inexact_array), moves)
         for tree, moves in zip(inputs, perturbed)
@@ -57,14 +55,8 @@ def backward(
     none = last.num_accepted_steps == 0
     for bar in (out_bar.event_tprev, out_bar.event_tnext):
         t_bar = t_bar if bar is None else t_bar + jnp.where(none, bar, 0)
-    arrays = eqx.filter((record, inputs, out_bar), eqx.is_array)
-    axes = joint_axes(map(jax.typeof, jtu.tree_leaves(arrays)))
-
-    def all_vary(tree):
-        return jtu.tree_map(lambda x: vary(jnp.asarray(x), axes), tree)
-
     back = _Backward(
-        steps, inputs, functions_moving, times_moving, time_moves, out_bar, last, all_vary
+        steps, inputs, functions_moving, times_moving, time_moves, out_bar, last
     )
     carried = steps.carried(last)
     carry = Carry(
@@ -78,16 +70,15 @@ def backward(
         _zeros(functions_moving),
         _zeros(times_moving),
     )
+
     def body(carry):
         step = jtu.tree_map(lambda rows: rows[carry.i], record)
         before = record.end[jnp.maximum(carry.i - 1, 0)]
         before = jnp.where(carry.i == 0, -jnp.inf, before)
-        return all_vary(back(carry, step, before))
+        return back(carry, step, before)
 
-    done = jax.lax.while_loop(lambda carry: carry.i >= 0, body, all_vary(carry))
-    nothing = jtu.tree_map(
-        lambda _: None, eqx.filter(inputs, eqx.is_inexact_array)
-    )
+    done = jax.lax.while_loop(lambda carry: carry.i >= 0, body, carry)
+    nothing = jtu.tree_map(lambda _: None, eqx.filter(inputs, eqx.is_inexact_array))
     init_bar = dataclasses.replace(
         nothing.init_state,
         y=done.y_bar,
@@ -104,7 +95,9 @@ def backward(
 class _Backward:
     """The way back over one step."""
 
-    def __init__(self, steps, inputs, functions_moving, times_moving, time_moves, out_bar, last, vary):
+    def __init__(
+        self, steps, inputs, functions_moving, times_moving, time_moves, out_bar, last
+    ):
         self.steps = steps
         self.functions = inputs.functions
         self.times = inputs.times
@@ -113,7 +106,6 @@ class _Backward:
         self.time_moves = time_moves
         self.out_bar = out_bar
         self.last = last
-        self.vary = vary
         self.saved_bars = save_states(out_bar.save_state)
         self.has_inside = [
             saved.inside is not None and jtu.tree_leaves((bars.ts, bars.ys)) != []
@@ -159,9 +151,7 @@ class _Backward:
         def made_by(way):
             def make(moving, y, carried, times):
                 start, end = (step.start, step.end) if times is None else times
-                made = eqx.combine(moving, way)(
-                    Step(start, end, y, carried, step.note)
-                )
+                made = eqx.combine(moving, way)(Step(start, end, y, carried, step.note))
                 return made.y, made.carried, made.dense_info if self.dense else None
 
             return make
@@ -273,11 +263,11 @@ class _Backward:
                 if ts_bar is not None:
                     ts_bar = ts_bar.at[ts_index].add(t_bar)
                 indices = ts_index, save_index
-                return self.vary((indices, function_bar, made_bar, ends_bar, ts_bar))
+                return indices, function_bar, made_bar, ends_bar, ts_bar
 
             function_bar = carry.functions_bar.saved[n].inside
             start = carry.indices[n], function_bar, made_bar, ends_bar
-            start = self.vary((*start, carry.times_bar.ts[n]))
+            start = *start, carry.times_bar.ts[n]
             done = jax.lax.while_loop(is_inside, over_one, start)
             indices, function_bar, made_bar, ends_bar, ts_bar = done
             carry = _with_saved(carry, n, inside=function_bar)

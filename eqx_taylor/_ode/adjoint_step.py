@@ -5,7 +5,7 @@ the solve went on with, and what is saved.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from .._core.custom_types import Args, RealScalarLike, Y
 from .error_estimate import BY_RUNGE_KUTTA, ErrorEstimate
-from .ode_jet import solution_series, unit_near, usable
+from .ode_jet import solution_series, usable
 from .runge_kutta import runge_kutta_step
 from .solver import TaylorSolver
 from .step import evaluate_state
@@ -60,6 +60,9 @@ class AnySolver(eqx.Module):
     """
 
     solver: Any
+
+    # What a solve returns that is not differentiated.
+    constant: ClassVar[tuple[str, ...]] = ()
 
     @property
     def recording(self) -> Any:
@@ -116,6 +119,9 @@ class OfTaylor(eqx.Module):
     """
 
     solver: TaylorSolver
+
+    # The series in it follows from the state.
+    constant: ClassVar[tuple[str, ...]] = ("solver_state",)
 
     @property
     def recording(self) -> Any:
@@ -178,8 +184,8 @@ class OfTaylor(eqx.Module):
 
 
 def steps_of(solver: Any) -> AnySolver | OfTaylor:
-    of_taylor = isinstance(solver, TaylorSolver)
-    return OfTaylor(solver) if of_taylor else AnySolver(solver)
+    # Not `isinstance`: to Diffrax a wrapper of a solver is an instance of its class.
+    return OfTaylor(solver) if type(solver) is TaylorSolver else AnySolver(solver)
 
 
 class _Noted(eqx.Module):

@@ -1,5 +1,6 @@
 """An adjoint that records the steps of a solve, and makes them again."""
 
+import dataclasses
 import functools as ft
 from typing import Any
 
@@ -14,8 +15,67 @@ from .adjoint_step import AnySolver, OfTaylor, steps_of
 
 
 class ReplayAdjoint(diffrax.AbstractAdjoint):
-    """Gradients of a solve, by its steps: it records those that were accepted, and makes
-    each of them again, the last one first.
+    """Gradients of solves by their steps: they are recorded, and made again one by
+    one, the last one first.
+
+    The solve itself is that of every other adjoint. Of each step that was accepted it
+    keeps the state at its start, and when it starts and ends. Backwards a step is made
+    again from these, with the vector field and `args` as they are, and differentiated.
+    Nothing else is done a second time: no step that was rejected, no choice of the
+    length of a step, no checkpoints that are made from earlier ones. So gradients are
+    those of `diffrax.DirectAdjoint`, to rounding, and always of the very steps that
+    were taken.
+
+    It is a little less to compile and to run than Diffrax's default adjoint with every
+    solver, and much less with [`eqx_taylor.TaylorSolver`][]: of a step of that it makes
+    one series, and not the two of its ends, with a look inside and a choice of the
+    step. It needs the memory for all states, `max_steps` of them: bound that number
+    where states are large. For more steps than there is memory for,
+    `diffrax.RecursiveCheckpointAdjoint` is the adjoint.
+
+    What is differentiated: `y0`, `args`, terms and what they close over, `t0`, `t1` and
+    the times of `SaveAt(ts=...)`, and the times that
+    `diffrax.ClipStepSizeController` and `diffrax.StepTo` step to. The lengths of all
+    other steps are constants, as they are with Diffrax's adaptive step size
+    controllers; so are `dt0` and tolerances. Every `diffrax.SaveAt` is served, with
+    dense output, and events. It has no forward mode, which `diffrax.ForwardMode` has.
+    Forward mode over its gradients works: Hessians by `jax.jacfwd` of `jax.grad`.
+
+    A resumed solve of a `TaylorSolver` is differentiated with respect to the state that
+    it resumes from, and its `solver_state`, which follows from that state, is a
+    constant.
+
+    **Raises:**
+
+    `ValueError`, when the solve is traced, for `max_steps=None` and for a
+    `diffrax.UnsafeBrownianPath`.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import ReplayAdjoint, TaylorController, TaylorSolver
+        >>> def end(rate):
+        ...     solution = diffrax.diffeqsolve(
+        ...         diffrax.ODETerm(lambda t, y, rate: -rate * y),
+        ...         TaylorSolver(rtol=1e-6, atol=1e-6),
+        ...         t0=0.0,
+        ...         t1=1.0,
+        ...         dt0=None,
+        ...         y0=jnp.array(1.0),
+        ...         args=rate,
+        ...         stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
+        ...         adjoint=ReplayAdjoint(),
+        ...         max_steps=64,
+        ...     )
+        ...     return solution.ys[0]
+        >>> # The derivative of exp(-rate) at 0.5.
+        >>> print(round(float(jax.grad(end)(0.5)), 4))
+        -0.6065
+
+        ```
     """
 
     def loop(
@@ -42,9 +102,7 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
         steps = steps_of(solver)
         subs = jtu.tree_leaves(saveat.subs, is_leaf=_is_sub)
         solver_state = steps.recorded_state(init_state.solver_state)
-        init_state = eqx.tree_at(
-            lambda s: s.solver_state, init_state, solver_state, is_leaf=_is_none
-        )
+        init_state = dataclasses.replace(init_state, solver_state=solver_state)
 
         def outer(cond_fun, body_fun, init_state, *, max_steps, buffers):
             # Closed over by what is differentiated: arguments, and what the vector
@@ -78,10 +136,8 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
             progress_meter=progress_meter,
         )
         solver_state = steps.solver_state(state.solver_state)
-        state = eqx.tree_at(
-            lambda s: s.solver_state, state, solver_state, is_leaf=_is_none
-        )
-        return _only_of(steps, state), stats
+        state = dataclasses.replace(state, solver_state=solver_state)
+        return _constant(state, *steps.constant, "controller_state"), stats
 
 
 def _functions(
@@ -132,26 +188,35 @@ def _named(controller: Any) -> list[Any]:
     return [ts for ts in named if ts is not None]
 
 
-def _only_of(steps: AnySolver | OfTaylor, state: Any) -> Any:
-    """Raises if what has no derivative is differentiated."""
-    return state
+def _constant(state: Any, *names: str) -> Any:
+    """Raises where these parts of the last state are differentiated."""
+
+    def constant(name):
+        return eqxi.nondifferentiable_backward(
+            getattr(state, name),
+            msg=f"ReplayAdjoint: the `{name}` that a solve returns has no derivative. "
+            "Use `diffrax.RecursiveCheckpointAdjoint()`.",
+            symbolic=False,
+        )
+
+    return dataclasses.replace(state, **{name: constant(name) for name in names})
 
 
 def _check(terms: Any, max_steps: int | None) -> None:
     if max_steps is None:
         raise ValueError(
-            "ReplayAdjoint: records all steps, and needs a bound of their number, but "
-            "`max_steps` is None. Give a number, or use "
-            "`diffrax.RecursiveCheckpointAdjoint(checkpoints=...)`."
+            "ReplayAdjoint: all steps are recorded, in memory for `max_steps` of them, "
+            "but `max_steps=None` is no bound. Give a number, or use "
+            "`adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=...)`."
         )
     if any(
         isinstance(x, diffrax.UnsafeBrownianPath)
         for x in jtu.tree_leaves(terms, is_leaf=_is_path)
     ):
         raise ValueError(
-            "ReplayAdjoint: makes steps again, for which a `diffrax.UnsafeBrownianPath` "
-            "does not serve. Use a `diffrax.VirtualBrownianTree`, or "
-            "`diffrax.ForwardMode()`."
+            "ReplayAdjoint: a `diffrax.UnsafeBrownianPath` is not made for steps that "
+            "are made again. Use a `diffrax.VirtualBrownianTree`, or "
+            "`adjoint=diffrax.ForwardMode()`."
         )
 
 
@@ -161,7 +226,3 @@ def _is_path(x: Any) -> bool:
 
 def _is_sub(x: Any) -> bool:
     return isinstance(x, diffrax.SubSaveAt)
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
