@@ -12,7 +12,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.custom_types import Y
-from .adjoint_step import Step
+from .adjoint_step import Pass, Step
 
 
 class Carry(NamedTuple):
@@ -71,13 +71,21 @@ def backward(
         _zeros(times_moving),
     )
 
-    def body(carry):
-        step = jtu.tree_map(lambda rows: rows[carry.i], record)
-        before = record.end[jnp.maximum(carry.i - 1, 0)]
-        before = jnp.where(carry.i == 0, -jnp.inf, before)
-        return back(carry, step, before)
+    def body(state):
+        p, carry = state
+        done = jtu.tree_map(lambda rows: rows[p], record)
 
-    done = jax.lax.while_loop(lambda carry: carry.i >= 0, body, carry)
+        def go_back(carry):
+            new = back(carry, done)
+            return jtu.tree_map(lambda x, y: jnp.where(done.accepted, x, y), new, carry)
+
+        any_accepted = eqxi.unvmap_any(done.accepted)
+        carry = jax.lax.cond(any_accepted, go_back, lambda carry: carry, carry)
+        return p - 1, carry
+
+    # The number of passes is that of the lane of a `vmap` which has most of them.
+    state = eqxi.unvmap_max(last.num_steps) - 1, carry
+    _, done = jax.lax.while_loop(lambda state: state[0] >= 0, body, state)
     nothing = jtu.tree_map(lambda _: None, eqx.filter(inputs, eqx.is_inexact_array))
     init_bar = dataclasses.replace(
         nothing.init_state,
@@ -114,8 +122,9 @@ class _Backward:
         bars = out_bar.dense_infos, out_bar.event_dense_info
         self.dense = any(self.has_inside) or jtu.tree_leaves(bars) != []
 
-    def __call__(self, carry: Carry, step: Step, before: Array) -> Carry:
-        """Goes back over a step. The one before ends at the time `before`."""
+    def __call__(self, carry: Carry, done: Pass) -> Carry:
+        """Goes back over a step."""
+        step = done.step
         carry = self.over_what_is_saved_after(carry)
         times = (step.start, step.end) if self.time_moves else None
         made, pull = self.remade(step, times)
@@ -123,7 +132,7 @@ class _Backward:
         if self.dense:
             made_bar = self.bar_of_made(carry, made)
             carry, made_bar, ends_bar = self.over_what_is_saved_inside(
-                carry, step, before, made, made_bar, ends_bar
+                carry, done, made, made_bar, ends_bar
             )
         ways_bar, y_bar, carried_bar, more = pull(
             carry.y_bar, carry.carried_bar, made_bar
@@ -231,8 +240,7 @@ class _Backward:
     def over_what_is_saved_inside(
         self,
         carry: Carry,
-        step: Step,
-        before: Array,
+        done: Pass,
         made: Any,
         made_bar: Any,
         ends_bar: Any,
@@ -243,11 +251,13 @@ class _Backward:
                 continue
             ts, bars = self.times.ts[n], self.saved_bars[n]
             moving = self.functions_moving.saved[n].inside
-            ends = step.start, step.end
+            ends = done.step.start, done.step.end
+            # A lane of a `vmap` that has no step here does not keep the others waiting.
+            first = jnp.where(done.accepted, done.saved[n], len(ts))
 
-            def is_inside(state, ts=ts):
+            def is_inside(state, first=first):
                 (ts_index, _), *_ = state
-                return (ts_index > 0) & (ts[jnp.maximum(ts_index - 1, 0)] > before)
+                return ts_index > first
 
             def over_one(state, ts=ts, bars=bars, moving=moving, saved=saved):
                 (ts_index, save_index), function_bar, made_bar, ends_bar, ts_bar = state
@@ -268,8 +278,8 @@ class _Backward:
             function_bar = carry.functions_bar.saved[n].inside
             start = carry.indices[n], function_bar, made_bar, ends_bar
             start = *start, carry.times_bar.ts[n]
-            done = jax.lax.while_loop(is_inside, over_one, start)
-            indices, function_bar, made_bar, ends_bar, ts_bar = done
+            end = jax.lax.while_loop(is_inside, over_one, start)
+            indices, function_bar, made_bar, ends_bar, ts_bar = end
             carry = _with_saved(carry, n, inside=function_bar)
             of_ts = [*carry.times_bar.ts]
             of_ts[n] = ts_bar

@@ -1,5 +1,6 @@
 """The loop of a solve that records its steps, and what an adjoint is given of it."""
 
+import functools as ft
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.custom_types import RealScalarLike, Y
-from .adjoint_backward import backward
-from .adjoint_step import AnySolver, Made, OfTaylor, Step
+from .adjoint_backward import backward, save_states
+from .adjoint_step import AnySolver, Made, OfTaylor, Pass, Step
 
 
 class Saved(NamedTuple):
@@ -73,7 +74,7 @@ class Inputs(NamedTuple):
     init_state: Any
     functions: Functions
     times: Times
-    run: Callable[[Any], tuple[Any, Step]]
+    run: Callable[[Any], tuple[Any, Pass]]
 
 
 @eqx.filter_custom_vjp
@@ -81,7 +82,7 @@ def replayed_loop(inputs: Inputs, steps: AnySolver | OfTaylor) -> Any:
     """Solves; backwards each step is made again, the last one first."""
     del steps
     state, _ = inputs.run(inputs.init_state)
-    return state
+    return _together(state, inputs)
 
 
 @replayed_loop.def_fwd
@@ -90,10 +91,29 @@ def _forward(
 ) -> tuple[Any, Any]:
     del perturbed, steps
     state, record = inputs.run(inputs.init_state)
-    return state, (state, record)
+    return _together(state, inputs), (state, record)
 
 
 replayed_loop.def_bwd(backward)
+
+
+def _together(state: Any, inputs: Inputs) -> Any:
+    """Makes each part of the last state depend on all inputs, without changing it.
+
+    Under a `vmap` JAX sums the cotangents of an output that is the same in all lanes,
+    such as the time after steps of one length, over the lanes; and a function with a
+    `custom_vjp` would be given the sum in each lane.
+    """
+    leaves = jtu.tree_leaves(eqx.filter(inputs, eqx.is_array))
+    firsts = [
+        x[(0,) * x.ndim]
+        for x in leaves
+        if x.size > 0 and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    ]
+    same = ft.reduce(jnp.logical_and, [x == x for x in firsts])
+    inexact, rest = eqx.partition(state, eqx.is_inexact_array)
+    inexact = jtu.tree_map(lambda x: jax.lax.select(same, x, x), inexact)
+    return eqx.combine(inexact, rest)
 
 
 def recorded(
@@ -103,22 +123,28 @@ def recorded(
     max_steps: int,
     buffers: Callable[[Any], Any],
     jumps: list[bool],
-) -> Callable[[Any], tuple[Any, Step]]:
+) -> Callable[[Any], tuple[Any, Pass]]:
     """Returns the loop of a solve as a function of its first state. It returns the last
-    one, and all steps that were accepted. Whether a step may have to do with a jump is
-    appended to `jumps`."""
+    one, and all of its passes. Whether a step may have to do with a jump is appended to
+    `jumps`."""
+
+    def recorded_pass(before, after):
+        accepted = after.num_accepted_steps > before.num_accepted_steps
+        saved = [s.saveat_ts_index for s in save_states(before.save_state)]
+        return Pass(accepted, steps.recorded(before, after), saved)
 
     def body(carry):
         before, record = carry
         after = body_fun(before)
         jumps.append(not isinstance(after.made_jump, bool))
-        # A step that is rejected is written over by the next one.
-        i = before.num_accepted_steps
-        new = steps.recorded(before, after)
+        # The lanes of a `vmap` are in the same pass, until they end: a single row is
+        # written, and not one here and one there, for which XLA has a loop.
+        i = eqxi.unvmap_max(before.num_steps)
+        new = recorded_pass(before, after)
         return after, jtu.tree_map(lambda x, rows: rows.at[i].set(x), new, record)
 
     def run(state):
-        struct = jax.eval_shape(lambda: steps.recorded(state, state))
+        struct = jax.eval_shape(lambda: recorded_pass(state, state))
         record = jtu.tree_map(
             lambda x: jnp.zeros((max_steps, *x.shape), x.dtype), struct
         )

@@ -39,6 +39,21 @@ class Step(NamedTuple):
     note: PyTree[Array]
 
 
+class Pass(NamedTuple):
+    """What is recorded of a pass of Diffrax's loop.
+
+    **Fields:**
+
+    - `accepted`: whether the step was accepted.
+    - `step`: the step.
+    - `saved`: how many of the times of each `diffrax.SubSaveAt` come before it.
+    """
+
+    accepted: Array
+    step: Step
+    saved: list[Array]
+
+
 class Made(NamedTuple):
     """The results of a step: the state at its end, what the solver carries, and the
     inexact arrays of Diffrax's `dense_info`."""

@@ -117,7 +117,20 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
             ts = [sub.ts for sub in subs]
             times = Times(jnp.asarray(t1), _named(stepsize_controller), ts)
             inputs = Inputs(init_state, functions, times, run)
-            return replayed_loop(inputs, steps)
+            state = replayed_loop(inputs, steps)
+
+            def untouched(sub, new, old):
+                # What is saved before and after the loop only does not go through it.
+                return new if sub.steps or sub.ts is not None else old
+
+            save_state = jtu.tree_map(
+                untouched,
+                saveat.subs,
+                state.save_state,
+                init_state.save_state,
+                is_leaf=_is_sub,
+            )
+            return dataclasses.replace(state, save_state=save_state)
 
         state, stats = self._loop(
             args=args,
