@@ -69,7 +69,7 @@ def _all_saved(y0, args, times, adjoint, solver):
         return dict(x=a * y["v"] * jnp.cos(t), v=-b * jnp.sin(y["x"]), none=None)
 
     def fn(t, y, args):
-        return t * y["x"], args[0] * y["v"], jnp.array(1)
+        return t * y["x"], args[0] * y["v"], None
 
     subs = [
         diffrax.SubSaveAt(t0=True, ts=ts),

@@ -55,9 +55,7 @@ def backward(
     none = last.num_accepted_steps == 0
     for bar in (out_bar.event_tprev, out_bar.event_tnext):
         t_bar = t_bar if bar is None else t_bar + jnp.where(none, bar, 0)
-    back = _Backward(
-        steps, inputs, functions_moving, times_moving, time_moves, out_bar, last
-    )
+    back = _Backward(inputs, functions_moving, times_moving, time_moves, out_bar, last)
     carried = steps.carried(last)
     carry = Carry(
         last.num_accepted_steps - 1,
@@ -71,21 +69,33 @@ def backward(
         _zeros(times_moving),
     )
 
+    ways = len(inputs.functions.ways)
+
+    def is_taken(q):
+        """Whether a pass had its step accepted, and made in this way."""
+        done = jtu.tree_map(lambda rows: rows[q // ways], record)
+        way = steps.way(done.step.note)
+        return done.accepted & (way == q % ways)
+
+    def next_taken(q):
+        """The last pass up to this one, and the way of its step, in which there is one
+        in any lane of a `vmap`; or below 0."""
+        return jax.lax.while_loop(
+            lambda q: (q >= 0) & ~eqxi.unvmap_any(is_taken(q)), lambda q: q - 1, q
+        )
+
     def body(state):
-        p, carry = state
-        done = jtu.tree_map(lambda rows: rows[p], record)
+        q, carry = state
+        done = jtu.tree_map(lambda rows: rows[q // ways], record)
+        by_way = [lambda carry, k=k: back(carry, done, k) for k in range(ways)]
+        new = jax.lax.switch(q % ways, by_way, carry)
+        mine = is_taken(q)
+        carry = jtu.tree_map(lambda x, y: jnp.where(mine, x, y), new, carry)
+        return next_taken(q - 1), carry
 
-        def go_back(carry):
-            new = back(carry, done)
-            return jtu.tree_map(lambda x, y: jnp.where(done.accepted, x, y), new, carry)
-
-        any_accepted = eqxi.unvmap_any(done.accepted)
-        carry = jax.lax.cond(any_accepted, go_back, lambda carry: carry, carry)
-        return p - 1, carry
-
-    # The number of passes is that of the lane of a `vmap` which has most of them.
-    state = eqxi.unvmap_max(last.num_steps) - 1, carry
-    _, done = jax.lax.while_loop(lambda state: state[0] >= 0, body, state)
+    # The number of passes is that of the lane which has most of them.
+    q = next_taken(ways * eqxi.unvmap_max(last.num_steps) - 1)
+    _, done = jax.lax.while_loop(lambda state: state[0] >= 0, body, (q, carry))
     nothing = jtu.tree_map(lambda _: None, eqx.filter(inputs, eqx.is_inexact_array))
     init_bar = dataclasses.replace(
         nothing.init_state,
@@ -104,9 +114,8 @@ class _Backward:
     """The way back over one step."""
 
     def __init__(
-        self, steps, inputs, functions_moving, times_moving, time_moves, out_bar, last
+        self, inputs, functions_moving, times_moving, time_moves, out_bar, last
     ):
-        self.steps = steps
         self.functions = inputs.functions
         self.times = inputs.times
         self.functions_moving = functions_moving
@@ -122,23 +131,24 @@ class _Backward:
         bars = out_bar.dense_infos, out_bar.event_dense_info
         self.dense = any(self.has_inside) or jtu.tree_leaves(bars) != []
 
-    def __call__(self, carry: Carry, done: Pass) -> Carry:
-        """Goes back over a step."""
+    def __call__(self, carry: Carry, done: Pass, way: int) -> Carry:
+        """Goes back over a step that was made in this way."""
         step = done.step
         carry = self.over_what_is_saved_after(carry)
         times = (step.start, step.end) if self.time_moves else None
-        made, pull = self.remade(step, times)
+        made, pull = self.remade(step, times, way)
         made_bar, ends_bar = None, _zeros(times)
         if self.dense:
             made_bar = self.bar_of_made(carry, made)
             carry, made_bar, ends_bar = self.over_what_is_saved_inside(
                 carry, done, made, made_bar, ends_bar
             )
-        ways_bar, y_bar, carried_bar, more = pull(
-            carry.y_bar, carry.carried_bar, made_bar
+        way_bar, y_bar, carried_bar, more = pull(
+            (carry.y_bar, carry.carried_bar, made_bar)
         )
-        functions_bar = carry.functions_bar
-        functions_bar = functions_bar._replace(ways=_add(functions_bar.ways, ways_bar))
+        ways_bar = [*carry.functions_bar.ways]
+        ways_bar[way] = _add(ways_bar[way], way_bar)
+        functions_bar = carry.functions_bar._replace(ways=ways_bar)
         if self.time_moves:
             carry = self.over_times(carry, step, _add(ends_bar, more))
         return carry._replace(
@@ -150,60 +160,22 @@ class _Backward:
             functions_bar=functions_bar,
         )
 
-    def remade(self, step: Step, times: Any) -> tuple[Any, Callable[..., Any]]:
+    def remade(self, step: Step, times: Any, way: int) -> tuple[Any, Callable]:
         """Makes the step again. Returns what is known inside of it, and a function of
-        cotangents of its results, which returns those of the ways to make it, the
-        state, what the solver carries, and the start and the end."""
-        ways, moving = self.functions.ways, self.functions_moving.ways
-        point = step.y, step.carried, times
+        cotangents of its results, which returns those of the way to make it, the state,
+        what the solver carries, and the start and the end."""
+        function = self.functions.ways[way]
 
-        def made_by(way):
-            def make(moving, y, carried, times):
-                start, end = (step.start, step.end) if times is None else times
-                made = eqx.combine(moving, way)(Step(start, end, y, carried, step.note))
-                return made.y, made.carried, made.dense_info if self.dense else None
-
-            return make
-
-        first = made_by(ways[0])
-        (_, _, inside), pull = jax.vjp(first, moving[0], *point)
-
-        def pull_first(*bars):
-            way, *rest = pull(bars)
-            return [way], *rest
-
-        if len(ways) == 1:
-            return inside, pull_first
-        other = made_by(ways[1])
-        is_other = self.steps.is_other(step.note)
-        any_other = eqxi.unvmap_any(is_other)
-
-        def chosen(other, first):
-            # What is not finite in the one that was not taken goes nowhere.
-            return jtu.tree_map(lambda a, b: jnp.where(is_other, a, b), other, first)
-
-        if self.dense:
-            inside = jax.lax.cond(
-                any_other,
-                lambda inside: chosen(other(moving[1], *point)[2], inside),
-                lambda inside: inside,
-                inside,
+        def make(moving, y, carried, times):
+            start, end = (step.start, step.end) if times is None else times
+            made = eqx.combine(moving, function)(
+                Step(start, end, y, carried, step.note)
             )
+            return made.y, made.carried, made.dense_info if self.dense else None
 
-        def pull_chosen(*bars):
-            [way], *rest = pull_first(*bars)
-
-            def of_other():
-                _, pull_other = jax.vjp(other, moving[1], *point)
-                way_other, *rest_other = pull_other(bars)
-                ways = chosen((_zeros(way), way_other), (way, _zeros(way_other)))
-                return list(ways), *chosen(rest_other, rest)
-
-            return jax.lax.cond(
-                any_other, of_other, lambda: ([way, _zeros(moving[1])], *rest)
-            )
-
-        return inside, pull_chosen
+        moving = self.functions_moving.ways[way]
+        made, pull = jax.vjp(make, moving, step.y, step.carried, times)
+        return made[-1], pull
 
     def bar_of_made(self, carry: Carry, made: Any) -> Any:
         """The cotangent of what is known inside of a step, by dense output and

@@ -122,9 +122,10 @@ class AnySolver(eqx.Module):
 
         return [remake]
 
-    def is_other(self, note: PyTree[Array]) -> Array:
+    def way(self, note: PyTree[Array]) -> Array | int:
+        """Which of them a step was made in."""
         del note
-        return jnp.array(False)
+        return 0
 
 
 class OfTaylor(eqx.Module):
@@ -193,9 +194,9 @@ class OfTaylor(eqx.Module):
 
         return [by_series, by_runge_kutta] if solver.probes else [by_series]
 
-    def is_other(self, note: PyTree[Array]) -> Array:
+    def way(self, note: PyTree[Array]) -> Array | int:
         _, by_runge_kutta = note
-        return by_runge_kutta
+        return by_runge_kutta.astype(int) if self.solver.probes else 0
 
 
 def steps_of(solver: Any) -> AnySolver | OfTaylor:
