@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .._core.custom_types import RealScalarLike, Y
 from .adjoint_backward import backward, save_states
-from .adjoint_step import AnySolver, Made, OfTaylor, Pass, Step
+from .adjoint_step import Made, Pass, Step, Steps
 
 
 class Saved(NamedTuple):
@@ -78,7 +78,7 @@ class Inputs(NamedTuple):
 
 
 @eqx.filter_custom_vjp
-def replayed_loop(inputs: Inputs, steps: AnySolver | OfTaylor) -> Any:
+def replayed_loop(inputs: Inputs, steps: Steps) -> Any:
     """Solves; backwards each step is made again, the last one first."""
     del steps
     state, _ = inputs.run(inputs.init_state)
@@ -86,9 +86,7 @@ def replayed_loop(inputs: Inputs, steps: AnySolver | OfTaylor) -> Any:
 
 
 @replayed_loop.def_fwd
-def _forward(
-    perturbed: Inputs, inputs: Inputs, steps: AnySolver | OfTaylor
-) -> tuple[Any, Any]:
+def _forward(perturbed: Inputs, inputs: Inputs, steps: Steps) -> tuple[Any, Any]:
     del perturbed, steps
     state, record = inputs.run(inputs.init_state)
     return _together(state, inputs), (state, record)
@@ -117,7 +115,7 @@ def _together(state: Any, inputs: Inputs) -> Any:
 
 
 def recorded(
-    steps: AnySolver | OfTaylor,
+    steps: Steps,
     cond_fun: Callable[[Any], Array],
     body_fun: Callable[[Any], Any],
     max_steps: int,

@@ -4,6 +4,7 @@ A step that is made again is a function of what was recorded of it. Its results 
 the solve went on with, and what is saved.
 """
 
+import functools as ft
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -128,6 +129,73 @@ class AnySolver(eqx.Module):
         return 0
 
 
+class OfRungeKutta(eqx.Module):
+    """The steps of an explicit Runge--Kutta method of Diffrax, made again with their
+    stages one after the other.
+
+    Its own `step` has a loop over stages, which takes longer to differentiate and to
+    run. The slope that it carries from step to step is computed again: it is that of
+    the last stage, which is left out unless it is needed.
+    """
+
+    solver: Any
+
+    # The slope in it follows from the state.
+    constant: ClassVar[tuple[str, ...]] = ("solver_state",)
+
+    @property
+    def recording(self) -> Any:
+        return _with_scan(self.solver, "lax")
+
+    def recorded_state(self, solver_state: PyTree) -> PyTree:
+        return solver_state
+
+    def solver_state(self, recorded: PyTree) -> PyTree:
+        return recorded
+
+    def carried(self, state: Any) -> PyTree[Array]:
+        del state
+        return None
+
+    def recorded(self, before: Any, after: Any) -> Step:
+        del after
+        return Step(before.tprev, before.tnext, before.y, None, None)
+
+    def ways(self, solver_state: PyTree, may_jump: bool) -> list[Remake]:
+        del solver_state, may_jump
+        tableau = self.solver.tableau
+
+        def remake(terms, args, step):
+            start, end, y0 = step.start, step.end, step.y
+            control = terms.contr(start, end)
+            slopes = [terms.vf_prod(start, y0, args, control)]
+            y = y0
+            for weights, node in zip(tableau.a_lower, tableau.c):
+                t = end if node == 1 else start + float(node) * (end - start)
+                y = _combined(y0, weights, slopes)
+                slopes.append(terms.vf_prod(t, y, args, control))
+            y1 = y if tableau.ssal else _combined(y0, tableau.b_sol, slopes)
+            stacked = jtu.tree_map(lambda *k: jnp.stack(k), *slopes)
+            return Made(y1, None, dict(y0=y0, y1=y1, k=stacked))
+
+        return [remake]
+
+    def way(self, note: PyTree[Array]) -> Array | int:
+        del note
+        return 0
+
+
+def _combined(y0: Y, weights: Any, slopes: list[Y]) -> Y:
+    used = [(float(w), k) for w, k in zip(weights, slopes) if w != 0]
+    numbers, slopes = [w for w, _ in used], [k for _, k in used]
+
+    def combine(y, *slopes):
+        terms = [jnp.asarray(w, y.dtype) * k for w, k in zip(numbers, slopes)]
+        return y + ft.reduce(jnp.add, terms)
+
+    return jtu.tree_map(combine, y0, *slopes) if used else y0
+
+
 class OfTaylor(eqx.Module):
     """The steps of `TaylorSolver`, each from one series, of which it is a function of
     its start, its end, the state and `args` alone. Where a step was made by a
@@ -199,9 +267,20 @@ class OfTaylor(eqx.Module):
         return by_runge_kutta.astype(int) if self.solver.probes else 0
 
 
-def steps_of(solver: Any) -> AnySolver | OfTaylor:
-    # Not `isinstance`: to Diffrax a wrapper of a solver is an instance of its class.
-    return OfTaylor(solver) if type(solver) is TaylorSolver else AnySolver(solver)
+Steps = AnySolver | OfRungeKutta | OfTaylor
+
+
+def steps_of(solver: Any) -> Steps:
+    # Not `isinstance` alone: to Diffrax a wrapper of a solver is an instance of the
+    # class of that.
+    if type(solver) is TaylorSolver:
+        return OfTaylor(solver)
+    if isinstance(solver, diffrax.AbstractERK):
+        makes_steps = next(c for c in type(solver).__mro__ if "step" in vars(c))
+        is_plain = isinstance(solver.tableau, diffrax.ButcherTableau)
+        if makes_steps is diffrax.AbstractRungeKutta and is_plain:
+            return OfRungeKutta(solver)
+    return AnySolver(solver)
 
 
 class _Noted(eqx.Module):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .adjoint_loop import Functions, Inputs, recorded, replayed_loop, Saved, Times
-from .adjoint_step import AnySolver, OfTaylor, steps_of
+from .adjoint_step import Steps, steps_of
 
 
 class ReplayAdjoint(diffrax.AbstractAdjoint):
@@ -154,7 +154,7 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
 
 
 def _functions(
-    steps: AnySolver | OfTaylor,
+    steps: Steps,
     subs: list[diffrax.SubSaveAt],
     solver: Any,
     terms: Any,
