@@ -1,7 +1,7 @@
 """The way back through a solve: each of its steps is made again, the last one first."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,7 +16,7 @@ from .adjoint_step import Pass, Step
 
 
 class Carry(NamedTuple):
-    """What goes from a step to the one before it. A name with `bar` is a cotangent.
+    """The state of the way back after a step. A name with `bar` is a cotangent.
 
     **Fields:**
 
@@ -62,7 +62,7 @@ def backward(
         last.tprev,
         last.y,
         t_bar,
-        _filled(out_bar.y, last.y),
+        _constant(_filled(out_bar.y, last.y), out_bar, steps.constant),
         None if carried is None else _filled(out_bar.solver_state, carried),
         [(s.saveat_ts_index, s.save_index) for s in save_states(last.save_state)],
         _zeros(functions_moving),
@@ -293,6 +293,22 @@ class _Backward:
             is_fixed = is_fixed | jnp.any(hits)
         t_bar = start_bar + jnp.where(is_fixed, 0, end_bar)
         return carry._replace(t_bar=t_bar, times_bar=bars._replace(named=of_named))
+
+
+def _constant(y_bar: PyTree[Array], out_bar: Any, names: Sequence[str]) -> Any:
+    """Returns `y_bar`, but raises where these parts of the last state have cotangents
+    other than zero. (Those of what a loop carries are arrays of zeros.)"""
+    for name in names:
+        bars = jtu.tree_leaves(getattr(out_bar, name))
+        if bars and jtu.tree_leaves(y_bar):
+            wanted = jnp.any(jnp.stack([jnp.any(bar != 0) for bar in bars]))
+            y_bar = eqx.error_if(
+                y_bar,
+                wanted,
+                f"ReplayAdjoint: the `{name}` that a solve returns has no derivative. "
+                "Use `diffrax.RecursiveCheckpointAdjoint()`, or stop its gradient.",
+            )
+    return y_bar
 
 
 def save_states(tree: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from .adjoint_step import Made, Pass, Step, Steps
 
 
 class Saved(NamedTuple):
-    """What is saved by one `diffrax.SubSaveAt`.
+    """The part of a `diffrax.SaveAt` that one `diffrax.SubSaveAt` is.
 
     **Fields:**
 
@@ -61,7 +61,7 @@ class Times(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a solve is a function of, and is differentiated by.
+    """The arguments of a solve, by which it is differentiated.
 
     **Fields:**
 

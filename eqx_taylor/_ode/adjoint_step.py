@@ -23,7 +23,7 @@ from .step import evaluate_state
 
 
 class Step(NamedTuple):
-    """What is known of a step, and what it begins with.
+    """A step, as it was recorded.
 
     **Fields:**
 
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What is recorded of a pass of Diffrax's loop.
+    """A pass of Diffrax's loop, as it was recorded.
 
     **Fields:**
 
@@ -77,8 +77,8 @@ class AnySolver(eqx.Module):
 
     solver: Any
 
-    # What a solve returns that is not differentiated.
-    constant: ClassVar[tuple[str, ...]] = ()
+    # What a solve returns that has no derivative.
+    constant: ClassVar[tuple[str, ...]] = ("controller_state",)
 
     @property
     def recording(self) -> Any:
@@ -141,7 +141,7 @@ class OfRungeKutta(eqx.Module):
     solver: Any
 
     # The slope in it follows from the state.
-    constant: ClassVar[tuple[str, ...]] = ("solver_state",)
+    constant: ClassVar[tuple[str, ...]] = ("solver_state", "controller_state")
 
     @property
     def recording(self) -> Any:
@@ -205,7 +205,7 @@ class OfTaylor(eqx.Module):
     solver: TaylorSolver
 
     # The series in it follows from the state.
-    constant: ClassVar[tuple[str, ...]] = ("solver_state",)
+    constant: ClassVar[tuple[str, ...]] = ("solver_state", "controller_state")
 
     @property
     def recording(self) -> Any:

@@ -150,7 +150,7 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
         )
         solver_state = steps.solver_state(state.solver_state)
         state = dataclasses.replace(state, solver_state=solver_state)
-        return _constant(state, *steps.constant, "controller_state"), stats
+        return state, stats
 
 
 def _functions(
@@ -199,20 +199,6 @@ def _named(controller: Any) -> list[Any]:
         named += [controller.step_ts, controller.jump_ts]
         controller = controller.controller
     return [ts for ts in named if ts is not None]
-
-
-def _constant(state: Any, *names: str) -> Any:
-    """Raises where these parts of the last state are differentiated."""
-
-    def constant(name):
-        return eqxi.nondifferentiable_backward(
-            getattr(state, name),
-            msg=f"ReplayAdjoint: the `{name}` that a solve returns has no derivative. "
-            "Use `diffrax.RecursiveCheckpointAdjoint()`.",
-            symbolic=False,
-        )
-
-    return dataclasses.replace(state, **{name: constant(name) for name in names})
 
 
 def _check(terms: Any, max_steps: int | None) -> None:
