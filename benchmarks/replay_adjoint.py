@@ -331,8 +331,8 @@ def run(seconds: float, only: Sequence[str] | None = None, turns: int = 3) -> Re
 _TEXT = """
 Float64. Parameters: of a tanh MLP 8-24-24-8, twice those that it is initialised to, to
 $t = 10$; the start and a factor of each of the seven terms of Lorenz's equations, to
-$t = 5$; the start and the masses of the outer Solar System, over ten years. The gradient
-is that of the norm of the final state, and its error relative, from the gradient at a
+$t = 5$; the start and the masses of the outer Solar System, over ten years. The
+gradient is that of the norm of the final state, and its error relative, from that at a
 tolerance of 1e-15. `TaylorSolver` takes its order from the tolerance. Dopri8 has the
 faster one of Diffrax's default adjoint and `ReplayAdjoint`.
 """
