@@ -153,7 +153,7 @@ def timed(seconds: float) -> tuple[list[Figure], list[str], dict[str, list[int]]
 
 # -- where the time goes
 
-STAGES = ["trace", "`simplify` besides", "compile as it is", "compile the result"]
+STAGES = ["trace", "simplify", "compile the original", "compile the result"]
 
 
 def stages() -> str:
@@ -241,7 +241,7 @@ def run(seconds: float) -> Report:
         f"{total(two_callers, 1.1, 0.7)} equations, simplified {callers}; the jet of "
         f"order 2: {jet}.",
         *tables,
-        "Milliseconds to trace a program, to simplify it besides, and to compile both "
+        "Milliseconds to trace a program, to simplify it, and to compile both "
         "it and its simplification:",
         stages(),
     ]

@@ -51,6 +51,51 @@ def test_field_is_called_a_few_times():
     assert len(calls) <= 8
 
 
+def _outside_of_loops(jaxpr):
+    """The equations that are in no loop, and the loops."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "while":
+            yield eqn
+            continue
+        inner = [x for x in map(_program, eqn.params.values()) if x is not None]
+        yield from [eqn] if not inner else []
+        for program in inner:
+            yield from _outside_of_loops(program)
+
+
+def _program(parameter):
+    parameter = getattr(parameter, "jaxpr", parameter)
+    return parameter if hasattr(parameter, "eqns") else None
+
+
+def test_fixed_cost():
+    """On a CPU each operation outside of a loop, and each array that a loop carries,
+    costs a dispatch of its own."""
+
+    def outside(solver, controller):
+        def solve(y):
+            return diffrax.diffeqsolve(
+                diffrax.ODETerm(_field),
+                solver,
+                t0=0.0,
+                t1=2.0,
+                dt0=None,
+                y0=y,
+                args=2.0,
+                stepsize_controller=controller,
+                adjoint=diffrax.ForwardMode(),
+            ).ys
+
+        eqns = list(_outside_of_loops(jax.make_jaxpr(solve)(Y).jaxpr))
+        return eqns, [eqn for eqn in eqns if eqn.primitive.name == "while"]
+
+    eqns, (first_step, steps) = outside(TaylorSolver(8), TaylorController(1e-6, 1e-6))
+    _, (other,) = outside(diffrax.Dopri8(), diffrax.PIDController(1e-6, 1e-6))
+    assert len(steps.outvars) <= len(other.outvars)
+    assert len(first_step.outvars) == 2
+    assert "sin" not in {eqn.primitive.name for eqn in eqns}
+
+
 @pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "adjoint", [diffrax.ForwardMode(), diffrax.RecursiveCheckpointAdjoint()]

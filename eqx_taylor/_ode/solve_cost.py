@@ -76,12 +76,13 @@ def solve_cost(
 
     - `vector_field`: a function `f(t, y, args)`, or a `diffrax.ODETerm`.
     - `solver`: of Diffrax, with an estimate of its error: `diffrax.Dopri5()`. (Not
-        [`eqx_taylor.TaylorSolver`][], which makes jets: one for each step, and one.)
+        [`eqx_taylor.TaylorSolver`][]: it evaluates jets, `num_steps + 1` of them, not
+        the field.)
     - `t0`, `t1`: where to start and to end.
     - `y0`: the state at `t0`.
     - `args`: passed to the vector field.
     - `rtol`, `atol`: the tolerances. Keyword only.
-    - `max_steps`: how many steps are too many, which is an error. Keyword only.
+    - `max_steps`: raise an error if more steps than this are needed. Keyword only.
 
     **Returns:**
 

@@ -85,8 +85,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
 
     - `order`: the order $K$ of the method, an integer from 1. If it is `None` it is
         chosen for the tolerances; if these are not given either, it is 5.
-    - `rtol`, `atol`: the tolerances to choose the order for; numbers, as for the
-        step-size controller, which is not told by them. Keyword only.
+    - `rtol`, `atol`: tolerances from which the order is chosen (Python floats). They do
+        not affect step sizes: pass them to the step size controller as well. Keyword
+        only.
     - `compensated`: whether to sum the series, and its increments from step to step,
         with compensation for rounding errors. The digits of the state beyond the last
         are then carried from step to step, and rounding makes up a smaller part of the
@@ -95,9 +96,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         than accuracy limits the steps, and to issue a `UserWarning` if so, which tells
         what to use instead. (Diffrax's own message, when `max_steps` is reached, does
         not.)
-        Not by default: it is hardly ever called, but that a callback is in the program
-        takes three times the run time on a CPU where the state is a few numbers.
-        Keyword only.
+        Off by default: the mere presence of a callback makes small solves up to three
+        times slower on a CPU. Keyword only.
     - `probes`: at how many points inside each step to look at the defect, besides its
         end; an integer from 0. With 0 no step is made by a Runge--Kutta method. Keyword
         only.

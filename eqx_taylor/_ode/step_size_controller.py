@@ -1,11 +1,9 @@
 """The step size from the coefficients of the series, as Jorba and Zou choose it."""
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
-import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
@@ -24,15 +22,10 @@ from .error_estimate import (
     OF_SERIES,
     WITHOUT_SLOPE,
 )
-from .ode_jet import solution_series, unit_near, unit_of, usable
+from .first_step import first_step
 from .solver import TaylorSolver
 
 
-# The order of the jet that the first step is chosen by. It is compiled besides that of
-# the solver, and higher orders take longer to compile than they are worth.
-_FIRST_ORDER = 4
-# The part of the step it asks for that is made: higher orders may fall more slowly.
-_FIRST_PART = 0.5
 # The error that a jump of the vector field may leave in a step that is accepted, in
 # tolerances: order + 1 times the estimate, which is that of a smooth solution. Steps
 # chosen by the series have an estimate of less than one, unless something happens to
@@ -51,8 +44,12 @@ _FOREIGN = 0.3
 _OVER = 0.15
 
 
-class ControllerState(eqx.Module):
-    """The state of `TaylorController` at the start of a step.
+class ControllerState(NamedTuple):
+    """The knowledge of `TaylorController` at the start of a step.
+
+    From step to step it is carried as one array. XLA copies each array that a loop
+    carries before the loop begins, and if these are many it leaves them to its threads,
+    which takes 50 microseconds.
 
     **Fields:**
 
@@ -73,7 +70,7 @@ class ControllerState(eqx.Module):
 
 
 class TaylorController(
-    diffrax.AbstractAdaptiveStepSizeController[ControllerState, RealScalarLike | None]
+    diffrax.AbstractAdaptiveStepSizeController[Array, RealScalarLike | None]
 ):
     r"""Chooses the steps of [`eqx_taylor.TaylorSolver`][] by the coefficients of its
     series, before they are made.
@@ -186,26 +183,16 @@ class TaylorController(
         args: Args,
         func: Callable[..., Any],
         error_order: int,
-    ) -> tuple[RealScalarLike, ControllerState]:
+    ) -> tuple[RealScalarLike, Array]:
         _check_solver(getattr(func, "__self__", func))
         if dt0 is None:
             check_term("TaylorSolver", terms)
             y0 = check_state("TaylorSolver", y0)
-            order = min(error_order - 1, _FIRST_ORDER)
-            unit = jnp.minimum(unit_near(t1 - t0), _longest_unit(t0, y0, order))
-            series = solution_series(terms, t0, unit, y0, args, order)
-            last, unit = _last_of(usable(series.stacked()), unit)
-            no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
-            _, dt0 = self._judge(y0, y0, no_error, last, unit, order, error_order)
-            # One step will do where nothing moves: of some length, if there is no end.
-            span = jnp.where(jnp.isfinite(t1 - t0), t1 - t0, 1)
-            known = jnp.isfinite(dt0) & (dt0 > 0)
-            dt0 = jnp.where(known, _FIRST_PART * dt0, span)
+            dt0 = first_step(self._judge, terms, t0, t1, y0, args, error_order)
         dt0, _ = self._clip(dt0)
         t0, dt0 = jnp.asarray(t0), jnp.asarray(dt0)
         none = jnp.zeros_like(dt0)
-        state = ControllerState(dt0, t0, t0, none, none)
-        return t0 + dt0, state
+        return t0 + dt0, jnp.stack(ControllerState(dt0, t0, t0, none, none))
 
     def adapt_step_size(
         self,
@@ -216,10 +203,10 @@ class TaylorController(
         args: Args,
         y_error: PyTree[ErrorEstimate],
         error_order: int,
-        controller_state: ControllerState,
+        controller_state: Array,
     ):
         del args
-        state = controller_state
+        state = ControllerState(*controller_state)
         dt, chosen_dt = jnp.asarray(t1 - t0), state.dt
         estimates, treedef = jtu.tree_flatten(y_error, is_leaf=_is_estimate)
         if not all(map(_is_estimate, estimates)):
@@ -279,7 +266,7 @@ class TaylorController(
             jnp.where(same, state.error, error.astype(dt.dtype)),
             jnp.where(same, state.length, dt),
         )
-        return keep_step, next_t0, next_t1, False, new, result
+        return keep_step, next_t0, next_t1, False, jnp.stack(new), result
 
     def _longer(
         self,
@@ -386,40 +373,6 @@ class TaylorController(
                 )
             dt = jnp.maximum(dt, self.dtmin)
         return dt, result
-
-
-def _longest_unit(t0: RealScalarLike, y0: PyTree[Array], order: int) -> float:
-    """Returns a unit of time whose powers leave room for the rest of a coefficient: at
-    order 4, 256 in float32. The length of the whole solve may be any."""
-    largest = float(jnp.finfo(unit_of(jnp.asarray(t0), y0).dtype).max)
-    return 2.0 ** (math.log2(largest) // (4 * order))
-
-
-def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], Array]:
-    """Returns the last two coefficients, in a unit of time in which they are no larger
-    than the state: a norm takes their squares, which in float32 overflow soon."""
-    leaves, treedef = jtu.tree_flatten(coefficients)
-    order = len(leaves[0]) - 1 if leaves else 1
-
-    def largest(k):
-        sizes = [jnp.max(jnp.abs(c[k]), initial=0) for c in leaves]
-        return jnp.max(
-            jnp.array([size.astype(unit.dtype) for size in sizes]), initial=0
-        )
-
-    # At rest in the origin the state has no size of its own.
-    size = jnp.where(largest(0) > 0, largest(0), 1)
-    shorter = jnp.minimum((size / largest(order)) ** (1 / order), 1)
-    if order > 1:
-        below = (size / largest(order - 1)) ** (1 / (order - 1))
-        shorter = jnp.minimum(shorter, below)
-    shorter = unit_near(shorter)
-
-    def scaled(c):
-        factor = shorter.astype(c.dtype)
-        return jnp.stack([c[-2] * factor ** (order - 1), c[-1] * factor**order])
-
-    return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter
 
 
 def _inverse_root(error: Array) -> Array:

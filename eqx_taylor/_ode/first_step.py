@@ -1,0 +1,106 @@
+"""The length of the first step, from a short series of its own."""
+
+import math
+from collections.abc import Callable
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from .._core.custom_types import Args, RealScalarLike
+from .._core.jax import evaluate, joint_axes, trace, vary
+from .ode_jet import solution_series, unit_near, unit_of, usable
+
+
+# The order of the jet that the first step is chosen by. It is compiled besides that of
+# the solver, and higher orders take longer to compile than they are worth.
+_ORDER = 4
+# The part of the step it asks for that is made: higher orders may fall more slowly.
+_PART = 0.5
+
+
+def first_step(
+    judge: Callable[..., tuple[Array, Array]],
+    terms: diffrax.AbstractTerm,
+    t0: RealScalarLike,
+    t1: RealScalarLike,
+    y0: PyTree[Array],
+    args: Args,
+    error_order: int,
+) -> Array:
+    """Returns the length of the first step of a solve from `t0` to `t1`. `judge` tells
+    the length by the last two coefficients of a series, as
+    [`eqx_taylor.TaylorController`][] judges every step."""
+    order = min(error_order - 1, _ORDER)
+    # The step is a detail of how the solution is computed: nothing is differentiated.
+    stop = jax.lax.stop_gradient
+    t0, t1 = stop(jnp.asarray(t0)), stop(jnp.asarray(t1))
+    y0 = jtu.tree_map(stop, y0)
+
+    def by_series():
+        unit = jnp.minimum(unit_near(t1 - t0), _longest_unit(t0, y0, order))
+        series = solution_series(terms, t0, unit, y0, args, order)
+        last, unit = _last_of(usable(series.stacked()), unit)
+        no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
+        _, dt = judge(y0, y0, no_error, last, unit, order, error_order)
+        return [dt]
+
+    [dt] = _in_loop(by_series)
+    # One step will do where nothing moves: of some length, if there is no end.
+    span = jnp.where(jnp.isfinite(t1 - t0), t1 - t0, 1)
+    return jnp.where(jnp.isfinite(dt) & (dt > 0), _PART * dt, span)
+
+
+def _longest_unit(t0: Array, y0: PyTree[Array], order: int) -> float:
+    """Returns a unit of time whose powers leave room for the rest of a coefficient: at
+    order 4, 256 in float32. The length of the whole solve may be any."""
+    largest = float(jnp.finfo(unit_of(t0, y0).dtype).max)
+    return 2.0 ** (math.log2(largest) // (4 * order))
+
+
+def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], Array]:
+    """Returns the last two coefficients, in a unit of time in which they are no larger
+    than the state: a norm takes their squares, which in float32 overflow soon."""
+    leaves, treedef = jtu.tree_flatten(coefficients)
+    order = len(leaves[0]) - 1 if leaves else 1
+
+    def largest(k):
+        sizes = [jnp.max(jnp.abs(c[k]), initial=0) for c in leaves]
+        return jnp.max(
+            jnp.array([size.astype(unit.dtype) for size in sizes]), initial=0
+        )
+
+    # At rest in the origin the state has no size of its own.
+    size = jnp.where(largest(0) > 0, largest(0), 1)
+    shorter = jnp.minimum((size / largest(order)) ** (1 / order), 1)
+    if order > 1:
+        below = (size / largest(order - 1)) ** (1 / (order - 1))
+        shorter = jnp.minimum(shorter, below)
+    shorter = unit_near(shorter)
+
+    def scaled(c):
+        factor = shorter.astype(c.dtype)
+        return jnp.stack([c[-2] * factor ** (order - 1), c[-1] * factor**order])
+
+    return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter
+
+
+def _in_loop(fun: Callable[[], list[Array]]) -> list[Array]:
+    """Calls a function, which returns a list of arrays, in a loop that is passed once.
+
+    On CPUs XLA makes one piece of machine code of a loop over small arrays. Elsewhere
+    each operation has its own, which takes longer to compile and to run.
+    """
+    jaxpr = trace(fun)
+    axes = joint_axes(jaxpr.out_avals)
+
+    def carry(is_left, outs):
+        return [vary(x, axes) for x in (jnp.array(is_left), *outs)]
+
+    start = carry(True, [jnp.zeros(x.shape, x.dtype) for x in jaxpr.out_avals])
+    _, *outs = jax.lax.while_loop(
+        lambda loop: loop[0], lambda loop: carry(False, evaluate(jaxpr, [])), start
+    )
+    return outs
