@@ -219,11 +219,11 @@ def test_steps_by_runge_kutta():
     y0, c = jnp.array([0.3, 0.49]), jnp.array(0.77)
     by_y0, by_c = jax.jit(jax.jacrev(ends, (0, 1)))(y0, c)
     # Behind the kinks y(t) is y0 + (c² + (t - c)²)/2, and exp(t - 1 + y0). The
-    # derivative of a step over a kink in the state is less accurate than the step.
+    # derivative of a step over a kink is less accurate than the step.
     growth = np.sum(np.exp(ts - 1 + 0.49))
     np.testing.assert_allclose(by_y0, np.diag([3, growth]), rtol=1e-3, atol=1e-5)
     by_c_exact = np.sum(2 * 0.77 - ts)
-    np.testing.assert_allclose(by_c, [by_c_exact, 0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(by_c, [by_c_exact, 0], rtol=1e-2, atol=1e-5)
 
 
 def test_time_of_a_jump():

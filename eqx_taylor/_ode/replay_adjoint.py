@@ -7,6 +7,7 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import equinox.internal as eqxi
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
@@ -117,7 +118,7 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
             ts = [sub.ts for sub in subs]
             times = Times(jnp.asarray(t1), _named(stepsize_controller), ts)
             inputs = Inputs(init_state, functions, times, run)
-            state = replayed_loop(inputs, steps)
+            state = replayed_loop(jtu.tree_map(_without_tangent, inputs), steps)
 
             def untouched(sub, new, old):
                 # What is saved before and after the loop only does not go through it.
@@ -217,6 +218,15 @@ def _check(terms: Any, max_steps: int | None) -> None:
             "are made again. Use a `diffrax.VirtualBrownianTree`, or "
             "`adjoint=diffrax.ForwardMode()`."
         )
+
+
+def _without_tangent(x: Any) -> Any:
+    """Makes an integer or a boolean one that has no tangent, which JAX gives it where
+    it comes out of a branch or a loop together with numbers that have one."""
+    if eqx.is_array(x) and not jnp.issubdtype(x.dtype, jnp.inexact):
+        if not jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            return jax.lax.bitwise_or(x, x)
+    return x
 
 
 def _is_path(x: Any) -> bool:
