@@ -177,6 +177,27 @@ def test_lanes_of_different_numbers_of_steps(solver):
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
 
 
+def test_times_that_all_lanes_share():
+    """y' = a, of which t y is saved: t1 (y0 + a t1). With steps of one length the end is
+    the same in all lanes, and so is the number of steps."""
+
+    def saved(a, t1):
+        saveat = diffrax.SaveAt(t1=True, fn=lambda t, y, args: t * y)
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, args: a), diffrax.Heun(), 0.0, t1, 0.25,
+            jnp.array(0.5), saveat=saveat, adjoint=ReplayAdjoint(), max_steps=16,
+        )  # fmt: skip
+        return solution.ys[0]
+
+    def total(a, t1):
+        return jnp.sum(jax.vmap(saved, (0, None))(a, t1))
+
+    a, t1 = jnp.array([1.0, 2.0, -5.0]), jnp.array(1.1)
+    by_a, by_t1 = jax.jit(jax.grad(total, (0, 1)))(a, t1)
+    assert_close(by_a, np.full(3, 1.1**2), ulps=20)
+    assert_close(by_t1, np.sum(0.5 + 2 * np.asarray(a) * 1.1), ulps=50)
+
+
 @pytest.mark.filterwarnings("ignore:Complex dtype support")
 def test_complex_and_backwards_in_time():
     """y' = i p t y from t = 2 to 0, where y(t) is y0 exp(i p (t² - 4)/2)."""
