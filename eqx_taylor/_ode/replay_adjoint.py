@@ -27,11 +27,12 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
     those of `diffrax.DirectAdjoint`, to rounding, and always of the very steps that
     were taken.
 
-    It is a little less to compile and to run than Diffrax's default adjoint with every
-    solver, and much less with [`eqx_taylor.TaylorSolver`][]: of a step of that it makes
-    one series, and not the two of its ends, with a look inside and a choice of the
-    step. It needs the memory for all states, `max_steps` of them: bound that number
-    where states are large. For more steps than there is memory for,
+    With [`eqx_taylor.TaylorSolver`][] it takes less time to compile and to run than
+    Diffrax's default adjoint: of a step it makes one series, and not the two of its
+    ends, with a look inside and a choice of the step. Explicit Runge--Kutta methods
+    take less time to run, and every other solver of Diffrax works as well. It needs
+    the memory for all states, `max_steps` of them: bound that number where states are
+    large. For more steps than there is memory for,
     `diffrax.RecursiveCheckpointAdjoint` is the adjoint.
 
     What is differentiated: `y0`, `args`, terms and what they close over, `t0`, `t1` and
