@@ -87,7 +87,7 @@ def _all_saved(y0, args, times, adjoint, solver):
     return sum(jnp.sum(jnp.sin(jnp.where(jnp.isfinite(v), v, 0))) for v in values)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_same_as_direct_adjoint(name):
     y0 = dict(x=jnp.array([0.5, 1.0]), v=jnp.array([0.1, 0.2]), none=None)
