@@ -51,6 +51,7 @@ from ._ode.regularizers import (
     SolutionDerivative as SolutionDerivative,
 )
 from ._programs.simplify import cse as cse, simplify as simplify
+from ._ode.replay_adjoint import ReplayAdjoint as ReplayAdjoint
 from ._ode.solve_cost import solve_cost as solve_cost, SolveCost as SolveCost
 from ._ode.solver import TaylorSolver as TaylorSolver
 from ._ode.step_size_controller import TaylorController as TaylorController

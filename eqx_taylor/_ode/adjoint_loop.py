@@ -1,0 +1,158 @@
+"""The loop of a solve that records its steps, and what an adjoint is given of it."""
+
+import functools as ft
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from .._core.custom_types import RealScalarLike, Y
+from .adjoint_backward import backward, save_states
+from .adjoint_step import Made, Pass, Step, Steps
+
+
+class Saved(NamedTuple):
+    """The part of a `diffrax.SaveAt` that one `diffrax.SubSaveAt` is.
+
+    **Fields:**
+
+    - `every`: after every how many steps, or 0 for none.
+    - `at_end`: what is saved after a step; a function of the time and the state.
+    - `inside`: what is saved at times within steps; a function of the time, and of the
+        start, the end and the `dense_info` of the step.
+    """
+
+    every: int
+    at_end: Callable[[RealScalarLike, Y], PyTree[Array]] | None
+    inside: Callable[..., PyTree[Array]] | None
+
+
+class Functions(NamedTuple):
+    """The functions that are differentiated. What they close over is in them as arrays.
+
+    **Fields:**
+
+    - `ways`: the ways to make a step.
+    - `saved`: what is saved.
+    """
+
+    ways: list[Callable[[Step], Made]]
+    saved: list[Saved]
+
+
+class Times(NamedTuple):
+    """Times that do not follow from the start and the lengths of the steps.
+
+    **Fields:**
+
+    - `t1`: the end of the solve.
+    - `named`: what the step size controller was told to step to.
+    - `ts`: what each `diffrax.SubSaveAt` saves at.
+    """
+
+    t1: Array
+    named: list[Array]
+    ts: list[Array | None]
+
+
+class Inputs(NamedTuple):
+    """The arguments of a solve, by which it is differentiated.
+
+    **Fields:**
+
+    - `init_state`: Diffrax's `State` before the first step.
+    - `functions`, `times`: what its steps and what it saves are made of.
+    - `run`: the solve itself, as a function of the first state. Its derivative is that
+        of what is above, and what it closes over has none of its own.
+    """
+
+    init_state: Any
+    functions: Functions
+    times: Times
+    run: Callable[[Any], tuple[Any, Pass]]
+
+
+@eqx.filter_custom_vjp
+def replayed_loop(inputs: Inputs, steps: Steps) -> Any:
+    """Solves; backwards each step is made again, the last one first."""
+    del steps
+    state, _ = inputs.run(inputs.init_state)
+    return _together(state, inputs)
+
+
+@replayed_loop.def_fwd
+def _forward(perturbed: Inputs, inputs: Inputs, steps: Steps) -> tuple[Any, Any]:
+    del perturbed, steps
+    state, record = inputs.run(inputs.init_state)
+    return _together(state, inputs), (state, record)
+
+
+replayed_loop.def_bwd(backward)
+
+
+def _together(state: Any, inputs: Inputs) -> Any:
+    """Makes each part of the last state depend on all inputs, without changing it.
+
+    Under a `vmap` JAX sums the cotangents of an output that is the same in all lanes,
+    such as the time after steps of one length, over the lanes; and a function with a
+    `custom_vjp` would be given the sum in each lane.
+    """
+    leaves = jtu.tree_leaves(eqx.filter(inputs, eqx.is_array))
+    firsts = [
+        x[(0,) * x.ndim]
+        for x in leaves
+        if x.size > 0 and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    ]
+    same = ft.reduce(jnp.logical_and, [x == x for x in firsts])
+    inexact, rest = eqx.partition(state, eqx.is_inexact_array)
+    inexact = jtu.tree_map(lambda x: jax.lax.select(same, x, x), inexact)
+    return eqx.combine(inexact, rest)
+
+
+def recorded(
+    steps: Steps,
+    cond_fun: Callable[[Any], Array],
+    body_fun: Callable[[Any], Any],
+    max_steps: int,
+    buffers: Callable[[Any], Any],
+    jumps: list[bool],
+) -> Callable[[Any], tuple[Any, Pass]]:
+    """Returns the loop of a solve as a function of its first state. It returns the last
+    one, and all of its passes. Whether a step may have to do with a jump is appended to
+    `jumps`."""
+
+    def recorded_pass(before, after):
+        accepted = after.num_accepted_steps > before.num_accepted_steps
+        saved = [s.saveat_ts_index for s in save_states(before.save_state)]
+        return Pass(accepted, steps.recorded(before, after), saved)
+
+    def body(carry):
+        before, record = carry
+        after = body_fun(before)
+        jumps.append(not isinstance(after.made_jump, bool))
+        # The lanes of a `vmap` are in the same pass, until they end: a single row is
+        # written, and not one here and one there, for which XLA has a loop.
+        i = eqxi.unvmap_max(before.num_steps)
+        new = recorded_pass(before, after)
+        return after, jtu.tree_map(lambda x, rows: rows.at[i].set(x), new, record)
+
+    def run(state):
+        struct = jax.eval_shape(lambda: recorded_pass(state, state))
+        record = jtu.tree_map(
+            lambda x: jnp.zeros((max_steps, *x.shape), x.dtype), struct
+        )
+        return eqxi.while_loop(
+            lambda carry: cond_fun(carry[0]),
+            body,
+            (state, record),
+            max_steps=max_steps,
+            buffers=lambda carry: [*buffers(carry[0]), carry[1]],
+            kind="lax",
+        )
+
+    return run

@@ -1,0 +1,238 @@
+"""An adjoint that records the steps of a solve, and makes them again."""
+
+import dataclasses
+import functools as ft
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .adjoint_loop import Functions, Inputs, recorded, replayed_loop, Saved, Times
+from .adjoint_step import Steps, steps_of
+
+
+class ReplayAdjoint(diffrax.AbstractAdjoint):
+    """Gradients of solves by their steps: they are recorded, and made again one by
+    one, the last one first.
+
+    The solve itself is that of every other adjoint. Of each step that was accepted it
+    keeps the state at its start, and when it starts and ends. Backwards a step is made
+    again from these, with the vector field and `args` as they are, and differentiated.
+    Nothing else is done a second time: no step that was rejected, no choice of the
+    length of a step, no checkpoints that are made from earlier ones. So gradients are
+    those of `diffrax.DirectAdjoint`, to rounding, and always of the very steps that
+    were taken.
+
+    With [`eqx_taylor.TaylorSolver`][] it takes less time to compile and to run than
+    Diffrax's default adjoint: of a step it makes one series, and not the two of its
+    ends, with a look inside and a choice of the step. Explicit Runge--Kutta methods
+    take less time to run, and every other solver of Diffrax works as well. It needs
+    the memory for all states, `max_steps` of them: bound that number where states are
+    large. For more steps than there is memory for,
+    `diffrax.RecursiveCheckpointAdjoint` is the adjoint.
+
+    What is differentiated: `y0`, `args`, terms and what they close over, `t0`, `t1` and
+    the times of `SaveAt(ts=...)`, and the times that
+    `diffrax.ClipStepSizeController` and `diffrax.StepTo` step to. The lengths of all
+    other steps are constants, as they are with Diffrax's adaptive step size
+    controllers; so are `dt0` and tolerances. Every `diffrax.SaveAt` is served, with
+    dense output, and events. It has no forward mode, which `diffrax.ForwardMode` has.
+    Forward mode over its gradients works: Hessians by `jax.jacfwd` of `jax.grad`.
+
+    A resumed solve of a `TaylorSolver` is differentiated with respect to the state that
+    it resumes from, and its `solver_state`, which follows from that state, is a
+    constant.
+
+    **Raises:**
+
+    `ValueError`, when the solve is traced, for `max_steps=None` and for a
+    `diffrax.UnsafeBrownianPath`.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import ReplayAdjoint, TaylorController, TaylorSolver
+        >>> def end(rate):
+        ...     solution = diffrax.diffeqsolve(
+        ...         diffrax.ODETerm(lambda t, y, rate: -rate * y),
+        ...         TaylorSolver(rtol=1e-6, atol=1e-6),
+        ...         t0=0.0,
+        ...         t1=1.0,
+        ...         dt0=None,
+        ...         y0=jnp.array(1.0),
+        ...         args=rate,
+        ...         stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
+        ...         adjoint=ReplayAdjoint(),
+        ...         max_steps=64,
+        ...     )
+        ...     return solution.ys[0]
+        >>> # The derivative of exp(-rate) at 0.5.
+        >>> print(round(float(jax.grad(end)(0.5)), 4))
+        -0.6065
+
+        ```
+    """
+
+    def loop(
+        self,
+        *,
+        args,
+        terms,
+        solver,
+        stepsize_controller,
+        event,
+        saveat,
+        t0,
+        t1,
+        dt0,
+        max_steps,
+        throw,
+        init_state,
+        passed_solver_state,
+        passed_controller_state,
+        progress_meter,
+    ) -> Any:
+        del throw, passed_solver_state, passed_controller_state
+        _check(terms, max_steps)
+        steps = steps_of(solver)
+        subs = jtu.tree_leaves(saveat.subs, is_leaf=_is_sub)
+        solver_state = steps.recorded_state(init_state.solver_state)
+        init_state = dataclasses.replace(init_state, solver_state=solver_state)
+
+        def outer(cond_fun, body_fun, init_state, *, max_steps, buffers):
+            # Closed over by what is differentiated: arguments, and what the vector
+            # field closes over.
+            init_state = jtu.tree_map(jnp.asarray, init_state)
+            jumps = []
+            run = recorded(steps, cond_fun, body_fun, max_steps, buffers, jumps)
+            run = eqx.filter_closure_convert(run, init_state)
+            functions = _functions(
+                steps, subs, solver, terms, args, init_state, any(jumps)
+            )
+            ts = [sub.ts for sub in subs]
+            times = Times(jnp.asarray(t1), _named(stepsize_controller), ts)
+            inputs = Inputs(init_state, functions, times, run)
+            state = replayed_loop(jtu.tree_map(_without_tangent, inputs), steps)
+
+            def untouched(sub, new, old):
+                # What is saved before and after the loop only does not go through it.
+                return new if sub.steps or sub.ts is not None else old
+
+            save_state = jtu.tree_map(
+                untouched,
+                saveat.subs,
+                state.save_state,
+                init_state.save_state,
+                is_leaf=_is_sub,
+            )
+            return dataclasses.replace(state, save_state=save_state)
+
+        state, stats = self._loop(
+            args=args,
+            terms=terms,
+            solver=steps.recording,
+            stepsize_controller=stepsize_controller,
+            event=event,
+            saveat=saveat,
+            t0=t0,
+            t1=t1,
+            dt0=dt0,
+            max_steps=max_steps,
+            init_state=init_state,
+            inner_while_loop=ft.partial(eqxi.while_loop, kind="lax"),
+            outer_while_loop=outer,
+            progress_meter=progress_meter,
+        )
+        solver_state = steps.solver_state(state.solver_state)
+        state = dataclasses.replace(state, solver_state=solver_state)
+        return state, stats
+
+
+def _functions(
+    steps: Steps,
+    subs: list[diffrax.SubSaveAt],
+    solver: Any,
+    terms: Any,
+    args: Any,
+    state: Any,
+    may_jump: bool,
+) -> Functions:
+    """The functions that are differentiated, for a step like one from `state`."""
+    convert = eqx.filter_closure_convert
+    step = steps.recorded(state, state)
+    ways, made = [], None
+    for way in steps.ways(state.solver_state, may_jump):
+        ways.append(convert(ft.partial(way, terms, args), step))
+        made = ways[-1].out_struct
+    assert made is not None
+    saved = []
+    for sub in subs:
+
+        def inside(t, ends, made, fn=sub.fn):
+            step = solver.interpolation_cls(t0=ends[0], t1=ends[1], **made)
+            return fn(t, step.evaluate(t), args)
+
+        at_end = convert(lambda t, y, fn=sub.fn: fn(t, y, args), state.tprev, state.y)
+        ends = state.tprev, state.tnext
+        args_inside = state.tprev, ends, made.dense_info
+        saved.append(
+            Saved(
+                sub.steps,
+                at_end if sub.steps else None,
+                None if sub.ts is None else convert(inside, *args_inside),
+            )
+        )
+    return Functions(ways, saved)
+
+
+def _named(controller: Any) -> list[Any]:
+    """The times that a step size controller was told to step to."""
+    if isinstance(controller, diffrax.StepTo):
+        return [controller.ts]
+    named = []
+    while isinstance(controller, diffrax.ClipStepSizeController):
+        named += [controller.step_ts, controller.jump_ts]
+        controller = controller.controller
+    return [ts for ts in named if ts is not None]
+
+
+def _check(terms: Any, max_steps: int | None) -> None:
+    if max_steps is None:
+        raise ValueError(
+            "ReplayAdjoint: all steps are recorded, in memory for `max_steps` of them, "
+            "but `max_steps=None` is no bound. Give a number, or use "
+            "`adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=...)`."
+        )
+    if any(
+        isinstance(x, diffrax.UnsafeBrownianPath)
+        for x in jtu.tree_leaves(terms, is_leaf=_is_path)
+    ):
+        raise ValueError(
+            "ReplayAdjoint: a `diffrax.UnsafeBrownianPath` is not made for steps that "
+            "are made again. Use a `diffrax.VirtualBrownianTree`, or "
+            "`adjoint=diffrax.ForwardMode()`."
+        )
+
+
+def _without_tangent(x: Any) -> Any:
+    """Makes an integer or a boolean one that has no tangent, which JAX gives it where
+    it comes out of a branch or a loop together with numbers that have one."""
+    if eqx.is_array(x) and not jnp.issubdtype(x.dtype, jnp.inexact):
+        if not jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            return jax.lax.bitwise_or(x, x)
+    return x
+
+
+def _is_path(x: Any) -> bool:
+    return isinstance(x, diffrax.UnsafeBrownianPath)
+
+
+def _is_sub(x: Any) -> bool:
+    return isinstance(x, diffrax.SubSaveAt)
