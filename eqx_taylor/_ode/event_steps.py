@@ -133,7 +133,11 @@ def first_event(
     # A condition that starts from zero leaves it for one side or the other, and Diffrax
     # may see it on either side at the start: the step ends where it has left.
     is_known = jnp.abs(rows[:, 0]) > noise / 2
-    side = jnp.where(is_known, sign, -departure(rows, noise))
+    side = jax.lax.cond(
+        eqxi.unvmap_any(~jnp.all(is_known)),
+        lambda: jnp.where(is_known, sign, -departure(rows, noise)),
+        lambda: sign,
+    )
     side = jnp.where(foreign, 0, side)
     start = jnp.zeros_like(noise)
     behind = jnp.min(first_crossing(rows, side, start, noise).behind)

@@ -10,6 +10,7 @@ known.
 import math
 from typing import NamedTuple
 
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +88,18 @@ def first_crossing(
     # A polynomial that is not finite has no roots that can be found.
     finite = jnp.all(jnp.isfinite(above), axis=1, keepdims=True)
     above = jnp.where(finite, above, _one_like(above))
-    left, right = _isolate(above, start)
+    # Most polynomials have no root, which is seen at once.
+    clear = jnp.all(_bernstein(above) > 0, axis=1)
+    nothing = jnp.full_like(noise, jnp.inf)
+    return jax.lax.cond(
+        eqxi.unvmap_any(~jnp.all(clear)),
+        lambda: _search(above, start, noise, clear),
+        lambda: Crossing(nothing, nothing),
+    )
+
+
+def _search(above: Array, start: Array, noise: Array, clear: Array) -> Crossing:
+    left, right = _isolate(above, jnp.where(clear, 1, start.astype(above.dtype)))
     # Both of the polynomial itself, and of what is above it by the noise.
     itself = jnp.concatenate([above[:, :1] - noise[:, None], above[:, 1:]], axis=1)
     right = jnp.where(evaluate(list(above.T), left) <= 0, left, right)
@@ -147,12 +159,8 @@ def _isolate(above: Array, start: Array) -> tuple[Array, Array]:
         width = jnp.where(passed, 2 * width, width / 2)
         return _Search(left, jnp.where(active, width, search.width), right, passes + 1)
 
-    rows = above.shape[:1]
-    # Most polynomials have no root, which is seen without a pass.
-    clear = jnp.all(_bernstein(above) > 0, axis=1)
-    left = jnp.where(clear, 1, start.astype(dtype))
-    nothing = jnp.full(rows, jnp.inf, dtype)
-    first = _Search(left, 1 - left, nothing, jnp.array(0))
+    nothing = jnp.full(above.shape[:1], jnp.inf, dtype)
+    first = _Search(start, 1 - start, nothing, jnp.array(0))
     search = jax.lax.while_loop(cond, body, first)
     return search.left, search.right
 
