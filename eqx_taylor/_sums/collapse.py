@@ -53,6 +53,8 @@ from .._core.rule import RULES, target_key
 # for all directions.
 Wanted = Any
 EACH = "each"
+# What is wanted of a value that is the same for all directions: the value.
+SHARED = "shared"
 
 
 def sums_over_directions(
@@ -88,20 +90,30 @@ def sums_over_directions(
     program: list[Node] = []
     outputs = read(jaxpr, inputs, program)
 
-    sums = [Weights(w) for w in weights]
+    count = directions[0].shape[0] if directions else len(weights[0])
+    sums = Sums(count, [None if _is_mark(w) else Weights(w) for w in weights])
     labels = [i for i, n in enumerate(lengths[-1]) for _ in range(n)]
     for output, label in zip(outputs, labels):
-        output.wanted.add(label)
+        output.wanted.add(label if sums.weights[label] is not None else EACH)
     demand(program)
     try:
         run(program, sums)
     except jax.errors.UnexpectedTracerError as e:  # Of the function's own trace.
         raise escaped("a function") from e
-    results = iter(
-        _scaled(sums[label].factor, output.sum(label, sums))
-        for output, label in zip(outputs, labels)
-    )
+
+    def result(output, label):
+        of_all = sums.weights[label]
+        if of_all is not None:
+            return _scaled(of_all.factor, output.sum(label, sums))
+        is_shared = weights[label] == SHARED
+        return jnp.asarray(output.shared) if is_shared else output.for_each(sums)
+
+    results = map(result, outputs, labels)
     return [[next(results) for _ in range(n)] for n in lengths[-1]]
+
+
+def _is_mark(weights: Any) -> bool:
+    return isinstance(weights, str)
 
 
 def _types(point: Sequence[Any], directions: Sequence[Any]) -> list[Any]:
@@ -135,6 +147,18 @@ class Weights:
         return x * jnp.asarray(self.total, jnp.asarray(x).dtype)
 
 
+class Sums:
+    """The number of directions, and the weights of all sums, by their labels."""
+
+    def __init__(self, count: int, weights: Sequence[Weights | None]):
+        self.count, self.weights = count, weights
+
+    def __getitem__(self, label: Wanted) -> Weights:
+        weights = self.weights[label]
+        assert weights is not None, label
+        return weights
+
+
 def _scaled(factor: float, x: Any) -> Any:
     return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
 
@@ -162,7 +186,7 @@ class Value:
         self.each: Any = None
         self.sums: dict[Wanted, Any] = {}
 
-    def sum(self, label: Wanted, sums: Sequence[Weights]) -> Any:
+    def sum(self, label: Wanted, sums: Sums) -> Any:
         weights = sums[label]
         if not self.moves:
             return weights.times_total(self.shared)
@@ -170,11 +194,11 @@ class Value:
             self.sums[label] = weights.sum(self.each)
         return self.sums[label]
 
-    def for_each(self, sums: Sequence[Weights]) -> Any:
+    def for_each(self, sums: Sums) -> Any:
         if self.moves:
             return self.each
         shared = jnp.asarray(self.shared)
-        return jnp.broadcast_to(shared, (sums[0].count, *shared.shape))
+        return jnp.broadcast_to(shared, (sums.count, *shared.shape))
 
 
 def known(x: Any) -> Value:
@@ -197,7 +221,7 @@ class Node(abc.ABC):
         """Says what is wanted of the inputs, from what is wanted of the outputs."""
 
     @abc.abstractmethod
-    def run(self, sums: Sequence[Weights]) -> None:
+    def run(self, sums: Sums) -> None:
         """Finds what is wanted of the outputs."""
 
 
@@ -242,7 +266,7 @@ def demand(program: Sequence[Node]) -> None:
             node.demand()
 
 
-def run(program: Sequence[Node], sums: Sequence[Weights]) -> None:
+def run(program: Sequence[Node], sums: Sums) -> None:
     for node in program:
         if _is_wanted(node):
             with at_place(node.place):
@@ -280,7 +304,7 @@ class Equation(Node):
         for value in inputs:
             value.wanted |= wanted if self.labels and self.linear else {EACH}
 
-    def run(self, sums: Sequence[Weights]) -> None:
+    def run(self, sums: Sums) -> None:
         eqn, inputs, outputs = self.eqn, self.inputs, self.outputs
         if not any(value.moves for value in inputs):
             for output, result in zip(outputs, bind(eqn, [v.shared for v in inputs])):
