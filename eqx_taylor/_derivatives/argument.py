@@ -117,16 +117,21 @@ class Argument:
     def split(self, rows: Any) -> list[Any]:
         """Splits the rows of a matrix, vectors of all entries that move, into arrays of
         the shapes of the leaves."""
-        parts, start = [], 0
-        for array in self.arrays:
-            part = rows[:, start : start + array.size]
-            start += array.size
-            part = part.reshape(rows.shape[0], *array.shape)
+        parts = []
+        for array, part in zip(self.arrays, self.parts(rows)):
             # Where nothing moves in any direction nothing need be computed.
             none = isinstance(part, np.ndarray) and not np.any(part)
             part = None if none else jnp.asarray(part, array.dtype)
             parts.append(part if part is None else as_type(jax.typeof(array), part))
         return parts
+
+    def parts(self, rows: Any) -> list[Any]:
+        """Splits the rows of a matrix, and nothing else."""
+        ends = np.cumsum([array.size for array in self.arrays])
+        return [
+            rows[:, end - array.size : end].reshape(rows.shape[0], *array.shape)
+            for array, end in zip(self.arrays, ends)
+        ]
 
     def matching(self, name: str, tree: PyTree) -> list[Any]:
         """Returns the leaves of another PyTree of this structure, in the places of
@@ -247,7 +252,10 @@ class Argument:
         return jtu.tree_map(_as_array, y), eqx.combine(lax.stop_gradient(arrays), rest)
 
     def weighted_sums(
-        self, directions: Sequence[Any], weights: Mapping[int, Any]
+        self,
+        directions: Sequence[Any],
+        weights: Mapping[int, Any],
+        known: Sequence[np.ndarray | None] | None = None,
     ) -> dict[int, PyTree]:
         """Computes, for each order k in `weights`, the sum over directions of
         `weights[k]` times the Taylor coefficient of order k. The directions are stacked
@@ -273,7 +281,8 @@ class Argument:
             coefficients,
             self.arrays,
             [directions[i] for i in moving],
-            [*[weights[k] for k in weights], SHARED],
+            [*weights.values(), SHARED],
+            None if known is None else [known[i] for i in moving],
         )
         structures, static = trees[-1]
         parts = list(map(jtu.tree_unflatten, structures, found))

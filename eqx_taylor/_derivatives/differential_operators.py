@@ -143,8 +143,9 @@ def value_gradient_laplacian(
     caller = "value_gradient_laplacian"
     argument = Argument(caller, fun, x, args, kwargs, real=True, has_aux=has_aux)
     weights = np.where(_selected(argument, mask), 2.0, 0.0)
-    rows = argument.split(np.eye(argument.size, dtype=bool))
-    found = argument.weighted_sums(rows, {0: SHARED, 1: EACH, 2: weights})
+    rows = np.eye(argument.size, dtype=bool)
+    wanted = {0: SHARED, 1: EACH, 2: weights}
+    found = argument.weighted_sums(argument.split(rows), wanted, argument.parts(rows))
     gradient = jtu.tree_map(lambda y: argument.tensor(y, 1), found[1])
     return argument.with_aux(found[0], found.get(AUX)), gradient, found[2]
 
@@ -496,7 +497,8 @@ def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree:
     rows = np.zeros((len(places), argument.size), bool)
     rows[np.arange(len(places)), places] = True
     weights = np.full(len(places), 2.0)
-    found = argument.weighted_sums(argument.split(rows), {2: weights})
+    directions = argument.split(rows)
+    found = argument.weighted_sums(directions, {2: weights}, argument.parts(rows))
     return argument.with_aux(found[2], found.get(AUX))
 
 

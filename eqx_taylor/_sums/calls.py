@@ -26,6 +26,7 @@ from .collapse import (
     Value,
     Wanted,
 )
+from .stack import Stack
 
 
 # The form in which a value is handed over: not at all, as it is, or as sums.
@@ -56,7 +57,7 @@ def _put(value: Value, form: Form, arrays: Sequence[Any]) -> None:
         if key == SHARED:
             value.shared = array
         elif key == EACH:
-            value.each = array
+            value.each = Stack(array)
         else:
             value.sums[key] = array
 

@@ -47,6 +47,8 @@ from .._core.jax import (
 from .._core.primitives import callee, CALLS
 from .._core.protocols import Jaxpr, JaxprEqn
 from .._core.rule import RULES, target_key
+from .sparse import on_sparse, Operands, product_of
+from .stack import Stack
 
 
 # A thing that is wanted of a value: the number of a weighted sum; or `EACH`, the value
@@ -62,6 +64,7 @@ def sums_over_directions(
     point: Sequence[Any],
     directions: Sequence[Any],
     weights: Sequence[Any],
+    known_directions: Sequence[np.ndarray | None] | None = None,
 ) -> list[list[Any]]:
     """Computes `Σ_r weights[i][r] fun(point, directions[r])[i]`, array by array, for
     every i.
@@ -84,9 +87,9 @@ def sums_over_directions(
     types = _types(point, directions)
     jaxpr = trace_on_devices("the function", flat_fun, own, types)
     inputs = [known(x) for x in point]
-    for v in directions:
+    for v, entries in zip(directions, known_directions or [None] * len(directions)):
         inputs.append(Value(moves=True))
-        inputs[-1].each = v
+        inputs[-1].each = Stack.of(entries, v)
     program: list[Node] = []
     outputs = read(jaxpr, inputs, program)
 
@@ -134,10 +137,15 @@ class Weights:
         else:
             self.factor, self.each, self.total = weights[0], None, self.count
 
-    def sum(self, stacked: Any) -> Any:
+    def sum(self, stack: Stack) -> Any:
+        stacked = stack.array
         if self.each is not None:
             each = jnp.asarray(self.each, stacked.dtype)
-            stacked = stacked * each.reshape(-1, *[1] * (stacked.ndim - 1))
+            if stack.table is None:
+                each = each.reshape(-1, *[1] * (stacked.ndim - 1))
+            else:  # What has no direction is zero.
+                each = each[stack.table]
+            stacked = stacked * each
         return jnp.sum(stacked, axis=0)
 
     def times_total(self, x: Any) -> Any:
@@ -183,7 +191,7 @@ class Value:
     def forget(self) -> None:
         # The value if it does not move. If it does: that for all directions, and sums.
         self.shared: Any = None
-        self.each: Any = None
+        self.each: Any = None  # A `Stack`.
         self.sums: dict[Wanted, Any] = {}
 
     def sum(self, label: Wanted, sums: Sums) -> Any:
@@ -196,7 +204,7 @@ class Value:
 
     def for_each(self, sums: Sums) -> Any:
         if self.moves:
-            return self.each
+            return self.each.dense(sums.count)
         shared = jnp.asarray(self.shared)
         return jnp.broadcast_to(shared, (sums.count, *shared.shape))
 
@@ -311,7 +319,7 @@ class Equation(Node):
                 output.shared = result
         elif self.factors is not None:
             moving, shared = self.factors
-            product = lax.mul(*[value.each for value in moving])
+            product = product_of(*[value.each for value in moving], sums.count)
             for label in self.labels:
                 total = sums[label].sum(product)
                 for value in shared:  # Some are numbers.
@@ -326,7 +334,7 @@ class Equation(Node):
                 for output, result in zip(outputs, bind(eqn, operands)):
                     output.sums[label] = result
         else:
-            for output, result in zip(outputs, _for_each(eqn, inputs)):
+            for output, result in zip(outputs, _for_each(eqn, inputs, sums.count)):
                 output.each = result
 
 
@@ -356,11 +364,51 @@ def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
     return moving, shared
 
 
-def _for_each(eqn: JaxprEqn, inputs: Sequence[Value]) -> list[Any]:
-    """Computes the results of an equation for all directions, along the first axis."""
-    operands = [value.each if value.moves else value.shared for value in inputs]
-    axes = [0 if value.moves else None for value in inputs]
-    if eqn.primitive.name == "dot_general" and axes == [None, 0]:
+def _for_each(eqn: JaxprEqn, inputs: Sequence[Value], count: int) -> list[Stack]:
+    """Computes the results of an equation for all directions."""
+
+    def apply(stacked):
+        operands = [v.shared if x is None else x for v, x in zip(inputs, stacked)]
+        return _on_stacked(eqn, operands, [None if x is None else 0 for x in stacked])
+
+    stacks = [value.each if value.moves else None for value in inputs]
+    if any(stack is not None and stack.table is not None for stack in stacks):
+        known = lambda i: _known_while_tracing(inputs[i])  # noqa: E731
+        found = on_sparse(Operands(eqn, stacks, apply, known, count))
+        if found is not None:
+            return found
+    dense = [None if stack is None else stack.dense(count) for stack in stacks]
+    return [Stack(array) for array in apply(dense)]
+
+
+# The indices of a gather are computed while tracing if they have at most so many
+# entries. Chosen: those of all pairs of 700 particles.
+_LARGEST = 500_000
+
+
+def _known_while_tracing(value: Value) -> np.ndarray | None:
+    """Returns a value that is computed from nothing but constants, such as indices."""
+    if value.shared is not None and not isinstance(value.shared, Tracer):
+        return np.asarray(value.shared)
+    equation = value.origin
+    if value.moves or equation is None or equation.eqn.effects:
+        return None
+    if any(var.aval.size > _LARGEST for var in equation.eqn.outvars):
+        return None
+    operands = [_known_while_tracing(x) for x in equation.inputs]
+    if any(x is None for x in operands):
+        return None
+    with jax.ensure_compile_time_eval():
+        results = bind(equation.eqn, list(map(jnp.asarray, operands)))
+        results = list(map(np.asarray, results))
+    return results[equation.outputs.index(value)]
+
+
+def _on_stacked(
+    eqn: JaxprEqn, operands: Sequence[Any], axes: Sequence[int | None]
+) -> list[Any]:
+    """Applies an equation to arrays, some of which are stacked along the first axis."""
+    if eqn.primitive.name == "dot_general" and list(axes) == [None, 0]:
         (contract, batch) = eqn.params["dimension_numbers"]
         if batch == ((), ()):
             return [_product_with_each(eqn, *operands, *contract)]

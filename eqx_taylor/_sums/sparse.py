@@ -1,0 +1,342 @@
+"""Equations on sparse stacks: which directions their results depend on.
+
+What is said here of a primitive is how it moves entries about. It is applied to a
+stack as to a dense one, for all slots at once, after operands have been brought to the
+slots that the result has. A primitive that is not here, or that mixes too many
+directions, is applied to dense stacks.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._core.jax import bind
+from .._core.protocols import JaxprEqn
+from .stack import (
+    added,
+    is_same_along,
+    NOTHING,
+    squeezed,
+    Stack,
+    summed,
+    Table,
+    union,
+    united,
+)
+
+
+# Applies an equation to arrays, of which some have slots along the first axis.
+Apply = Callable[[Sequence[Any]], list[Any]]
+
+
+class Operands:
+    """The operands of an equation: a stack of each that moves; of the others arrays, or
+    what is known of them while tracing."""
+
+    def __init__(
+        self,
+        eqn: JaxprEqn,
+        stacks: Sequence[Stack | None],
+        apply: Callable[[Sequence[Any]], list[Any]],
+        known: Callable[[int], np.ndarray | None],
+        count: int,
+    ):
+        self.eqn, self.stacks, self.apply = eqn, stacks, apply
+        self.known, self.count = known, count
+        self.moving = [i for i, stack in enumerate(stacks) if stack is not None]
+
+    def table(self, i: int) -> Table | None:
+        stack = self.stacks[i]
+        return None if stack is None else stack.table
+
+    def shape(self, i: int) -> tuple[int, ...]:
+        return self.eqn.invars[i].aval.shape
+
+    def by(self, tables: dict[int, Table | None], result: Table) -> list[Stack]:
+        """Applies the equation, with these tables of the operands that move."""
+        arrays = [
+            stack.by(tables[i], self.count) if stack is not None else None
+            for i, stack in enumerate(self.stacks)
+        ]
+        return [Stack(array, result) for array in self.apply(arrays)]
+
+
+# How primitives act on sparse stacks. `None` if they do not.
+_RULES: dict[str, Callable[[Operands], list[Stack] | None]] = {}
+
+
+def on_sparse(operands: Operands) -> list[Stack] | None:
+    """Applies an equation to stacks of which some are sparse; `None` if they have to be
+    dense."""
+    rule = _RULES.get(operands.eqn.primitive.name)
+    return None if rule is None else rule(operands)
+
+
+def _rule(*names: str):
+    def decorator(rule):
+        _RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return decorator
+
+
+def _one(operands: Operands) -> tuple[int, Table] | None:
+    """The operand that moves and its table, if there is one only."""
+    if len(operands.moving) != 1:
+        return None
+    [i] = operands.moving
+    table = operands.table(i)
+    return None if table is None else (i, table)
+
+
+# -- entry by entry
+
+
+@_rule(
+    "add", "add_any", "sub", "neg", "convert_element_type", "reduce_precision", "real",
+    "imag", "complex", "conj", "copy", "name", "select_n", "pvary", "square",
+)  # fmt: skip
+def _elementwise(operands: Operands) -> list[Stack] | None:
+    shape = operands.eqn.outvars[0].aval.shape
+    moving = operands.moving
+    if any(operands.shape(i) != shape for i in moving):
+        return None
+    if operands.eqn.primitive.name == "select_n" and 0 in moving:
+        return None
+    table = union([operands.table(i) for i in moving], operands.count)
+    if table is None:
+        return None
+    return operands.by(dict.fromkeys(moving, table), table)
+
+
+@_rule("mul")
+def _mul(operands: Operands) -> list[Stack] | None:
+    """A product is zero where one of its factors is: it has the slots of either."""
+    if len(operands.moving) == 1:
+        return _elementwise(operands)
+    if operands.shape(0) != operands.shape(1):
+        return None
+    stacks: Any = operands.stacks
+    table = _fewer(*stacks)
+    return operands.by(dict.fromkeys((0, 1), table), table)
+
+
+def _fewer(a: Stack, b: Stack) -> Table | None:
+    tables = [stack.table for stack in (a, b) if stack.table is not None]
+    return min(tables, key=len, default=None)
+
+
+def product_of(a: Stack, b: Stack, count: int) -> Stack:
+    """Multiplies two stacks entry by entry."""
+    table = _fewer(a, b)
+    return Stack(lax.mul(a.by(table, count), b.by(table, count)), table)
+
+
+@_rule("div")
+def _div(operands: Operands) -> list[Stack] | None:
+    return _elementwise(operands) if operands.moving == [0] else None
+
+
+@_rule("integer_pow")
+def _integer_pow(operands: Operands) -> list[Stack] | None:
+    return _elementwise(operands) if operands.eqn.params["y"] > 0 else None
+
+
+@_rule("optimization_barrier")
+def _optimization_barrier(operands: Operands) -> list[Stack] | None:
+    if len(operands.moving) != len(operands.stacks):
+        return None
+    stacks: Any = operands.stacks
+    arrays = operands.apply([stack.array for stack in stacks])
+    return [Stack(array, stack.table) for array, stack in zip(arrays, stacks)]
+
+
+# -- entries that are moved about
+
+
+@_rule("broadcast_in_dim")
+def _broadcast_in_dim(operands: Operands) -> list[Stack] | None:
+    if operands.moving != [0] or (one := _one(operands)) is None:
+        return None
+    _, table = one
+    dims = [1] * len(operands.eqn.params["shape"])
+    for axis, place in enumerate(operands.eqn.params["broadcast_dimensions"]):
+        dims[place] = table.shape[axis + 1]
+    return operands.by({0: table}, table.reshape(len(table), *dims))
+
+
+@_rule("transpose")
+def _transpose(operands: Operands) -> list[Stack] | None:
+    [i], permutation = operands.moving, operands.eqn.params["permutation"]
+    table: Any = operands.table(i)
+    return operands.by({0: table}, table.transpose(0, *[a + 1 for a in permutation]))
+
+
+@_rule("squeeze")
+def _squeeze(operands: Operands) -> list[Stack] | None:
+    table: Any = operands.table(0)
+    axes = tuple(axis + 1 for axis in operands.eqn.params["dimensions"])
+    return operands.by({0: table}, table.squeeze(axes))
+
+
+@_rule("slice", "rev")
+def _slice(operands: Operands) -> list[Stack] | None:
+    table: Any = operands.table(0)
+    params = operands.eqn.params
+    window: list[Any] = [slice(None)] * table.ndim
+    for axis in range(1, table.ndim):
+        if table.shape[axis] == 1:
+            continue
+        if "dimensions" in params:  # Of `rev`.
+            window[axis] = slice(None, None, -1 if axis - 1 in params["dimensions"] else 1)
+            continue
+        start, limit = params["start_indices"], params["limit_indices"]
+        strides = params["strides"] or [1] * len(start)
+        window[axis] = slice(start[axis - 1], limit[axis - 1], strides[axis - 1])
+    return operands.by({0: table}, squeezed(table[tuple(window)]))
+
+
+_LARGEST = 2**22
+
+
+def _full(table: Table, shape: Sequence[int]) -> Table | None:
+    if len(table) * int(np.prod(shape)) > _LARGEST:
+        return None
+    return np.broadcast_to(table, (len(table), *shape))
+
+
+@_rule("reshape")
+def _reshape(operands: Operands) -> list[Stack] | None:
+    if operands.moving != [0] or operands.eqn.params["dimensions"] is not None:
+        return None
+    table: Any = operands.table(0)
+    shape = operands.eqn.outvars[0].aval.shape
+    reshaped = _reshaped(table, operands.shape(0), shape)
+    if reshaped is None:
+        return None
+    return operands.by({0: table}, reshaped)
+
+
+def _reshaped(table: Table, old: Sequence[int], new: Sequence[int]) -> Table | None:
+    # Leading axes of which nothing changes, and trailing ones, need not be written out.
+    last = 0
+    while last < min(len(old), len(new)) and old[-1 - last] == new[-1 - last]:
+        last += 1
+    kept = table.shape[table.ndim - last :]
+    full = [*old[: len(old) - last], *kept]
+    if (table_ := _full(table, full)) is None:
+        return None
+    return squeezed(table_.reshape(len(table), *new[: len(new) - last], *kept))
+
+
+@_rule("concatenate")
+def _concatenate(operands: Operands) -> list[Stack] | None:
+    axis = operands.eqn.params["dimension"] + 1
+    tables = [operands.table(i) for i in range(len(operands.stacks))]
+    if any(tables[i] is None for i in operands.moving):
+        return None
+    most = max(len(tables[i]) for i in operands.moving)
+    parts, arrays = [], []
+    for i, (stack, table) in enumerate(zip(operands.stacks, tables)):
+        ndim = len(operands.shape(i)) + 1
+        if table is None:
+            table = np.full((1, *[1] * (ndim - 1)), NOTHING)
+        missing = np.full((most - len(table), *table.shape[1:]), NOTHING)
+        table = np.concatenate([table, missing])
+        if stack is not None:
+            tables[i] = table
+        full = list(table.shape)
+        full[axis] = operands.shape(i)[axis - 1]
+        parts.append(np.broadcast_to(table, full))
+    dims = np.broadcast_shapes(*[_but(part.shape, axis) for part in parts])
+    full_parts = []
+    for part in parts:
+        shape = list(dims)
+        shape[axis] = part.shape[axis]
+        full_parts.append(np.broadcast_to(part, shape))
+    result = squeezed(np.concatenate(full_parts, axis=axis))
+    moving: dict[int, Table | None] = {i: tables[i] for i in operands.moving}
+    return operands.by(moving, result)
+
+
+def _but(shape: Sequence[int], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], 1, *shape[axis + 1 :])
+
+
+@_rule("gather", "dynamic_slice", "pad")
+def _moved_by_indices(operands: Operands) -> list[Stack] | None:
+    """The table is moved as the entries are."""
+    if operands.moving != [0]:
+        return None
+    table: Any = operands.table(0)
+    name, params = operands.eqn.primitive.name, dict(operands.eqn.params)
+    indices = [operands.known(i) for i in range(1, len(operands.stacks))]
+    if any(index is None for index in indices):
+        return None
+    if (full := _full(table, operands.shape(0))) is None:
+        return None
+    if name == "gather":
+        params["fill_value"] = NOTHING
+    elif name == "pad":
+        if np.any(indices[0] != 0):
+            return None
+        indices = [np.asarray(NOTHING, np.int32)]
+    eqn = operands.eqn.replace(params=params)
+    with jax.ensure_compile_time_eval():
+        rest = [jnp.asarray(index) for index in indices]
+        moved = jax.vmap(lambda x: bind(eqn, [x, *rest])[0])(
+            jnp.asarray(full, jnp.int32)
+        )
+        moved = np.asarray(moved)
+    if not np.any(moved >= 0):
+        return None
+    return operands.by({0: table}, squeezed(moved))
+
+
+# -- sums
+
+
+@_rule("reduce_sum")
+def _reduce_sum(operands: Operands) -> list[Stack] | None:
+    axes = operands.eqn.params["axes"]
+    stack: Any = operands.stacks[0]
+    if is_same_along(stack.table, axes):
+        kept = tuple(axis + 1 for axis in axes)
+        return operands.by({0: stack.table}, stack.table.squeeze(kept))
+    return [summed(stack, axes, operands.count)]
+
+
+@_rule("cumsum")
+def _cumsum(operands: Operands) -> list[Stack] | None:
+    axes = [operands.eqn.params["axis"]]
+    table = united(operands.table(0), axes, operands.count)
+    return None if table is None else operands.by({0: table}, table)
+
+
+@_rule("dot_general")
+def _dot_general(operands: Operands) -> list[Stack] | None:
+    """Contracted axes unite. Of two operands that move, all axes have to fit."""
+    contract, batch = operands.eqn.params["dimension_numbers"]
+    if len(operands.moving) != 1:
+        return None
+    i, table = _one(operands) or (None, None)
+    if table is None:
+        return None
+    table = united(table, contract[i], operands.count)
+    if table is None:
+        return None
+    free = [
+        axis
+        for axis in range(len(operands.shape(i)))
+        if axis not in (*contract[i], *batch[i])
+    ]
+    others = len(operands.shape(1 - i)) - len(contract[i]) - len(batch[i])
+    own = [table.shape[axis + 1] for axis in free]
+    dims = [table.shape[axis + 1] for axis in batch[i]]
+    dims += [*own, *[1] * others] if i == 0 else [*[1] * others, *own]
+    order = [0, *[axis + 1 for axis in (*batch[i], *free, *contract[i])]]
+    return operands.by({i: table}, table.transpose(order).reshape(len(table), *dims))
