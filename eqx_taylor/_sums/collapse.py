@@ -367,14 +367,16 @@ def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
 def _for_each(eqn: JaxprEqn, inputs: Sequence[Value], count: int) -> list[Stack]:
     """Computes the results of an equation for all directions."""
 
+    shared = [value.shared for value in inputs]
+
     def apply(stacked):
-        operands = [v.shared if x is None else x for v, x in zip(inputs, stacked)]
+        operands = [v if x is None else x for v, x in zip(shared, stacked)]
         return _on_stacked(eqn, operands, [None if x is None else 0 for x in stacked])
 
     stacks = [value.each if value.moves else None for value in inputs]
     if any(stack is not None and stack.table is not None for stack in stacks):
         known = lambda i: _known_while_tracing(inputs[i])  # noqa: E731
-        found = on_sparse(Operands(eqn, stacks, apply, known, count))
+        found = on_sparse(Operands(eqn, stacks, shared, apply, known, count))
         if found is not None:
             return found
     dense = [None if stack is None else stack.dense(count) for stack in stacks]

@@ -41,17 +41,22 @@ class Operands:
         self,
         eqn: JaxprEqn,
         stacks: Sequence[Stack | None],
+        shared: Sequence[Any],
         apply: Callable[[Sequence[Any]], list[Any]],
         known: Callable[[int], np.ndarray | None],
         count: int,
     ):
-        self.eqn, self.stacks, self.apply = eqn, stacks, apply
+        self.eqn, self.stacks, self.shared, self.apply = eqn, stacks, shared, apply
         self.known, self.count = known, count
         self.moving = [i for i, stack in enumerate(stacks) if stack is not None]
 
     def table(self, i: int) -> Table | None:
         stack = self.stacks[i]
         return None if stack is None else stack.table
+
+    @property
+    def dtype(self) -> Any:
+        return self.eqn.outvars[0].aval.dtype
 
     def shape(self, i: int) -> tuple[int, ...]:
         return self.eqn.invars[i].aval.shape
@@ -101,10 +106,7 @@ def _one(operands: Operands) -> tuple[int, Table] | None:
     "imag", "complex", "conj", "copy", "name", "select_n", "pvary", "square",
 )  # fmt: skip
 def _elementwise(operands: Operands) -> list[Stack] | None:
-    shape = operands.eqn.outvars[0].aval.shape
-    moving = operands.moving
-    if any(operands.shape(i) != shape for i in moving):
-        return None
+    operands, moving = _broadcast(operands), operands.moving
     if operands.eqn.primitive.name == "select_n" and 0 in moving:
         return None
     table = union([operands.table(i) for i in moving], operands.count)
@@ -118,11 +120,33 @@ def _mul(operands: Operands) -> list[Stack] | None:
     """A product is zero where one of its factors is: it has the slots of either."""
     if len(operands.moving) == 1:
         return _elementwise(operands)
-    if operands.shape(0) != operands.shape(1):
-        return None
-    stacks: Any = operands.stacks
+    stacks: Any = _broadcast(operands).stacks
     table = _fewer(*stacks)
-    return operands.by(dict.fromkeys((0, 1), table), table)
+    return _broadcast(operands).by(dict.fromkeys((0, 1), table), table)
+
+
+def _broadcast(operands: Operands) -> Operands:
+    """Brings stacks to the shape of the result: scalars, and axes of size 1."""
+    shape = operands.eqn.outvars[0].aval.shape
+
+    def broadcast(i, stack):
+        if stack is None or operands.shape(i) == shape:
+            return stack
+        array, table = stack.array, stack.table
+        if array.ndim == 1:
+            array = array.reshape(-1, *[1] * len(shape))
+            table = None if table is None else table.reshape(-1, *[1] * len(shape))
+        return Stack(jnp.broadcast_to(array, (len(array), *shape)), table)
+
+    stacks = [broadcast(i, stack) for i, stack in enumerate(operands.stacks)]
+    return Operands(
+        operands.eqn,
+        stacks,
+        operands.shared,
+        operands.apply,
+        operands.known,
+        operands.count,
+    )
 
 
 def _fewer(a: Stack, b: Stack) -> Table | None:
@@ -326,17 +350,60 @@ def _dot_general(operands: Operands) -> list[Stack] | None:
     i, table = _one(operands) or (None, None)
     if table is None:
         return None
-    table = united(table, contract[i], operands.count)
-    if table is None:
-        return None
     free = [
         axis
         for axis in range(len(operands.shape(i)))
         if axis not in (*contract[i], *batch[i])
     ]
     others = len(operands.shape(1 - i)) - len(contract[i]) - len(batch[i])
-    own = [table.shape[axis + 1] for axis in free]
-    dims = [table.shape[axis + 1] for axis in batch[i]]
-    dims += [*own, *[1] * others] if i == 0 else [*[1] * others, *own]
-    order = [0, *[axis + 1 for axis in (*batch[i], *free, *contract[i])]]
-    return operands.by({i: table}, table.transpose(order).reshape(len(table), *dims))
+    order = [*batch[i], *free, *contract[i]]
+
+    def of_result(table):
+        """Moves the axes of the table to their places in the result."""
+        table = table.transpose([0, *[axis + 1 for axis in order]])
+        dims = table.shape[1 : 1 + len(batch[i]) + len(free)]
+        at = len(batch[i]) + (len(free) if i == 0 else 0)
+        return table.reshape(len(table), *dims[:at], *[1] * others, *dims[at:])
+
+    if len(contract[i]) == 1 and (found := _by_entries(operands, i, table)):
+        result = of_result(np.expand_dims(found[1], contract[i][0] + 1))
+        return [Stack(found[0], result).normal(operands.count)]
+    table = united(table, contract[i], operands.count)
+    return None if table is None else operands.by({i: table}, of_result(table))
+
+
+def _by_entries(operands: Operands, i: int, table: Table) -> tuple[Any, Table] | None:
+    """Computes a product in which the entries along the contracted axis belong to
+    different directions: there is nothing to add up, and they become slots."""
+    (of_a, of_b), (batch_a, batch_b) = operands.eqn.params["dimension_numbers"]
+    own, other = ([*of_a], [*of_b]) if i == 0 else ([*of_b], [*of_a])
+    own_batch, other_batch = (batch_a, batch_b) if i == 0 else (batch_b, batch_a)
+    axis = own[0] + 1
+    shared = jnp.asarray(operands.shared[1 - i])
+    array: Any = operands.stacks[i]
+    array = array.array
+    if table.shape[axis] == 1 or not array.dtype == shared.dtype == operands.dtype:
+        return None
+    slots = np.moveaxis(table, axis, 0)
+    slots = slots.reshape(-1, *slots.shape[2:])
+    ordered = np.sort(slots, axis=0)
+    if np.any((ordered[1:] == ordered[:-1]) & (ordered[1:] >= 0)):
+        return None
+    if len(slots) > 1.25 * np.max(np.sum(slots >= 0, axis=0)):
+        return None
+    # Along the first axes: the contracted axis, and the slots.
+    last = [a + 1 for a in range(array.ndim - 1) if a not in (*own, *own_batch)]
+    array = array.transpose([axis, 0, *[a + 1 for a in own_batch], *last])
+    others = [a for a in range(shared.ndim) if a not in (*other, *other_batch)]
+    shared = shared.transpose([*other, *other_batch, *others])
+    shared = jnp.expand_dims(shared, 1)
+    at = 2 + len(own_batch)
+    if i == 0:
+        array = jnp.expand_dims(array, [*range(array.ndim, array.ndim + len(others))])
+        shared = jnp.expand_dims(shared, [*range(at, at + len(last))])
+    else:
+        array = jnp.expand_dims(array, [*range(at, at + len(others))])
+        shared = jnp.expand_dims(shared, [*range(shared.ndim, shared.ndim + len(last))])
+    dims = jnp.broadcast_shapes(array.shape, shared.shape)
+    product = lax.mul(jnp.broadcast_to(array, dims), jnp.broadcast_to(shared, dims))
+    return product.reshape(-1, *dims[2:]), slots

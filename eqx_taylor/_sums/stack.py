@@ -57,6 +57,16 @@ class Stack:
             self._others[key] = (table, found)
         return self._others[key][1]
 
+    def normal(self, count: int) -> "Stack":
+        """Returns this stack; as a dense one, if all entries have all directions."""
+        table = self.table
+        if table is None or len(table) != count or table.size != count:
+            return self
+        order = np.argsort(table.reshape(-1))
+        if np.any(table.reshape(-1)[order] != np.arange(count)):
+            return self
+        return Stack(_slots(self.array, order))
+
     def dense(self, count: int) -> Any:
         return self.by(None, count)
 
