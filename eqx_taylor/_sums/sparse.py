@@ -284,6 +284,10 @@ def _concatenate(operands: Operands) -> list[Stack] | None:
         full_parts.append(np.broadcast_to(part, shape))
     result = squeezed(np.concatenate(full_parts, axis=axis))
     moving: dict[int, Table | None] = {i: tables[i] for i in operands.moving}
+    # One table along the axis, if it has no more slots: products need one.
+    one = united(result, [axis - 1], operands.count)
+    if one is not None and len(one) <= most:
+        return operands.by(dict.fromkeys(moving, one), one)
     return operands.by(moving, result)
 
 

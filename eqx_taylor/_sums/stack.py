@@ -159,20 +159,32 @@ def united(table: Table, axes: Sequence[int], count: int) -> Table | None:
     axes = [axis + 1 for axis in axes if table.shape[axis + 1] > 1]
     if not axes:
         return table
-    rest = [n for axis, n in enumerate(table.shape) if axis not in axes]
-    if (count + 1) * int(np.prod(rest[1:])) * 8 > _LARGEST:
+    rest = [n for axis, n in enumerate(table.shape) if axis not in axes][1:]
+    if table.size > _LARGEST:
         return None
-    moved = np.moveaxis(table, axes, range(1, len(axes) + 1))
-    moved = moved.reshape(-1, *rest[1:])
-    is_there = np.zeros((count + 1, *rest[1:]), bool)
-    np.put_along_axis(is_there, np.where(moved < 0, count, moved), True, axis=0)
-    is_there = is_there[:count]
-    most = int(np.max(np.sum(is_there, axis=0), initial=1))
+    # Slot by slot: what is the same along other axes stays together.
+    moved = np.moveaxis(table, axes, range(1, len(axes) + 1)).reshape(-1, *rest)
+    found = np.where(_ranks(moved) > 0, NOTHING, moved)
+    most = int(np.max(np.sum(found >= 0, axis=0), initial=1))
     if most > _DENSE * count:
         return None
-    numbers = np.where(is_there, every(count, is_there.ndim - 1), NOTHING)
-    found = _compact(numbers)
+    found = _used(found)
+    if len(found) > 1.5 * most:
+        found = _compact(found)
     return squeezed(np.expand_dims(found, axes))
+
+
+def _ranks(table: Table) -> np.ndarray:
+    """Returns how many of the slots before have the same direction."""
+    order = np.argsort(table, axis=0, kind="stable")
+    ordered = np.take_along_axis(table, order, 0)
+    number = np.broadcast_to(every(len(table), table.ndim - 1), table.shape)
+    is_first = np.ones(table.shape, bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    first = np.maximum.accumulate(np.where(is_first, number, 0), axis=0)
+    ranks = np.empty(table.shape, int)
+    np.put_along_axis(ranks, order, number - first, axis=0)
+    return ranks
 
 
 def _places(own: Table, other: Table, count: int) -> np.ndarray:
@@ -323,17 +335,12 @@ def _brought_together(array: Any, table: Table, axis: int, count: int) -> Stack:
 def _of_each(table: Table, count: int) -> np.ndarray:
     """Returns the slots with a direction, one after the other, for each direction: an
     array of shape `(most, count + 1, *shape)`, with -1 where there are no more."""
-    order = np.argsort(table, axis=0, kind="stable")
-    ordered = np.take_along_axis(table, order, 0)
-    number = np.broadcast_to(every(*np.shape(table)[:1], table.ndim - 1), table.shape)
-    is_first = np.ones(table.shape, bool)
-    is_first[1:] = ordered[1:] != ordered[:-1]
-    rank = number - np.maximum.accumulate(np.where(is_first, number, 0), axis=0)
-    is_there = ordered >= 0
-    most = int(np.max(rank[is_there], initial=0)) + 1
+    ranks, is_there = _ranks(table), table >= 0
+    most = int(np.max(ranks[is_there], initial=0)) + 1
     index = np.full((most * (count + 1), *table.shape[1:]), -1)
-    places = np.where(is_there, rank * (count + 1) + ordered, count)
-    np.put_along_axis(index, places, np.where(is_there, order, -1), axis=0)
+    places = np.where(is_there, ranks * (count + 1) + table, count)
+    slots = np.broadcast_to(every(len(table), table.ndim - 1), table.shape)
+    np.put_along_axis(index, places, np.where(is_there, slots, -1), axis=0)
     index = index.reshape(most, count + 1, *table.shape[1:])
     index[:, count] = -1
     return index
