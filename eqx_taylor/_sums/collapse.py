@@ -94,7 +94,9 @@ def sums_over_directions(
     outputs = read(jaxpr, inputs, program)
 
     count = directions[0].shape[0] if directions else len(weights[0])
-    sums = Sums(count, [None if _is_mark(w) else Weights(w) for w in weights])
+    is_sparse = not all(x.each.is_plain for x in inputs if x.moves)
+    of_labels = [None if _is_mark(w) else Weights(w) for w in weights]
+    sums = Sums(count, of_labels, is_sparse)
     labels = [i for i, n in enumerate(lengths[-1]) for _ in range(n)]
     for output, label in zip(outputs, labels):
         output.wanted.add(label if sums.weights[label] is not None else EACH)
@@ -156,10 +158,13 @@ class Weights:
 
 
 class Sums:
-    """The number of directions, and the weights of all sums, by their labels."""
+    """The number of directions, and the weights of all sums, by their labels; and
+    whether the directions are zero in places that are known."""
 
-    def __init__(self, count: int, weights: Sequence[Weights | None]):
-        self.count, self.weights = count, weights
+    def __init__(
+        self, count: int, weights: Sequence[Weights | None], is_sparse: bool = False
+    ):
+        self.count, self.weights, self.is_sparse = count, weights, is_sparse
 
     def __getitem__(self, label: Wanted) -> Weights:
         weights = self.weights[label]
@@ -334,7 +339,7 @@ class Equation(Node):
                 for output, result in zip(outputs, bind(eqn, operands)):
                     output.sums[label] = result
         else:
-            for output, result in zip(outputs, _for_each(eqn, inputs, sums.count)):
+            for output, result in zip(outputs, _for_each(eqn, inputs, sums)):
                 output.each = result
 
 
@@ -364,23 +369,20 @@ def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
     return moving, shared
 
 
-def _for_each(eqn: JaxprEqn, inputs: Sequence[Value], count: int) -> list[Stack]:
+def _for_each(eqn: JaxprEqn, inputs: Sequence[Value], sums: Sums) -> list[Stack]:
     """Computes the results of an equation for all directions."""
 
-    shared = [value.shared for value in inputs]
-
-    def apply(stacked):
-        operands = [v if x is None else x for v, x in zip(shared, stacked)]
-        return _on_stacked(eqn, operands, [None if x is None else 0 for x in stacked])
-
     stacks = [value.each if value.moves else None for value in inputs]
-    if any(stack is not None and stack.table is not None for stack in stacks):
-        known = lambda i: _known_while_tracing(inputs[i])  # noqa: E731
-        found = on_sparse(Operands(eqn, stacks, shared, apply, known, count))
+    shared = [None if value.moves else value.shared for value in inputs]
+    apply = ft.partial(_on_stacked, eqn)
+    known = lambda i: _known_while_tracing(inputs[i])  # noqa: E731
+    operands = Operands(eqn, stacks, shared, apply, known, sums.count)
+    if sums.is_sparse:
+        found = on_sparse(operands)
         if found is not None:
             return found
-    dense = [None if stack is None else stack.dense(count) for stack in stacks]
-    return [Stack(array) for array in apply(dense)]
+    dense = [None if stack is None else stack.dense(sums.count) for stack in stacks]
+    return [Stack(array) for array in operands.apply(dense)]
 
 
 # The indices of a gather are computed while tracing if they have at most so many

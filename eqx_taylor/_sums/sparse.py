@@ -18,6 +18,7 @@ from .._core.jax import bind
 from .._core.protocols import JaxprEqn
 from .stack import (
     added,
+    is_same,
     is_same_along,
     NOTHING,
     squeezed,
@@ -29,8 +30,8 @@ from .stack import (
 )
 
 
-# Applies an equation to arrays, of which some have slots along the first axis.
-Apply = Callable[[Sequence[Any]], list[Any]]
+# Applies an equation to arrays, of which some have slots along the axes that are given.
+Apply = Callable[[Sequence[Any], Sequence[int | None]], list[Any]]
 
 
 class Operands:
@@ -42,11 +43,12 @@ class Operands:
         eqn: JaxprEqn,
         stacks: Sequence[Stack | None],
         shared: Sequence[Any],
-        apply: Callable[[Sequence[Any]], list[Any]],
+        apply: Apply,
         known: Callable[[int], np.ndarray | None],
         count: int,
     ):
-        self.eqn, self.stacks, self.shared, self.apply = eqn, stacks, shared, apply
+        self.eqn, self.stacks, self.shared, self.apply_to = eqn, stacks, shared, apply
+        self.shapes = [var.aval.shape for var in eqn.invars]
         self.known, self.count = known, count
         self.moving = [i for i, stack in enumerate(stacks) if stack is not None]
 
@@ -59,7 +61,25 @@ class Operands:
         return self.eqn.outvars[0].aval.dtype
 
     def shape(self, i: int) -> tuple[int, ...]:
-        return self.eqn.invars[i].aval.shape
+        """The shape of an operand. (Of a part of one: that of the part.)"""
+        return self.shapes[i]
+
+    def of_part(self, i: int, part: Stack, shape: Sequence[int], other: Any):
+        """These operands, with a part in the place of the one that moves, and the other
+        one's in that of the other."""
+        stacks, shared = list(self.stacks), list(self.shared)
+        stacks[i], shared[1 - i] = part, other
+        operands = Operands(
+            self.eqn, stacks, shared, self.apply_to, self.known, self.count
+        )
+        operands.shapes = list(self.shapes)
+        operands.shapes[i] = tuple(shape)
+        return operands
+
+    def apply(self, stacked: Sequence[Any]) -> list[Any]:
+        """Applies the equation to arrays that have slots, and what does not move."""
+        full = [v if x is None else x for v, x in zip(self.shared, stacked)]
+        return self.apply_to(full, [None if x is None else 0 for x in stacked])
 
     def by(self, tables: dict[int, Table | None], result: Table) -> list[Stack]:
         """Applies the equation, with these tables of the operands that move."""
@@ -77,8 +97,19 @@ _RULES: dict[str, Callable[[Operands], list[Stack] | None]] = {}
 def on_sparse(operands: Operands) -> list[Stack] | None:
     """Applies an equation to stacks of which some are sparse; `None` if they have to be
     dense."""
-    rule = _RULES.get(operands.eqn.primitive.name)
-    return None if rule is None else rule(operands)
+    name = operands.eqn.primitive.name
+    if (rule := _RULES.get(name)) is None:
+        return None
+    stacks = [stack for stack in operands.stacks if stack is not None]
+    if name in _ON_PARTS:
+        # Of what is dense and there in full only a broadcast is anything else.
+        is_plain = all(stack.is_plain for stack in stacks)
+        return None if is_plain and name != "broadcast_in_dim" else rule(operands)
+    return None if all(stack.table is None for stack in stacks) else rule(operands)
+
+
+# What these make of a dense stack need not be there in full.
+_ON_PARTS = ("broadcast_in_dim", "concatenate", "dot_general")
 
 
 def _rule(*names: str):
@@ -143,7 +174,7 @@ def _broadcast(operands: Operands) -> Operands:
         operands.eqn,
         stacks,
         operands.shared,
-        operands.apply,
+        operands.apply_to,
         operands.known,
         operands.count,
     )
@@ -184,13 +215,20 @@ def _optimization_barrier(operands: Operands) -> list[Stack] | None:
 
 @_rule("broadcast_in_dim")
 def _broadcast_in_dim(operands: Operands) -> list[Stack] | None:
-    if operands.moving != [0] or (one := _one(operands)) is None:
+    params = operands.eqn.params
+    if operands.moving != [0] or params.get("sharding") is not None:
         return None
-    _, table = one
-    dims = [1] * len(operands.eqn.params["shape"])
-    for axis, place in enumerate(operands.eqn.params["broadcast_dimensions"]):
-        dims[place] = table.shape[axis + 1]
-    return operands.by({0: table}, table.reshape(len(table), *dims))
+    stack: Any = operands.stacks[0]
+    shape, table = params["shape"], stack.table
+
+    def placed(x):
+        dims = [1] * len(shape)
+        for axis, place in enumerate(params["broadcast_dimensions"]):
+            dims[place] = x.shape[axis + 1]
+        return x.reshape(len(x), *dims)
+
+    table = None if table is None else placed(table)
+    return [Stack(placed(stack.thin), table, shape=shape)]
 
 
 @_rule("transpose")
@@ -259,6 +297,28 @@ def _reshaped(table: Table, old: Sequence[int], new: Sequence[int]) -> Table | N
 
 @_rule("concatenate")
 def _concatenate(operands: Operands) -> list[Stack] | None:
+    """A product takes the parts one by one, if they differ in what they depend on."""
+    stacks, axis = operands.stacks, operands.eqn.params["dimension"]
+    moving = [stack for stack in stacks if stack is not None]
+
+    def later():
+        found = _concatenated(operands)
+        if found is None:
+            dense = [None if s is None else s.dense(operands.count) for s in stacks]
+            [array] = operands.apply(dense)
+            return Stack(array)
+        return found[0]
+
+    first = moving[0]
+    is_thin = any(stack.is_thin for stack in moving)
+    if not is_thin and all(is_same(s.table, first.table) for s in moving[1:]):
+        return [later()]
+    sizes = [operands.shape(i)[axis] for i in range(len(stacks))]
+    parts = list(zip(stacks, sizes))
+    return [Stack(None, later=later, parts=parts, axis=axis)]
+
+
+def _concatenated(operands: Operands) -> list[Stack] | None:
     axis = operands.eqn.params["dimension"] + 1
     tables = [operands.table(i) for i in range(len(operands.stacks))]
     if any(tables[i] is None for i in operands.moving):
@@ -351,9 +411,11 @@ def _dot_general(operands: Operands) -> list[Stack] | None:
     contract, batch = operands.eqn.params["dimension_numbers"]
     if len(operands.moving) != 1:
         return None
-    i, table = _one(operands) or (None, None)
-    if table is None:
-        return None
+    [i] = operands.moving
+    stack: Any = operands.stacks[i]
+    if stack.parts and contract[i] == (stack.axis,):
+        return _sum_over_parts(operands, i)
+    table = stack.table
     free = [
         axis
         for axis in range(len(operands.shape(i)))
@@ -369,11 +431,50 @@ def _dot_general(operands: Operands) -> list[Stack] | None:
         at = len(batch[i]) + (len(free) if i == 0 else 0)
         return table.reshape(len(table), *dims[:at], *[1] * others, *dims[at:])
 
-    if len(contract[i]) == 1 and (found := _by_entries(operands, i, table)):
-        result = of_result(np.expand_dims(found[1], contract[i][0] + 1))
-        return [Stack(found[0], result).normal(operands.count)]
-    table = united(table, contract[i], operands.count)
-    return None if table is None else operands.by({i: table}, of_result(table))
+    if table is not None:
+        if len(contract[i]) == 1 and (found := _by_entries(operands, i, table)):
+            result = of_result(np.expand_dims(found[1], contract[i][0] + 1))
+            return [Stack(found[0], result).normal(operands.count)]
+        table = united(table, contract[i], operands.count)
+        if table is None:
+            return None
+        if not is_same(table, stack.table):
+            return operands.by({i: table}, of_result(table))
+    # Along free axes of which nothing depends there is one product.
+    thin = stack.thin
+    dims = list(thin.shape)
+    for axis in (*contract[i], *batch[i]):
+        dims[axis + 1] = operands.shape(i)[axis]
+    arrays: list[Any] = [None, None]
+    arrays[i] = jnp.broadcast_to(thin, dims)
+    [array] = operands.apply(arrays)
+    result = None if table is None else of_result(table)
+    return [Stack(array, result, shape=operands.eqn.outvars[0].aval.shape)]
+
+
+def _sum_over_parts(operands: Operands, i: int) -> list[Stack]:
+    """Contracts the axis of a concatenation, part by part."""
+    stack: Any = operands.stacks[i]
+    [axis] = operands.eqn.params["dimension_numbers"][0][1 - i]
+    whole = jnp.asarray(operands.shared[1 - i])
+    start, products = 0, []
+    for part, size in stack.parts:
+        if part is not None:
+            other = lax.slice_in_dim(whole, start, start + size, axis=axis)
+            shape = list(operands.shape(i))
+            shape[stack.axis] = size
+            products.append(_product(operands.of_part(i, part, shape, other)))
+        start += size
+    return [added(products, operands.count)]
+
+
+def _product(operands: Operands) -> Stack:
+    found = _dot_general(operands)
+    if found is None:
+        dense = [s if s is None else s.dense(operands.count) for s in operands.stacks]
+        [array] = operands.apply(dense)
+        return Stack(array)
+    return found[0]
 
 
 def _by_entries(operands: Operands, i: int, table: Table) -> tuple[Any, Table] | None:

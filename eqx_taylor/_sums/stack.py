@@ -34,25 +34,68 @@ _LARGEST = 2**24
 
 
 class Stack:
-    """The entries of a value for all directions. The table of a dense one is `None`."""
+    """The entries of a value for all directions. The table of a dense one is `None`.
 
-    def __init__(self, array: Any, table: Table | None = None):
-        self.array, self.table = array, table
+    `thin` is its array, in which axes along which all entries are the same may have
+    size 1; `array` has them in full. `parts` are those of a concatenation along the
+    axis `axis`, each with its size, or `None` for one that is zero; it is `later` that
+    makes a stack of them, if anything but a product asks for one.
+    """
+
+    def __init__(
+        self,
+        thin: Any,
+        table: Table | None = None,
+        *,
+        shape: Sequence[int] | None = None,
+        later: "Callable[[], Stack] | None" = None,
+        parts: "Sequence[tuple[Stack | None, int]]" = (),
+        axis: int = 0,
+    ):
+        self._thin, self._table, self._shape = thin, table, shape
+        self._later, self.parts, self.axis = later, parts, axis
         # The same stack by other tables.
         self._others: dict[Any, tuple[Table | None, Any]] = {}
+
+    def _made(self) -> "Stack":
+        if self._later is not None:
+            made, self._later = self._later(), None
+            self._thin, self._table, self._shape = made.thin, made.table, made._shape
+        return self
+
+    @property
+    def thin(self) -> Any:
+        return self._made()._thin
+
+    @property
+    def table(self) -> Table | None:
+        return self._made()._table
+
+    @property
+    def array(self) -> Any:
+        thin = self.thin
+        if self._shape is None:
+            return thin
+        return jnp.broadcast_to(thin, (len(thin), *self._shape))
+
+    @property
+    def is_thin(self) -> bool:
+        return self._made()._shape is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the stack is dense, and there in full."""
+        return self._later is None and self.table is None and self._shape is None
 
     def by(self, table: Table | None, count: int) -> Any:
         """Returns the array for the slots of another table. What they do not have is
         left out."""
-        if self.table is table:
+        if is_same(self.table, table):
             return self.array
-        if table is not None and self.table is not None:
-            if self.table.shape == table.shape and np.array_equal(self.table, table):
-                return self.array
         key = id(table)
         if key not in self._others:
-            own = every(count, self.array.ndim - 1) if self.table is None else self.table
-            other = every(count, self.array.ndim - 1) if table is None else table
+            own = every(count, self.thin.ndim - 1) if self.table is None else self.table
+            other = every(count, self.thin.ndim - 1) if table is None else table
             found = _rearranged(self.array, _places(own, other, count))
             self._others[key] = (table, found)
         return self._others[key][1]
@@ -113,6 +156,13 @@ def is_same_along(table: Table, axes: Sequence[int]) -> bool:
     return all(table.shape[axis + 1] == 1 for axis in axes)
 
 
+def is_same(a: Table | None, b: Table | None) -> bool:
+    """Whether two tables are the same."""
+    if a is None or b is None:
+        return a is b
+    return a is b or a.shape == b.shape and np.array_equal(a, b)
+
+
 def _compact(table: Table) -> Table:
     """Moves slots that belong to no direction to the end, entry by entry, and leaves
     out those that are there for none."""
@@ -132,7 +182,7 @@ def union(tables: Sequence[Table | None], count: int) -> Table | None:
     if first is None or any(table is None for table in others):
         return None
     for other in others:
-        if first.shape == other.shape and np.array_equal(first, other):
+        if is_same(first, other):
             continue
         dims = np.broadcast_shapes(first.shape[1:], other.shape[1:])
         if (count + 1) * int(np.prod(dims)) > _LARGEST:
@@ -346,9 +396,9 @@ def _of_each(table: Table, count: int) -> np.ndarray:
     return index
 
 
-def added(stacks: Sequence[Stack], count: int, combine: Callable = lax.add) -> Stack:
-    """Adds stacks up. Slots that one of them alone has are not added to zeros."""
+def added(stacks: Sequence[Stack], count: int) -> Stack:
+    """Adds stacks of the same shape up."""
     if len(stacks) == 1:
         return stacks[0]
     table = union([stack.table for stack in stacks], count)
-    return Stack(ft.reduce(combine, [s.by(table, count) for s in stacks]), table)
+    return Stack(ft.reduce(lax.add, [s.by(table, count) for s in stacks]), table)
