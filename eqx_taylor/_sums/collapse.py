@@ -324,7 +324,8 @@ class Equation(Node):
                 output.shared = result
         elif self.factors is not None:
             moving, shared = self.factors
-            product = product_of(*[value.each for value in moving], sums.count)
+            a, b = [value.each for value in moving]
+            product = product_of(a, b, sums.count)
             for label in self.labels:
                 total = sums[label].sum(product)
                 for value in shared:  # Some are numbers.

@@ -81,7 +81,7 @@ class Operands:
         full = [v if x is None else x for v, x in zip(self.shared, stacked)]
         return self.apply_to(full, [None if x is None else 0 for x in stacked])
 
-    def by(self, tables: dict[int, Table | None], result: Table) -> list[Stack]:
+    def by(self, tables: dict[int, Table | None], result: Table | None) -> list[Stack]:
         """Applies the equation, with these tables of the operands that move."""
         arrays = [
             stack.by(tables[i], self.count) if stack is not None else None
@@ -114,19 +114,11 @@ _ON_PARTS = ("broadcast_in_dim", "concatenate", "dot_general")
 
 def _rule(*names: str):
     def decorator(rule):
-        _RULES.update(dict.fromkeys(names, rule))
+        for name in names:
+            _RULES[name] = rule
         return rule
 
     return decorator
-
-
-def _one(operands: Operands) -> tuple[int, Table] | None:
-    """The operand that moves and its table, if there is one only."""
-    if len(operands.moving) != 1:
-        return None
-    [i] = operands.moving
-    table = operands.table(i)
-    return None if table is None else (i, table)
 
 
 # -- entry by entry
@@ -254,7 +246,9 @@ def _slice(operands: Operands) -> list[Stack] | None:
         if table.shape[axis] == 1:
             continue
         if "dimensions" in params:  # Of `rev`.
-            window[axis] = slice(None, None, -1 if axis - 1 in params["dimensions"] else 1)
+            window[axis] = slice(
+                None, None, -1 if axis - 1 in params["dimensions"] else 1
+            )
             continue
         start, limit = params["start_indices"], params["limit_indices"]
         strides = params["strides"] or [1] * len(start)
@@ -320,11 +314,11 @@ def _concatenate(operands: Operands) -> list[Stack] | None:
 
 def _concatenated(operands: Operands) -> list[Stack] | None:
     axis = operands.eqn.params["dimension"] + 1
-    tables = [operands.table(i) for i in range(len(operands.stacks))]
+    tables: list[Any] = [operands.table(i) for i in range(len(operands.stacks))]
     if any(tables[i] is None for i in operands.moving):
         return None
     most = max(len(tables[i]) for i in operands.moving)
-    parts, arrays = [], []
+    parts = []
     for i, (stack, table) in enumerate(zip(operands.stacks, tables)):
         ndim = len(operands.shape(i)) + 1
         if table is None:
@@ -362,7 +356,7 @@ def _moved_by_indices(operands: Operands) -> list[Stack] | None:
         return None
     table: Any = operands.table(0)
     name, params = operands.eqn.primitive.name, dict(operands.eqn.params)
-    indices = [operands.known(i) for i in range(1, len(operands.stacks))]
+    indices: list[Any] = [operands.known(i) for i in range(1, len(operands.stacks))]
     if any(index is None for index in indices):
         return None
     if (full := _full(table, operands.shape(0))) is None:
@@ -401,7 +395,8 @@ def _reduce_sum(operands: Operands) -> list[Stack] | None:
 @_rule("cumsum")
 def _cumsum(operands: Operands) -> list[Stack] | None:
     axes = [operands.eqn.params["axis"]]
-    table = united(operands.table(0), axes, operands.count)
+    own: Any = operands.table(0)
+    table = united(own, axes, operands.count)
     return None if table is None else operands.by({0: table}, table)
 
 
@@ -489,19 +484,23 @@ def _by_entries(operands: Operands, i: int, table: Table) -> tuple[Any, Table] |
     array = array.array
     if table.shape[axis] == 1 or not array.dtype == shared.dtype == operands.dtype:
         return None
-    slots = np.moveaxis(table, axis, 0)
-    slots = slots.reshape(-1, *slots.shape[2:])
+    # Slot by slot, as elsewhere; but the directions of neighbours side by side, if
+    # these are all of them.
+    size = array.shape[axis]
+    is_all = size * len(table) == operands.count
+    first = (axis, 0) if is_all else (0, axis)
+    table = np.moveaxis(table, first, (0, 1))
+    slots = table.reshape(-1, *table.shape[2:])
     ordered = np.sort(slots, axis=0)
     if np.any((ordered[1:] == ordered[:-1]) & (ordered[1:] >= 0)):
         return None
     if len(slots) > 1.25 * np.max(np.sum(slots >= 0, axis=0)):
         return None
-    # Along the first axes: the contracted axis, and the slots.
     last = [a + 1 for a in range(array.ndim - 1) if a not in (*own, *own_batch)]
-    array = array.transpose([axis, 0, *[a + 1 for a in own_batch], *last])
+    array = array.transpose([*first, *[a + 1 for a in own_batch], *last])
     others = [a for a in range(shared.ndim) if a not in (*other, *other_batch)]
     shared = shared.transpose([*other, *other_batch, *others])
-    shared = jnp.expand_dims(shared, 1)
+    shared = jnp.expand_dims(shared, 1 if is_all else 0)
     at = 2 + len(own_batch)
     if i == 0:
         array = jnp.expand_dims(array, [*range(array.ndim, array.ndim + len(others))])

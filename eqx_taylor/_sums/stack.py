@@ -178,9 +178,10 @@ def _used(table: Table) -> Table:
 def union(tables: Sequence[Table | None], count: int) -> Table | None:
     """Returns a table that has all directions of several; `None` if all are too many.
     Slots of the first come first."""
-    first, *others = tables
-    if first is None or any(table is None for table in others):
+    if any(table is None for table in tables):
         return None
+    every_table: list[Any] = list(tables)
+    first, *others = every_table
     for other in others:
         if is_same(first, other):
             continue
@@ -280,9 +281,8 @@ def _zeros(array: Any, shape: Sequence[int]) -> Any:
     return vary(jnp.zeros(shape, array.dtype), varying_axes(jax.typeof(array)))
 
 
-def _slots(array: Any, chosen: Sequence[int]) -> Any:
+def _slots(array: Any, chosen: np.ndarray) -> Any:
     """Takes slots of an array, and zeros for -1."""
-    chosen = np.asarray(chosen)
     size = len(array)
     if np.array_equal(chosen, np.arange(size)):
         return array
@@ -337,8 +337,14 @@ def summed(stack: Stack, axes: Sequence[int], count: int) -> Stack:
     kept = [n for i, n in enumerate(stack.array.shape) if i - 1 not in axes]
     table = stack.table
     if table is not None:
-        table = table.reshape([n for i, n in enumerate(table.shape) if i - 1 not in axes])
+        table = table.reshape(
+            [n for i, n in enumerate(table.shape) if i - 1 not in axes]
+        )
     return Stack(stack.array.reshape(kept), table)
+
+
+def _without(table: Table, axes: Sequence[int]) -> Table:
+    return table.reshape([n for i, n in enumerate(table.shape) if i - 1 not in axes])
 
 
 def _summed_along(array: Any, table: Table, axis: int, count: int) -> Stack:
@@ -377,7 +383,9 @@ def _brought_together(array: Any, table: Table, axis: int, count: int) -> Stack:
         index = np.take_along_axis(index, np.where(chosen < 0, count, chosen)[None], 1)
     else:
         index = index[:, :-1]
-    parts = _rearranged(joined(array, jnp), squeezed(index.reshape(-1, *index.shape[2:])))
+    parts = _rearranged(
+        joined(array, jnp), squeezed(index.reshape(-1, *index.shape[2:]))
+    )
     parts = parts.reshape(*index.shape[:2], *parts.shape[1:])
     return Stack(parts[0] if len(parts) == 1 else jnp.sum(parts, axis=0), target)
 
