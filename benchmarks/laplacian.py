@@ -194,8 +194,8 @@ The biharmonic operator, of an MLP 5-{network}:
 
 Compile times are medians of {len(second[0].compiles)} compilations.
 
-Of functions of n particles in three dimensions (`benchmarks/_particles.py`), one point. Operations and
-bytes are XLA's count:
+Of functions of n particles in three dimensions (`benchmarks/_particles.py`), at one
+point. Operations and bytes are XLA's count:
 
 {particles}
 """

@@ -118,6 +118,7 @@ def test_operations():
             assert operations < most * cost(of, x)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 40])
 def test_costs_beside_folx(n):
     """At most those of its sparse mode, whose threshold is given by hand: operations to
