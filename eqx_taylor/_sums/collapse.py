@@ -403,6 +403,9 @@ def _known_while_tracing(value: Value) -> np.ndarray | None:
     operands = [_known_while_tracing(x) for x in equation.inputs]
     if any(x is None for x in operands):
         return None
+    if equation.eqn.primitive.name == "pvary":
+        # It has a meaning inside of a `shard_map` alone, and changes no entry.
+        return operands[0]
     with jax.ensure_compile_time_eval():
         results = bind(equation.eqn, list(map(jnp.asarray, operands)))
         results = list(map(np.asarray, results))
