@@ -10,6 +10,7 @@ from jax.experimental.jet import jet as jax_jet
 
 import eqx_taylor
 
+from ._particles import cost, FUNCTIONS, weights
 from ._report import Figure, main, peer, Report
 from ._timing import check_equal, compare, timing_table
 
@@ -92,6 +93,62 @@ def _measure(size, rivals, seconds):
     return timings
 
 
+PARTICLES = (10, 40)
+
+
+def sparse_by_folx(fun, x):
+    forward = peer("folx").forward_laplacian(fun, sparsity_threshold=6)
+    return forward(x).laplacian
+
+
+def _of_particles(seconds):
+    """Operations, bytes and times of Laplacians of functions of particles. Returns the
+    lines of a table, and figures."""
+    lines = [
+        "| | n | operations, in evaluations: ours / folx / its sparse mode | MB | ms |",
+        "|---|---:|---|---|---|",
+    ]
+    w, figures = weights(jnp.float32), []
+    for name, fun in FUNCTIONS.items():
+        for n in PARTICLES:
+            x = jax.random.normal(jax.random.key(1), (n, 3), jnp.float32)
+            of = lambda x, fun=fun: fun(w, x)  # noqa: E731
+            rivals = [
+                (rival_name, lambda x, of=of, rival=rival: rival(of, x))
+                for rival_name, rival in (
+                    ("`eqx_taylor.laplacian`", eqx_taylor.laplacian),
+                    ("`folx.forward_laplacian`", by_folx),
+                    ("`folx.forward_laplacian`, threshold 6", sparse_by_folx),
+                )
+            ]
+            once, _ = cost(of, x)
+            costs = [cost(rival, x) for _, rival in rivals]
+            timings = compare(rivals, (x,), seconds)
+            for timing in timings:
+                check_equal(timing.result, timings[0].result, 1e-3, timing.name)
+            columns = [
+                " / ".join(f"{operations / once:.1f}" for operations, _ in costs),
+                " / ".join(f"{size / 1e6:.2f}" for _, size in costs),
+                " / ".join(f"{1e3 * timing.run:.3g}" for timing in timings),
+            ]
+            title = name.replace("_", " ")
+            lines.append(f"| {title} | {n} | {' | '.join(columns)} |")
+            work = f"Laplacian, {title}, {n} particles, float32"
+            ours, _, theirs = timings
+            figures += [
+                Figure(work, "run", theirs.name, ours.run, theirs.run, at_most=1.0),
+                Figure(
+                    work, "operations", theirs.name, costs[0][0], costs[2][0], "",
+                    at_most=1.0,
+                ),
+                Figure(
+                    work, "memory traffic", theirs.name, costs[0][1], costs[2][1],
+                    "bytes", at_most=1.0,
+                ),
+            ]  # fmt: skip
+    return "\n".join(lines), figures
+
+
 def run(seconds: float) -> Report:
     second = _measure(
         50,
@@ -123,6 +180,7 @@ def run(seconds: float) -> Report:
         ],
         seconds,
     )
+    particles, of_particles = _of_particles(seconds)
     network = f"{WIDTH}-{WIDTH}-{WIDTH}-{WIDTH}-1"
     text = f"""
 Of a tanh MLP at {BATCH} points at once, in float32. The Laplacian, of an MLP
@@ -135,6 +193,11 @@ The biharmonic operator, of an MLP 5-{network}:
 {timing_table(fourth)}
 
 Compile times are medians of {len(second[0].compiles)} compilations.
+
+Of functions of n particles in three dimensions (`benchmarks/_particles.py`), at one
+point. Operations and bytes are XLA's count:
+
+{particles}
 """
     targets = [
         (second, 50, "Laplacian", 0, {1: 0.9, 2: 0.6, 3: 1.0}),
@@ -157,6 +220,7 @@ Compile times are medians of {len(second[0].compiles)} compilations.
                     at_most=at_most,
                 )
             )
+    figures += of_particles
     data = {t.name: dict(run=t.run, compile=t.compile) for t in [*second, *fourth]}
     return Report("Laplacians of an MLP", text, figures, data)
 

@@ -15,6 +15,7 @@ from ._derivatives.differential_operators import (
     biharmonic as biharmonic,
     laplacian as laplacian,
     linear_operator as linear_operator,
+    value_gradient_laplacian as value_gradient_laplacian,
     weighted_laplacian as weighted_laplacian,
 )
 from ._derivatives.filter_jet import filter_jet as filter_jet, jet as jet

@@ -267,6 +267,14 @@ def _solutions_series(field):
     return _ode(lambda t, y, v: field(y, v) * jnp.cos(t) + y)
 
 
+def _of_pairs(x, v):
+    """Of particles, whose Laplacians take few directions of all."""
+    i, j = np.triu_indices(len(x), 1)
+    h = jnp.concatenate([x[i] - x[j], x[i] * v[None]], axis=-1)
+    h = jnp.sin(h @ jnp.outer(jnp.arange(1.0, 7.0), v))
+    return jnp.sum(jnp.cos(h) * jnp.mean(h, axis=0, keepdims=True))
+
+
 _KEY = jax.random.key(0)
 _TERMS = [((2, 0, 1), 1.5), ((0, 1, 0), 2.0), ((0, 0, 0), 0.5)]
 # Of a point, and of one more array of its shape.
@@ -280,6 +288,8 @@ PUBLIC: dict[str, Callable[[Any, Any], Any]] = {
         vector, x, v, 12).radius_of_convergence(),
     "laplacian": lambda x, v: et.laplacian(lambda x: vector(x * v), x),
     "laplacian of a scalar": lambda x, v: et.laplacian(lambda x: scalar(x * v), x),
+    "value_gradient_laplacian of pairs": lambda x, v: et.value_gradient_laplacian(
+        _of_pairs, jnp.stack([x, 2 * v, jnp.sin(x)]), v),
     "weighted_laplacian": lambda x, v: et.weighted_laplacian(
         lambda x: scalar(x * v), x, _SIGMA),
     "weighted_laplacian, other weights": lambda x, v: et.weighted_laplacian(

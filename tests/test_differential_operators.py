@@ -20,12 +20,17 @@ from programs import scan_reverse, switch_in_scan, under_checkpoint, while_loop
 from eqx_taylor import (
     biharmonic,
     derivative_tensor,
+    directional_derivatives,
+    directional_gradients,
     filter_jet,
     hvp,
     laplacian,
     linear_operator,
     partial_derivative,
+    stochastic_biharmonic,
     stochastic_laplacian,
+    taylor_polynomial,
+    value_gradient_laplacian,
     value_jacobian_hessian,
     weighted_laplacian,
 )
@@ -96,6 +101,87 @@ def test_of_trees():
     mask = {"a": np.False_, "b": True, "name": None}
     assert_close(laplacian(fun, x, mask=mask)["wave"], wave)
     assert_close(biharmonic(fun, x, mask=mask)["wave"], wave)
+
+
+def test_value_gradient_laplacian():
+    """Of one pass, and with a mask the Laplacian in space and the slope in time."""
+    mlp, x = _mlp(4), jnp.array([0.3, -0.2, 0.5, 0.1])
+
+    def both(x):
+        return {"y": mlp(x), "z": jnp.sin(x[:2]) * x[2], "count": jnp.arange(2)}
+
+    value, gradient, second = jax.jit(lambda x: value_gradient_laplacian(both, x))(x)
+    expected = both(x) | {"count": None}
+    _assert_same(value, expected)
+    del expected["count"]
+    floating = lambda x: {k: v for k, v in both(x).items() if k != "count"}  # noqa: E731
+    _assert_same(gradient, jax.jacrev(floating)(x))
+    _assert_same(second, _trace(floating)(x))
+    assert value["count"] is gradient["count"] is second["count"] is None
+    mask = {"t": False, "x": np.array([True, False, True])}
+    joined = lambda p: mlp(jnp.concatenate([p["t"][None], p["x"]]))  # noqa: E731
+    point = {"t": x[0], "x": x[1:]}
+    found = jax.jit(lambda p: value_gradient_laplacian(joined, p, mask=mask))(point)
+    _assert_same(found[0], mlp(x))
+    _assert_same(found[1], jax.grad(joined)(point))
+    diagonal = jnp.diag(jax.hessian(mlp)(x))
+    _assert_same(found[2], diagonal[1] + diagonal[3])
+
+
+def test_further_arguments():
+    """In every operator: they do not move, and an auxiliary output is returned as it is
+    at the point."""
+
+    def fun(x, n, *, scale):
+        aux = {"n": n, "x": x, "name": "aux", "largest": jnp.argmax(x)}
+        return jnp.sum(scale * jnp.sin(x)) * x[n] ** 3, aux
+
+    x, scale, v = jnp.array([0.3, -0.2]), jnp.array([1.0, 2.0]), jnp.array([1.0, 0.5])
+    alone = lambda x: fun(x, 1, scale=scale)[0]  # noqa: E731
+    key = jax.random.key(0)
+    operators = dict(
+        laplacian=lambda f, *a, **k: laplacian(f, x, *a, **k),
+        both=lambda f, *a, **k: value_gradient_laplacian(f, x, *a, **k),
+        biharmonic=lambda f, *a, **k: biharmonic(f, x, *a, **k),
+        weighted=lambda f, *a, **k: weighted_laplacian(f, x, jnp.eye(2), *a, **k),
+        operator=lambda f, *a, **k: linear_operator(
+            f, x, [(1, (0, 0)), (1, (2, 0))], *a, **k
+        ),
+        value=lambda f, *a, **k: linear_operator(f, x, [(1, (0, 0))], *a, **k),
+        partial=lambda f, *a, **k: partial_derivative(f, x, (1, 1), *a, **k),
+        stochastic=lambda f, *a, **k: stochastic_laplacian(
+            f, x, key, *a, num_samples=4, **k
+        ),
+        batches=lambda f, *a, **k: stochastic_laplacian(
+            f, x, key, *a, num_samples=4, batch_size=2, **k
+        ),
+        quartic=lambda f, *a, **k: stochastic_biharmonic(
+            f, x, key, *a, num_samples=2, **k
+        ),
+    )
+    for name, operator in operators.items():
+        found = operator(fun, 1, scale=scale, has_aux=True)
+        if name == "both":
+            (value, aux), *rest = found
+            found = (value, *rest), aux
+        expected = operator(alone)
+        for a, e in zip(jax.tree.leaves(found[0]), jax.tree.leaves(expected)):
+            np.testing.assert_array_equal(a, e)
+        assert found[1]["n"] == 1 and found[1]["name"] == "aux", name
+        np.testing.assert_array_equal(found[1]["x"], x)
+        assert found[1]["largest"] == 0
+    without = lambda x, n, *, scale: fun(x, n, scale=scale)[0]  # noqa: E731
+    for operator in (
+        lambda f, *a, **k: hvp(f, x, v, *a, **k),
+        lambda f, *a, **k: directional_gradients(f, x, v, 2, *a, **k),
+        lambda f, *a, **k: value_jacobian_hessian(f, x, *a, **k),
+        lambda f, *a, **k: derivative_tensor(f, x, 2, *a, **k),
+        lambda f, *a, **k: directional_derivatives(f, x, v, 2, *a, **k),
+        lambda f, *a, **k: taylor_polynomial(f, x, v, 2, *a, **k).coefficients,
+    ):
+        found, expected = operator(without, 1, scale=scale), operator(alone)
+        for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+            np.testing.assert_array_equal(a, e)
 
 
 def test_weighted_laplacian():
@@ -313,8 +399,8 @@ def test_vectors_through_loops():
 def test_nothing_is_computed_for_each_direction_above_the_last_activation():
     mlp, x = _mlp(10, 32, 1), jnp.linspace(-1.0, 1.0, 10)
     counts = count_primitives(lambda x: laplacian(mlp, x), x)
-    # The first layer: the point and all directions. The last: the sum alone.
-    assert counts["dot_general"] == 3
+    # The first layer: the point; of the directions it is the matrix. The last: the sum.
+    assert counts["dot_general"] == 2
     assert counts["reduce_sum"] == 1 and counts["tanh"] == 1
 
 
@@ -504,10 +590,20 @@ WRONG = {
         ValueError,
         ["linear_operator", "terms[0][1]", "(4,)", "(3,)"],
     ),
+    "aux without a pair": (
+        lambda: value_gradient_laplacian(jnp.sum, X, has_aux=True),
+        TypeError,
+        ["value_gradient_laplacian", "`has_aux=True`", "pair"],
+    ),
+    "value_gradient_laplacian of integers": (
+        lambda: value_gradient_laplacian(jnp.sum, jnp.arange(3)),
+        TypeError,
+        ["value_gradient_laplacian", "int", "floating point"],
+    ),
     "too many arguments": (
         lambda: laplacian(lambda x, t: x, X),
         TypeError,
-        ["laplacian", "missing a required argument", "Close over"],
+        ["laplacian", "missing a required argument", "by keyword"],
     ),
 }  # fmt: skip
 

@@ -61,7 +61,7 @@ _EXPECTED = """
     directional_derivatives directional_gradients filter_jet find_events hvp hybrid_solve jarrett jet laplacian
     linear_operator nth_derivative ode_jet partial_derivative plot_primitive_counts
     regularized regularized_rms_seminorm simplify solve_cost stochastic_biharmonic stochastic_laplacian taylor_polynomial
-    value_jacobian_hessian weighted_laplacian
+    value_gradient_laplacian value_jacobian_hessian weighted_laplacian
     rules.Series rules.Walk rules.add rules.bind rules.convolve rules.convolve_square
     rules.define_bilinear rules.define_derivative rules.define_linear
     rules.define_piecewise_linear rules.define_recurrence rules.define_rewrite

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax import lax
 from jaxtyping import Array, PyTree
 
 from .._core.check import describe, is_none
 from .._core.jax import as_type
 from .._sums import calls as calls
-from .._sums.collapse import sums_over_directions
+from .._sums.collapse import SHARED, sums_over_directions
 from .check import as_term, check_floating, check_function
 from .filter_jet import jet_of_trees
 
@@ -33,6 +34,9 @@ class Argument:
     With `v` the point may be a model, whose floating-point arrays are its parameters:
     integers are left alone, and so are Python's numbers, unless `v` has something in
     their place.
+
+    `args` and `kwargs` are further arguments of `fun`, which do not move. With
+    `has_aux` the function returns a pair, whose second part is not differentiated.
     """
 
     def __init__(
@@ -40,13 +44,18 @@ class Argument:
         caller: str,
         fun: Callable,
         x: PyTree,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] = {},
         *,
         real: bool = False,
+        has_aux: bool = False,
         v: PyTree = _NO_MODEL,
         name: str = "x",
     ):
-        check_function(caller, fun, x)
-        self.caller, self.fun = caller, fun
+        check_function(caller, fun, x, *args, **kwargs)
+        if args or kwargs:
+            fun = _with_arguments(fun, args, kwargs)
+        self.caller, self.fun, self.has_aux = caller, fun, has_aux
         paths, self.treedef = jtu.tree_flatten_with_path(x, is_leaf=is_none)
         self.leaves = [leaf for _, leaf in paths]
         self.where: list[int] = []
@@ -108,16 +117,21 @@ class Argument:
     def split(self, rows: Any) -> list[Any]:
         """Splits the rows of a matrix, vectors of all entries that move, into arrays of
         the shapes of the leaves."""
-        parts, start = [], 0
-        for array in self.arrays:
-            part = rows[:, start : start + array.size]
-            start += array.size
-            part = part.reshape(rows.shape[0], *array.shape)
+        parts = []
+        for array, part in zip(self.arrays, self.parts(rows)):
             # Where nothing moves in any direction nothing need be computed.
             none = isinstance(part, np.ndarray) and not np.any(part)
             part = None if none else jnp.asarray(part, array.dtype)
             parts.append(part if part is None else as_type(jax.typeof(array), part))
         return parts
+
+    def parts(self, rows: Any) -> list[Any]:
+        """Splits the rows of a matrix, and nothing else."""
+        ends = np.cumsum([array.size for array in self.arrays])
+        return [
+            rows[:, end - array.size : end].reshape(rows.shape[0], *array.shape)
+            for array, end in zip(self.arrays, ends)
+        ]
 
     def matching(self, name: str, tree: PyTree) -> list[Any]:
         """Returns the leaves of another PyTree of this structure, in the places of
@@ -188,16 +202,26 @@ class Argument:
         """Returns the Taylor coefficients (or derivatives) of orders 0 to `order` of
         the function in the direction `v`, with `None` for leaves that have none. They
         are taken at `at`, if it is given, in the place of `x`."""
+        return self._along(v, order, at, factorial_scaled)[0]
+
+    def value(self) -> tuple[PyTree, PyTree]:
+        """Returns the value of the function, with `None` for leaves that have no
+        derivative, and what else it returns."""
+        [value], aux = self._along([None] * len(self.arrays), 0)
+        return value, aux
+
+    def _along(self, v, order, at=None, factorial_scaled=False):
         arrays = self.arrays if at is None else at
         terms = [self.replaced(v, otherwise=None), *[None] * (order - 1)]
         value, series = jet_of_trees(
             self.caller,
-            _as_arrays(self.fun),
+            self._as_pair,
             (self.replaced(arrays),),
             (terms,),
             factorial_scaled,
             {},
         )
+        (value, aux), series = value, [pair[0] for pair in series]
         if not jtu.tree_leaves(series[0]):
             raise TypeError(
                 f"{self.caller}: `fun` returned nothing that can be differentiated: "
@@ -209,14 +233,36 @@ class Argument:
             value,
             is_leaf=is_none,
         )
-        return [value, *series][: order + 1]
+        return [value, *series][: order + 1], aux
+
+    def _as_pair(self, x: PyTree) -> tuple[PyTree, PyTree]:
+        """Calls the function. Returns what is differentiated, with arrays for numbers,
+        and what is not."""
+        y = self.fun(x)
+        if not self.has_aux:
+            return jtu.tree_map(_as_array, y), None
+        if not isinstance(y, tuple | list) or len(y) != 2:
+            raise TypeError(
+                f"{self.caller}: with `has_aux=True` `fun` must return a pair of what "
+                f"is differentiated and what is not; got {describe(y)}."
+            )
+        y, aux = y
+        is_array = lambda leaf: isinstance(leaf, jax.Array)  # noqa: E731
+        arrays, rest = eqx.partition(aux, is_array)
+        return jtu.tree_map(_as_array, y), eqx.combine(lax.stop_gradient(arrays), rest)
 
     def weighted_sums(
-        self, directions: Sequence[Any], weights: Mapping[int, Any]
+        self,
+        directions: Sequence[Any],
+        weights: Mapping[int, Any],
+        known: Sequence[np.ndarray | None] | None = None,
     ) -> dict[int, PyTree]:
         """Computes, for each order k in `weights`, the sum over directions of
         `weights[k]` times the Taylor coefficient of order k. The directions are stacked
-        along the first axis, `None` for arrays that do not move in any."""
+        along the first axis, `None` for arrays that do not move in any. In the place of
+        weights, `EACH` stands for the coefficients in all directions, along a new first
+        axis; and `SHARED`, of order 0, for the value. With `has_aux` what else `fun`
+        returns is there as well, under `AUX`."""
         moving = [i for i, v in enumerate(directions) if v is not None]
         trees: list[Any] = []
 
@@ -224,27 +270,43 @@ class Argument:
             v = [None] * len(self.arrays)
             for i, leaf in zip(moving, vs):
                 v[i] = leaf
-            terms = self.along(v, max(weights), at=arrays)
-            leaves, tree = zip(*[jtu.tree_flatten(terms[k]) for k in weights])
-            trees.append(tree)
+            terms, aux = self._along(v, max(weights), arrays)
+            arrays, static = eqx.partition(aux, eqx.is_array)
+            parts = [*[terms[k] for k in weights], arrays]
+            leaves, tree = zip(*[jtu.tree_flatten(part) for part in parts])
+            trees.append((tree, static))
             return leaves
 
-        sums = sums_over_directions(
+        found = sums_over_directions(
             coefficients,
             self.arrays,
             [directions[i] for i in moving],
-            list(weights.values()),
+            [*weights.values(), SHARED],
+            None if known is None else [known[i] for i in moving],
         )
-        return {
-            k: jtu.tree_unflatten(tree, leaves)
-            for k, tree, leaves in zip(weights, trees[-1], sums)
-        }
+        structures, static = trees[-1]
+        parts = list(map(jtu.tree_unflatten, structures, found))
+        sums: dict[Any, PyTree] = dict(zip(weights, parts))
+        if self.has_aux:
+            sums[AUX] = eqx.combine(parts[-1], static)
+        return sums
+
+    def with_aux(self, result: Any, aux: PyTree) -> Any:
+        """Returns the result of an operator, with what else the function returns."""
+        return (result, aux) if self.has_aux else result
 
 
-def _as_arrays(fun: Callable) -> Callable:
-    """Returns the same function, but with arrays for the numbers that it returns."""
+# The key of what a function returns besides its value, in the result of
+# `Argument.weighted_sums`.
+AUX: Any = "aux"
 
-    def as_array(y):
-        return jnp.asarray(y) if isinstance(y, float | complex | np.ndarray) else y
 
-    return lambda *args: jtu.tree_map(as_array, fun(*args))
+def _as_array(y: Any) -> Any:
+    """Makes an array of a number that a function returns."""
+    return jnp.asarray(y) if isinstance(y, float | complex | np.ndarray) else y
+
+
+def _with_arguments(
+    fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Callable:
+    return lambda x: fun(x, *args, **kwargs)

@@ -178,8 +178,9 @@ def check_function(caller: str, fun: Any, /, *args: Any, **kwargs: Any) -> None:
         inspect.signature(fun).bind(*args, **kwargs)
     except TypeError as e:
         raise TypeError(
-            f"{caller}: `fun` cannot be called with these arguments: {e}. Close over "
-            "those that are not differentiated."
+            f"{caller}: `fun` cannot be called with these arguments: {e}. Those that "
+            f"are not differentiated come after the other arguments of `{caller}`, or "
+            "by keyword."
         ) from e
     except ValueError:
         pass  # Some built-in functions have no signature.

@@ -123,17 +123,24 @@ def _of_number(caller, fun, order, t, args, kwargs) -> list[PyTree[Array]]:
 
 
 def directional_derivatives(
-    fun: Callable[[PyTree], PyTree], x: PyTree, v: PyTree, order: int
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    v: PyTree,
+    order: int,
+    *args: Any,
+    **kwargs: Any,
 ) -> PyTree[Array]:
     r"""The derivatives of $f(x + t v)$ with respect to $t$ at $t = 0$, to some order.
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that do not move.
     - `order`: the highest order $K \geq 0$.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
 
     **Returns:**
 
@@ -161,7 +168,7 @@ def directional_derivatives(
     **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     order = check_integer("directional_derivatives", "order", order, 0)
-    argument = Argument("directional_derivatives", fun, x)
+    argument = Argument("directional_derivatives", fun, x, args, kwargs)
     v = argument.direction(v)
     return stacked(argument.along(v, order, factorial_scaled=True))
 

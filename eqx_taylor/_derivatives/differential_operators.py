@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .._core.check import describe
-from .argument import Argument
+from .._sums.collapse import EACH, SHARED
+from .argument import Argument, AUX
 from .interpolation_weights import (
     as_array,
     as_rows,
@@ -28,8 +29,13 @@ from .interpolation_weights import (
 
 
 def laplacian(
-    fun: Callable[[PyTree], PyTree], x: PyTree, *, mask: PyTree | None = None
-) -> PyTree[Array]:
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    *args: Any,
+    mask: PyTree | None = None,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> PyTree:
     r"""The Laplacian $\sum_d \partial^2 f / \partial x_d^2$.
 
     The sum over $d$ is propagated as one vector (Dangel et al. 2025), because second
@@ -39,22 +45,27 @@ def laplacian(
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
     - `mask`: with respect to which numbers; `None` (the default) stands for all. A
         PyTree of the structure of `x`, with a boolean, or booleans in the shape of the
         array, for each array; NumPy's, as they must be known while tracing. The cost
         is that of the inputs that are selected.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     The PyTree that `fun` returns, with its Laplacian, of the same shape, in the place
-    of every array, and `None` in the place of leaves that are not differentiable.
+    of every array, and `None` in the place of leaves that are not differentiable. With
+    `has_aux` a pair of this and what else `fun` returns.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for integer or complex inputs, and for a mask that does
-    not fit the point.
+    `TypeError` or `ValueError` for integer or complex inputs, for a mask that does not
+    fit the point, and with `has_aux` for a function that does not return a pair.
 
     !!! example
 
@@ -77,12 +88,76 @@ def laplacian(
 
     **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
-    return _sum_of_squares(Argument("laplacian", fun, x, real=True), mask)
+    argument = Argument("laplacian", fun, x, args, kwargs, real=True, has_aux=has_aux)
+    return _sum_of_squares(argument, mask)
+
+
+def value_gradient_laplacian(
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    *args: Any,
+    mask: PyTree | None = None,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> tuple[PyTree, PyTree, PyTree]:
+    r"""The value of a function, its gradient and its Laplacian, in one pass: what a
+    local energy or the residual of a PDE is made of.
+
+    The first derivatives are those that [`eqx_taylor.laplacian`][] propagates in any
+    case.
+
+    **Arguments:**
+
+    - `fun`, `x`, `args`, `kwargs`, `has_aux`: as for [`eqx_taylor.laplacian`][].
+    - `mask`: with respect to which numbers the Laplacian is, as for
+        [`eqx_taylor.laplacian`][]. The gradient is with respect to all of them.
+
+    **Returns:**
+
+    `(value, gradient, laplacian)`. The gradient of a scalar is an array or a PyTree
+    like `x`; where `fun` returns another array it is the Jacobian, in the form of
+    [`eqx_taylor.value_jacobian_hessian`][]. `None` is in the place of leaves that are
+    not differentiable. With `has_aux` they are `((value, aux), gradient, laplacian)`,
+    as those of `jax.value_and_grad`.
+
+    **Raises:**
+
+    As [`eqx_taylor.laplacian`][].
+
+    !!! example
+
+        ```pycon
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import value_gradient_laplacian
+        >>> # The local energy of the ground state of a hydrogen atom is -1/2.
+        >>> log_psi = lambda x, charge: -charge * jnp.sqrt(jnp.sum(x**2))
+        >>> x = jnp.array([0.0, 0.6, 0.8])
+        >>> y, dy, d2y = value_gradient_laplacian(log_psi, x, 1.0)
+        >>> kinetic = -(d2y + jnp.sum(dy**2)) / 2
+        >>> print(kinetic - 1.0 / jnp.sqrt(jnp.sum(x**2)))
+        -0.5
+        ```
+
+    **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
+    """
+    caller = "value_gradient_laplacian"
+    argument = Argument(caller, fun, x, args, kwargs, real=True, has_aux=has_aux)
+    weights = np.where(_selected(argument, mask), 2.0, 0.0)
+    rows = np.eye(argument.size, dtype=bool)
+    wanted = {0: SHARED, 1: EACH, 2: weights}
+    found = argument.weighted_sums(argument.split(rows), wanted, argument.parts(rows))
+    gradient = jtu.tree_map(lambda y: argument.tensor(y, 1), found[1])
+    return argument.with_aux(found[0], found.get(AUX)), gradient, found[2]
 
 
 def biharmonic(
-    fun: Callable[[PyTree], PyTree], x: PyTree, *, mask: PyTree | None = None
-) -> PyTree[Array]:
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    *args: Any,
+    mask: PyTree | None = None,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> PyTree:
     r"""The biharmonic operator $\Delta^2 f = \sum_{d, e} \partial^4 f / \partial x_d^2
     \partial x_e^2$.
 
@@ -92,12 +167,14 @@ def biharmonic(
 
     **Arguments:**
 
-    - `fun`, `x`, `mask`: as for [`eqx_taylor.laplacian`][].
+    - `fun`, `x`, `args`, `kwargs`, `mask`, `has_aux`: as for
+        [`eqx_taylor.laplacian`][].
 
     **Returns:**
 
     The PyTree that `fun` returns, with $\Delta^2$ of it in the place of every array,
-    and `None` in the place of leaves that are not differentiable.
+    and `None` in the place of leaves that are not differentiable. With `has_aux` a pair
+    of this and what else `fun` returns.
 
     **Raises:**
 
@@ -115,17 +192,23 @@ def biharmonic(
 
     **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
-    Argument("biharmonic", fun, x, real=True)
 
-    def inner(x):
-        return _sum_of_squares(Argument("biharmonic", fun, x, real=True), mask)
+    def of(fun, x, *more):
+        return Argument("biharmonic", fun, x, *more, real=True, has_aux=has_aux)
 
-    return _sum_of_squares(Argument("biharmonic", inner, x, real=True), mask)
+    of(fun, x, args, kwargs)
+    inner = lambda x: _sum_of_squares(of(fun, x, args, kwargs), mask)  # noqa: E731
+    return _sum_of_squares(of(inner, x), mask)
 
 
 def weighted_laplacian(
-    fun: Callable[[PyTree], PyTree], x: PyTree, sigma: PyTree
-) -> PyTree[Array]:
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    sigma: PyTree,
+    *args: Any,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> PyTree:
     r"""The weighted Laplacian $\operatorname{tr}(\sigma \sigma^\top \nabla^2 f) =
     \sum_r \sigma_r^\top (\nabla^2 f) \sigma_r$: twice the generator of a diffusion $dX
     = \sigma\, dW$, for one.
@@ -135,17 +218,22 @@ def weighted_laplacian(
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `sigma`: the matrix $\sigma$, which may depend on the point: for a vector `x` of
         shape `(D,)` an array of shape `(D, R)`. For other `x` a PyTree of the same
         structure, whose arrays have the columns along an additional last axis; `None`
         for arrays that do not move.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     The PyTree that `fun` returns, with its weighted Laplacian in the place of every
-    array, and `None` in the place of leaves that are not differentiable.
+    array, and `None` in the place of leaves that are not differentiable. With `has_aux`
+    a pair of this and what else `fun` returns.
 
     **Raises:**
 
@@ -166,7 +254,8 @@ def weighted_laplacian(
 
     **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
-    argument = Argument("weighted_laplacian", fun, x, real=True)
+    caller = "weighted_laplacian"
+    argument = Argument(caller, fun, x, args, kwargs, real=True, has_aux=has_aux)
     directions, counts = [], set()
     for name, array, columns in zip(
         argument.names, argument.arrays, argument.matching("sigma", sigma)
@@ -193,14 +282,18 @@ def weighted_laplacian(
             f"same number of columns; got {sorted(counts)}."
         )
     [count] = counts
-    return argument.weighted_sums(directions, {2: np.full(count, 2.0)})[2]
+    found = argument.weighted_sums(directions, {2: np.full(count, 2.0)})
+    return argument.with_aux(found[2], found.get(AUX))
 
 
 def linear_operator(
-    fun: Callable[[PyTree], PyTree],
+    fun: Callable[..., PyTree],
     x: PyTree,
     terms: Sequence[Any],
-) -> PyTree[Array]:
+    *args: Any,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> PyTree:
     r"""A linear differential operator $\sum_i c_i\, \partial^{|i|} f / \partial
     x_1^{i_1} \partial x_2^{i_2} \cdots$, given by its terms: derivatives, with no
     factorials.
@@ -211,18 +304,23 @@ def linear_operator(
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `terms`: a list of pairs of a coefficient, which is a real number or a scalar
         array, and a multi-index, which says how often to differentiate with respect to
         each number in `x` (see [`eqx_taylor.partial_derivative`][]; zeros alone are the
         value of `fun`). Coefficients that depend on the point may be computed from it
         before.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     The PyTree that `fun` returns, with the result of the operator in the place of every
-    array, and `None` in the place of leaves that are not differentiable.
+    array, and `None` in the place of leaves that are not differentiable. With `has_aux`
+    a pair of this and what else `fun` returns.
 
     **Raises:**
 
@@ -244,7 +342,7 @@ def linear_operator(
 
     **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
-    argument = Argument("linear_operator", fun, x)
+    argument = Argument("linear_operator", fun, x, args, kwargs, has_aux=has_aux)
     if not isinstance(terms, list | tuple) or len(terms) == 0:
         raise TypeError(
             "linear_operator: `terms` must be a list of pairs of a coefficient and a "
@@ -337,9 +435,7 @@ def _known_while_tracing(leaf: Any) -> np.ndarray:
         return np.asarray(None)
 
 
-def apply_operator(
-    argument: Argument, terms: Sequence[tuple[Any, Sparse]]
-) -> PyTree[Array]:
+def apply_operator(argument: Argument, terms: Sequence[tuple[Any, Sparse]]) -> PyTree:
     """Computes the sum of terms, each a coefficient (an exact number or an array) and a
     multi-index."""
     by_order: dict[int, dict[Sparse, Any]] = {}
@@ -353,10 +449,10 @@ def apply_operator(
                 pair = [float(c) if isinstance(c, Fraction) else c for c in pair]
             coefficient = pair[0] + pair[1]
         group[index] = coefficient
-    results = []
+    results, aux = [], None
     if 0 in by_order:
         [coefficient] = by_order.pop(0).values()
-        [value] = argument.along([None] * len(argument.arrays), 0)
+        value, aux = argument.value()
         results.append(jtu.tree_map(lambda y: _times(coefficient, y), value))
     # Where the directions of a lower order are among those of a higher one, its terms
     # are by-products.
@@ -380,11 +476,13 @@ def apply_operator(
                 for k, weights in orders.items()
             },
         )
+        aux = sums.pop(AUX, None)
         results.extend(sums.values())
     if not results:  # All coefficients are zero.
-        [value] = argument.along([None] * len(argument.arrays), 0)
-        return jtu.tree_map(jnp.zeros_like, value)
-    return ft.reduce(lambda a, b: jtu.tree_map(jnp.add, a, b), results)
+        value, aux = argument.value()
+        results.append(jtu.tree_map(jnp.zeros_like, value))
+    total = ft.reduce(lambda a, b: jtu.tree_map(jnp.add, a, b), results)
+    return argument.with_aux(total, aux)
 
 
 def _times(coefficient: Any, y: Any) -> Any:
@@ -393,8 +491,19 @@ def _times(coefficient: Any, y: Any) -> Any:
     return jnp.asarray(coefficient, y.dtype) * y
 
 
-def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree[Array]:
+def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree:
     """Sums the second derivatives with respect to the entries that the mask selects."""
+    [places] = np.nonzero(_selected(argument, mask))
+    rows = np.zeros((len(places), argument.size), bool)
+    rows[np.arange(len(places)), places] = True
+    weights = np.full(len(places), 2.0)
+    directions = argument.split(rows)
+    found = argument.weighted_sums(directions, {2: weights}, argument.parts(rows))
+    return argument.with_aux(found[2], found.get(AUX))
+
+
+def _selected(argument: Argument, mask: PyTree | None) -> np.ndarray:
+    """Returns whether the mask selects an entry, for all of them."""
     selected = np.ones(argument.size, bool)
     if mask is not None:
         flat = []
@@ -414,8 +523,4 @@ def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree[Array]:
             raise ValueError(
                 f"{argument.caller}: `mask` selects nothing; got {mask!r}."
             )
-    [places] = np.nonzero(selected)
-    rows = np.zeros((len(places), argument.size), bool)
-    rows[np.arange(len(places)), places] = True
-    weights = np.full(len(places), 2.0)
-    return argument.weighted_sums(argument.split(rows), {2: weights})[2]
+    return selected

@@ -16,17 +16,21 @@ from .filter_jet import jet_of_trees
 from .mixed_partials import tensors
 
 
-def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
+def hvp(
+    fun: Callable[..., Array], x: PyTree, v: PyTree, *args: Any, **kwargs: Any
+) -> PyTree[Array]:
     r"""The Hessian of a scalar function of many numbers, times a vector: reverse mode
     over a jet of order 1, at the cost of a few gradients.
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a real scalar.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a real
+        scalar.
     - `x`: the point. Its floating-point arrays move, and Python's floating-point
         numbers for which `v` has one; no other leaves.
     - `v`: the vector, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that are zero.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
 
     **Returns:**
 
@@ -59,13 +63,18 @@ def hvp(fun: Callable[[PyTree], Array], x: PyTree, v: PyTree) -> PyTree[Array]:
 
     **Reference:** [Pearlmutter (1994)][pearlmutter1994fast].
     """
-    argument = Argument("hvp", fun, x, real=True, v=v)
+    argument = Argument("hvp", fun, x, args, kwargs, real=True, v=v)
     terms = _gradient_coefficients(argument, argument.direction(v), 1)
     return argument.replaced([leaf[1] for leaf in terms], otherwise=None)
 
 
 def directional_gradients(
-    fun: Callable[[PyTree], Array], x: PyTree, v: PyTree, order: int
+    fun: Callable[..., Array],
+    x: PyTree,
+    v: PyTree,
+    order: int,
+    *args: Any,
+    **kwargs: Any,
 ) -> PyTree[Array]:
     r"""The gradient of a scalar function of many numbers, and its derivatives in a
     direction: those of $\nabla f(x + t v)$ with respect to $t$ at $t = 0$.
@@ -76,13 +85,15 @@ def directional_gradients(
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a real scalar.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a real
+        scalar.
     - `x`: the point. Its floating-point arrays move, and Python's floating-point
         numbers for which `v` has one; no other leaves.
     - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that do not move.
     - `order`: the highest order $K \geq 0$: 0 for the gradient, 1 for the product of
         the Hessian with `v` as well, and so on.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
 
     **Returns:**
 
@@ -112,7 +123,8 @@ def directional_gradients(
     **Reference:** [Christianson (1992)][christianson1992reverse].
     """
     order = check_integer("directional_gradients", "order", order, 0)
-    argument = Argument("directional_gradients", fun, x, real=True, v=v)
+    caller = "directional_gradients"
+    argument = Argument(caller, fun, x, args, kwargs, real=True, v=v)
     terms = _gradient_coefficients(argument, argument.direction(v), order)
     return argument.replaced(
         [
@@ -181,7 +193,7 @@ def _scalar(argument: Argument, x: Any, is_tree: bool = False) -> Array:
 
 
 def value_jacobian_hessian(
-    fun: Callable[[PyTree], PyTree], x: PyTree
+    fun: Callable[..., PyTree], x: PyTree, *args: Any, **kwargs: Any
 ) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
     r"""The value of a function, its Jacobian and its Hessian, in one call.
 
@@ -191,8 +203,10 @@ def value_jacobian_hessian(
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
 
     **Returns:**
 
@@ -221,7 +235,7 @@ def value_jacobian_hessian(
          [4. 0.]]
         ```
     """
-    argument = Argument("value_jacobian_hessian", fun, x)
+    argument = Argument("value_jacobian_hessian", fun, x, args, kwargs)
     zeros = [None] * len(argument.arrays)
     out = jax.eval_shape(lambda: argument.along(zeros, 0)[0])
     count = sum(leaf.size for leaf in jtu.tree_leaves(out))

@@ -17,8 +17,13 @@ from .interpolation_weights import as_rows, interpolated, Sparse
 
 
 def partial_derivative(
-    fun: Callable[[PyTree], PyTree], x: PyTree, multi_index: PyTree
-) -> PyTree[Array]:
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    multi_index: PyTree,
+    *args: Any,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> PyTree:
     r"""A mixed partial derivative, $\partial^{|i|} f / \partial x_1^{i_1} \partial
     x_2^{i_2} \cdots$.
 
@@ -28,17 +33,22 @@ def partial_derivative(
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `multi_index`: how often to differentiate with respect to each number in `x`. A
         PyTree of the structure of `x`, with integers in the shape of each array: for a
         vector of three numbers, `(2, 0, 1)`; for a tuple of three scalars, too.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     The PyTree that `fun` returns, with the derivative, of the same shape, in the place
     of every array, and `None` in the place of leaves that are not differentiable. It is
-    a derivative, and not divided by factorials.
+    a derivative, and not divided by factorials. With `has_aux` a pair of this and what
+    else `fun` returns.
 
     **Raises:**
 
@@ -59,13 +69,13 @@ def partial_derivative(
 
     **Reference:** [Griewank, Utke and Walther (2000)][griewank2000evaluating].
     """
-    argument = Argument("partial_derivative", fun, x)
+    argument = Argument("partial_derivative", fun, x, args, kwargs, has_aux=has_aux)
     index = as_multi_index(argument, "multi_index", multi_index)
     return apply_operator(argument, [(1, index)])
 
 
 def derivative_tensor(
-    fun: Callable[[PyTree], PyTree], x: PyTree, order: int
+    fun: Callable[..., PyTree], x: PyTree, order: int, *args: Any, **kwargs: Any
 ) -> PyTree[Array]:
     r"""All partial derivatives of some order: for order 1 the Jacobian, for order 2 the
     Hessian, and so on.
@@ -78,9 +88,11 @@ def derivative_tensor(
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `order`: the order $K \geq 0$.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
 
     **Returns:**
 
@@ -111,7 +123,7 @@ def derivative_tensor(
     **Reference:** [Griewank, Utke and Walther (2000)][griewank2000evaluating].
     """
     order = check_integer("derivative_tensor", "order", order, 0)
-    argument = Argument("derivative_tensor", fun, x)
+    argument = Argument("derivative_tensor", fun, x, args, kwargs)
     if order == 0:
         return argument.along([None] * len(argument.arrays), 0)[0]
     [tensor] = tensors(argument, order, [order])

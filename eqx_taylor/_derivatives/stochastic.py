@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._core.check import check_integer, check_key
-from .argument import Argument
+from .argument import Argument, AUX
 
 
 class Estimate(eqx.Module):
@@ -48,22 +48,26 @@ class Estimate(eqx.Module):
 
 
 def stochastic_laplacian(
-    fun: Callable[[PyTree], PyTree],
+    fun: Callable[..., PyTree],
     x: PyTree,
     key: PRNGKeyArray,
-    *,
+    *args: Any,
     num_samples: int,
     batch_size: int | None = None,
     sampling: str = "rademacher",
-) -> Estimate:
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> Any:
     r"""An unbiased estimate of the Laplacian $\sum_d \partial^2 f / \partial x_d^2$,
     from second derivatives in random directions.
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `key`: a `jax.random.key`.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
     - `num_samples`: the number of directions, a multiple of `batch_size`.
     - `batch_size`: how many of them are computed at once; `None` (the default) stands
         for all. The sum of a batch is propagated as one vector, as by
@@ -76,11 +80,14 @@ def stochastic_laplacian(
         - `"sphere"`: uniformly distributed on the sphere.
         - `"sparse"`: single coordinates, different ones within a batch. The variance is
             that among the diagonal entries of the Hessian.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     A [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
-    structure and shapes of what `fun` returns.
+    structure and shapes of what `fun` returns. With `has_aux` a pair of this and what
+    else `fun` returns.
 
     **Raises:**
 
@@ -106,7 +113,8 @@ def stochastic_laplacian(
     [Shi et al. (2024)][shi2024stochastic];
     [Hutchinson (1989)][hutchinson1989stochastic].
     """
-    argument = Argument("stochastic_laplacian", fun, x, real=True)
+    caller = "stochastic_laplacian"
+    argument = Argument(caller, fun, x, args, kwargs, real=True, has_aux=has_aux)
     count, batch = _batches(argument, key, num_samples, batch_size)
     size = argument.size
     if sampling == "sparse" and batch > size:
@@ -128,14 +136,16 @@ def stochastic_laplacian(
 
 
 def stochastic_biharmonic(
-    fun: Callable[[PyTree], PyTree],
+    fun: Callable[..., PyTree],
     x: PyTree,
     key: PRNGKeyArray,
-    *,
+    *args: Any,
     num_samples: int,
     batch_size: int | None = None,
     sampling: str = "sphere",
-) -> Estimate:
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> Any:
     r"""An unbiased estimate of $\Delta^2 f = \sum_{d, e} \partial^4 f / \partial x_d^2
     \partial x_e^2$, from fourth derivatives in random directions.
 
@@ -144,9 +154,11 @@ def stochastic_biharmonic(
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `key`: a `jax.random.key`.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
     - `num_samples`: the number of samples, a multiple of `batch_size`.
     - `batch_size`: how many of them are computed at once; `None` (the default) stands
         for all. See [`eqx_taylor.stochastic_laplacian`][].
@@ -156,11 +168,14 @@ def stochastic_biharmonic(
             variance.
         - `"sparse"`: $\partial^4 / \partial x_d^2 \partial x_e^2$ for two random
             coordinates, from the four directions in which it is exact.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     A [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
-    structure and shapes of what `fun` returns.
+    structure and shapes of what `fun` returns. With `has_aux` a pair of this and what
+    else `fun` returns.
 
     **Raises:**
 
@@ -181,7 +196,8 @@ def stochastic_biharmonic(
 
     **Reference:** [Shi et al. (2024)][shi2024stochastic].
     """
-    argument = Argument("stochastic_biharmonic", fun, x, real=True)
+    caller = "stochastic_biharmonic"
+    argument = Argument(caller, fun, x, args, kwargs, real=True, has_aux=has_aux)
     count, batch = _batches(argument, key, num_samples, batch_size)
     size = argument.size
 
@@ -244,19 +260,28 @@ def _units(places: Array, size: int) -> Array:
     return (places[:, None] == jnp.arange(size)[None, :]).astype(float)
 
 
-def _estimate(argument: Argument, key: Any, count: int, order: int, sample) -> Estimate:
+def _estimate(argument: Argument, key: Any, count: int, order: int, sample) -> Any:
     """Makes an estimate from `count` batches. `sample(key)` returns directions and
     their weights."""
 
     def batch(key):
         rows, weights = sample(key)
-        return argument.weighted_sums(argument.split(rows), {order: weights})[order]
+        found = argument.weighted_sums(argument.split(rows), {order: weights})
+        return found[order], found.get(AUX)
 
     if count == 1:
-        mean = batch(key)
-        return Estimate(mean, jtu.tree_map(lambda y: jnp.full_like(y, jnp.nan), mean))
-    values = lax.map(batch, jax.random.split(key, count))
-    return Estimate(
+        mean, aux = batch(key)
+        variance = jtu.tree_map(lambda y: jnp.full_like(y, jnp.nan), mean)
+        return argument.with_aux(Estimate(mean, variance), aux)
+    keys = jax.random.split(key, count)
+    if argument.has_aux:
+        # It is the same in all batches; not all of it need be arrays.
+        _, aux = argument.value()
+    else:
+        aux = None
+    values = lax.map(lambda key: batch(key)[0], keys)
+    estimate = Estimate(
         jtu.tree_map(lambda y: jnp.mean(y, axis=0), values),
         jtu.tree_map(lambda y: jnp.var(y, axis=0, ddof=1) / count, values),
     )
+    return argument.with_aux(estimate, aux)

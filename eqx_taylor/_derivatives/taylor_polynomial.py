@@ -1,6 +1,7 @@
 """Taylor polynomials along a line, as objects."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -200,7 +201,12 @@ def _radius(c):
 
 
 def taylor_polynomial(
-    fun: Callable[[PyTree], PyTree], x: PyTree, v: PyTree, order: int
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    v: PyTree,
+    order: int,
+    *args: Any,
+    **kwargs: Any,
 ) -> TaylorPolynomial:
     r"""The Taylor polynomial of $f(x + s v)$ in $s$.
 
@@ -209,11 +215,13 @@ def taylor_polynomial(
 
     **Arguments:**
 
-    - `fun`: a function of one argument, a PyTree, that returns a PyTree.
+    - `fun`: a function of a PyTree, and of anything else after it, that returns a
+        PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that do not move.
     - `order`: the order $K \geq 0$ of the polynomial.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
 
     **Returns:**
 
@@ -241,5 +249,5 @@ def taylor_polynomial(
     **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     order = check_integer("taylor_polynomial", "order", order, 0)
-    argument = Argument("taylor_polynomial", fun, x)
+    argument = Argument("taylor_polynomial", fun, x, args, kwargs)
     return TaylorPolynomial(stacked(argument.along(argument.direction(v), order)))

@@ -14,25 +14,36 @@ from jax import lax
 
 from .._core.jax import close, scan_params, without_names
 from .._core.protocols import Jaxpr, JaxprEqn
-from .collapse import demand, EACH, Node, read, READERS, run, Value, Wanted, Weights
+from .collapse import (
+    demand,
+    EACH,
+    Node,
+    read,
+    READERS,
+    run,
+    SHARED,
+    Sums,
+    Value,
+    Wanted,
+)
+from .stack import Stack
 
 
 # The form in which a value is handed over: not at all, as it is, or as sums.
 Form = list[Wanted]
-_SHARED = "shared"
 
 
 def _form(value: Value, wanted: set[Wanted]) -> Form:
     if not wanted:
         return []
     if not value.moves:
-        return [_SHARED]
+        return [SHARED]
     return [EACH] if EACH in wanted else sorted(wanted)
 
 
-def _take(value: Value, form: Form, sums: Sequence[Weights]) -> list[Any]:
+def _take(value: Value, form: Form, sums: Sums) -> list[Any]:
     def one(key):
-        if key == _SHARED:
+        if key == SHARED:
             return jnp.asarray(value.shared)
         if key == EACH:
             return value.for_each(sums)
@@ -43,10 +54,10 @@ def _take(value: Value, form: Form, sums: Sequence[Weights]) -> list[Any]:
 
 def _put(value: Value, form: Form, arrays: Sequence[Any]) -> None:
     for key, array in zip(form, arrays):
-        if key == _SHARED:
+        if key == SHARED:
             value.shared = array
         elif key == EACH:
-            value.each = array
+            value.each = Stack(array)
         else:
             value.sums[key] = array
 
@@ -121,7 +132,7 @@ class _Scan(Node):
         for value, some in zip(self.inputs, of_inputs):
             value.wanted |= some
 
-    def run(self, sums: Sequence[Weights]) -> None:
+    def run(self, sums: Sums) -> None:
         p, first = self.params, self.params.num_consts
         last = first + p.num_carry
         arrays = _take_all(self.inputs, self.forms, sums)
@@ -165,7 +176,7 @@ class _Checkpoint(Node):
         for value, some in zip(self.inputs, of_inputs):
             value.wanted |= some
 
-    def run(self, sums: Sequence[Weights]) -> None:
+    def run(self, sums: Sums) -> None:
         def call(arrays):
             return self.body.call(self.forms, arrays, self.out_forms, sums)
 
@@ -196,7 +207,7 @@ class _Branches(Node):
         for value, some in zip(self.inputs, [{EACH}, *of_inputs]):
             value.wanted |= some
 
-    def run(self, sums: Sequence[Weights]) -> None:
+    def run(self, sums: Sums) -> None:
         def branch(body):
             return lambda arrays: body.call(self.forms, arrays, self.out_forms, sums)
 

@@ -47,12 +47,16 @@ from .._core.jax import (
 from .._core.primitives import callee, CALLS
 from .._core.protocols import Jaxpr, JaxprEqn
 from .._core.rule import RULES, target_key
+from .sparse import on_sparse, Operands, product_of
+from .stack import Stack
 
 
 # A thing that is wanted of a value: the number of a weighted sum; or `EACH`, the value
 # for all directions.
 Wanted = Any
 EACH = "each"
+# What is wanted of a value that is the same for all directions: the value.
+SHARED = "shared"
 
 
 def sums_over_directions(
@@ -60,6 +64,7 @@ def sums_over_directions(
     point: Sequence[Any],
     directions: Sequence[Any],
     weights: Sequence[Any],
+    known_directions: Sequence[np.ndarray | None] | None = None,
 ) -> list[list[Any]]:
     """Computes `Σ_r weights[i][r] fun(point, directions[r])[i]`, array by array, for
     every i.
@@ -82,26 +87,38 @@ def sums_over_directions(
     types = _types(point, directions)
     jaxpr = trace_on_devices("the function", flat_fun, own, types)
     inputs = [known(x) for x in point]
-    for v in directions:
+    for v, entries in zip(directions, known_directions or [None] * len(directions)):
         inputs.append(Value(moves=True))
-        inputs[-1].each = v
+        inputs[-1].each = Stack.of(entries, v)
     program: list[Node] = []
     outputs = read(jaxpr, inputs, program)
 
-    sums = [Weights(w) for w in weights]
+    count = directions[0].shape[0] if directions else len(weights[0])
+    is_sparse = not all(x.each.is_plain for x in inputs if x.moves)
+    of_labels = [None if _is_mark(w) else Weights(w) for w in weights]
+    sums = Sums(count, of_labels, is_sparse)
     labels = [i for i, n in enumerate(lengths[-1]) for _ in range(n)]
     for output, label in zip(outputs, labels):
-        output.wanted.add(label)
+        output.wanted.add(label if sums.weights[label] is not None else EACH)
     demand(program)
     try:
         run(program, sums)
     except jax.errors.UnexpectedTracerError as e:  # Of the function's own trace.
         raise escaped("a function") from e
-    results = iter(
-        _scaled(sums[label].factor, output.sum(label, sums))
-        for output, label in zip(outputs, labels)
-    )
+
+    def result(output, label):
+        of_all = sums.weights[label]
+        if of_all is not None:
+            return _scaled(of_all.factor, output.sum(label, sums))
+        is_shared = weights[label] == SHARED
+        return jnp.asarray(output.shared) if is_shared else output.for_each(sums)
+
+    results = map(result, outputs, labels)
     return [[next(results) for _ in range(n)] for n in lengths[-1]]
+
+
+def _is_mark(weights: Any) -> bool:
+    return isinstance(weights, str)
 
 
 def _types(point: Sequence[Any], directions: Sequence[Any]) -> list[Any]:
@@ -122,10 +139,15 @@ class Weights:
         else:
             self.factor, self.each, self.total = weights[0], None, self.count
 
-    def sum(self, stacked: Any) -> Any:
+    def sum(self, stack: Stack) -> Any:
+        stacked = stack.array
         if self.each is not None:
             each = jnp.asarray(self.each, stacked.dtype)
-            stacked = stacked * each.reshape(-1, *[1] * (stacked.ndim - 1))
+            if stack.table is None:
+                each = each.reshape(-1, *[1] * (stacked.ndim - 1))
+            else:  # What has no direction is zero.
+                each = each[stack.table]
+            stacked = stacked * each
         return jnp.sum(stacked, axis=0)
 
     def times_total(self, x: Any) -> Any:
@@ -133,6 +155,21 @@ class Weights:
         if not isinstance(x, Tracer | jax.Array) and not np.any(x):
             return x  # A zero that was written as such.
         return x * jnp.asarray(self.total, jnp.asarray(x).dtype)
+
+
+class Sums:
+    """The number of directions, and the weights of all sums, by their labels; and
+    whether the directions are zero in places that are known."""
+
+    def __init__(
+        self, count: int, weights: Sequence[Weights | None], is_sparse: bool = False
+    ):
+        self.count, self.weights, self.is_sparse = count, weights, is_sparse
+
+    def __getitem__(self, label: Wanted) -> Weights:
+        weights = self.weights[label]
+        assert weights is not None, label
+        return weights
 
 
 def _scaled(factor: float, x: Any) -> Any:
@@ -159,10 +196,10 @@ class Value:
     def forget(self) -> None:
         # The value if it does not move. If it does: that for all directions, and sums.
         self.shared: Any = None
-        self.each: Any = None
+        self.each: Any = None  # A `Stack`.
         self.sums: dict[Wanted, Any] = {}
 
-    def sum(self, label: Wanted, sums: Sequence[Weights]) -> Any:
+    def sum(self, label: Wanted, sums: Sums) -> Any:
         weights = sums[label]
         if not self.moves:
             return weights.times_total(self.shared)
@@ -170,11 +207,11 @@ class Value:
             self.sums[label] = weights.sum(self.each)
         return self.sums[label]
 
-    def for_each(self, sums: Sequence[Weights]) -> Any:
+    def for_each(self, sums: Sums) -> Any:
         if self.moves:
-            return self.each
+            return self.each.dense(sums.count)
         shared = jnp.asarray(self.shared)
-        return jnp.broadcast_to(shared, (sums[0].count, *shared.shape))
+        return jnp.broadcast_to(shared, (sums.count, *shared.shape))
 
 
 def known(x: Any) -> Value:
@@ -197,7 +234,7 @@ class Node(abc.ABC):
         """Says what is wanted of the inputs, from what is wanted of the outputs."""
 
     @abc.abstractmethod
-    def run(self, sums: Sequence[Weights]) -> None:
+    def run(self, sums: Sums) -> None:
         """Finds what is wanted of the outputs."""
 
 
@@ -242,7 +279,7 @@ def demand(program: Sequence[Node]) -> None:
             node.demand()
 
 
-def run(program: Sequence[Node], sums: Sequence[Weights]) -> None:
+def run(program: Sequence[Node], sums: Sums) -> None:
     for node in program:
         if _is_wanted(node):
             with at_place(node.place):
@@ -280,14 +317,15 @@ class Equation(Node):
         for value in inputs:
             value.wanted |= wanted if self.labels and self.linear else {EACH}
 
-    def run(self, sums: Sequence[Weights]) -> None:
+    def run(self, sums: Sums) -> None:
         eqn, inputs, outputs = self.eqn, self.inputs, self.outputs
         if not any(value.moves for value in inputs):
             for output, result in zip(outputs, bind(eqn, [v.shared for v in inputs])):
                 output.shared = result
         elif self.factors is not None:
             moving, shared = self.factors
-            product = lax.mul(*[value.each for value in moving])
+            a, b = [value.each for value in moving]
+            product = product_of(a, b, sums.count)
             for label in self.labels:
                 total = sums[label].sum(product)
                 for value in shared:  # Some are numbers.
@@ -302,7 +340,7 @@ class Equation(Node):
                 for output, result in zip(outputs, bind(eqn, operands)):
                     output.sums[label] = result
         else:
-            for output, result in zip(outputs, _for_each(eqn, inputs)):
+            for output, result in zip(outputs, _for_each(eqn, inputs, sums)):
                 output.each = result
 
 
@@ -332,11 +370,53 @@ def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
     return moving, shared
 
 
-def _for_each(eqn: JaxprEqn, inputs: Sequence[Value]) -> list[Any]:
-    """Computes the results of an equation for all directions, along the first axis."""
-    operands = [value.each if value.moves else value.shared for value in inputs]
-    axes = [0 if value.moves else None for value in inputs]
-    if eqn.primitive.name == "dot_general" and axes == [None, 0]:
+def _for_each(eqn: JaxprEqn, inputs: Sequence[Value], sums: Sums) -> list[Stack]:
+    """Computes the results of an equation for all directions."""
+
+    stacks = [value.each if value.moves else None for value in inputs]
+    shared = [None if value.moves else value.shared for value in inputs]
+    apply = ft.partial(_on_stacked, eqn)
+    known = lambda i: _known_while_tracing(inputs[i])  # noqa: E731
+    operands = Operands(eqn, stacks, shared, apply, known, sums.count)
+    if sums.is_sparse:
+        found = on_sparse(operands)
+        if found is not None:
+            return found
+    dense = [None if stack is None else stack.dense(sums.count) for stack in stacks]
+    return [Stack(array) for array in operands.apply(dense)]
+
+
+# The indices of a gather are computed while tracing if they have at most so many
+# entries. Chosen: those of all pairs of 700 particles.
+_LARGEST = 500_000
+
+
+def _known_while_tracing(value: Value) -> np.ndarray | None:
+    """Returns a value that is computed from nothing but constants, such as indices."""
+    if value.shared is not None and not isinstance(value.shared, Tracer):
+        return np.asarray(value.shared)
+    equation = value.origin
+    if value.moves or equation is None or equation.eqn.effects:
+        return None
+    if any(var.aval.size > _LARGEST for var in equation.eqn.outvars):
+        return None
+    operands = [_known_while_tracing(x) for x in equation.inputs]
+    if any(x is None for x in operands):
+        return None
+    if equation.eqn.primitive.name == "pvary":
+        # It has a meaning inside of a `shard_map` alone, and changes no entry.
+        return operands[0]
+    with jax.ensure_compile_time_eval():
+        results = bind(equation.eqn, list(map(jnp.asarray, operands)))
+        results = list(map(np.asarray, results))
+    return results[equation.outputs.index(value)]
+
+
+def _on_stacked(
+    eqn: JaxprEqn, operands: Sequence[Any], axes: Sequence[int | None]
+) -> list[Any]:
+    """Applies an equation to arrays, some of which are stacked along the first axis."""
+    if eqn.primitive.name == "dot_general" and list(axes) == [None, 0]:
         (contract, batch) = eqn.params["dimension_numbers"]
         if batch == ((), ()):
             return [_product_with_each(eqn, *operands, *contract)]
