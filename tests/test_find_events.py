@@ -1,5 +1,7 @@
 """All events of a solution, and solves that go on from them, against closed forms."""
 
+import functools as ft
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -254,11 +256,18 @@ def _results(solution):
 @pytest.mark.slow
 def test_more_bounces_than_there_is_room_for():
     p = jnp.array([G, RESTITUTION, HEIGHT])
-    solution = jax.jit(bounces)(p)
+    solution = jax.jit(ft.partial(bounces, throw=False))(p)
     assert solution.events.has_more and solution.events.num_events == 8
     exact_ts, _ = exact_bounces(p, 9, 6.0)
     np.testing.assert_allclose(solution.events.ts, exact_ts[:8], rtol=0, atol=1e-13)
     np.testing.assert_allclose(solution.t1, exact_ts[8], rtol=0, atol=1e-13)
+
+
+def test_too_many_bounces_are_an_error():
+    """The state is that of an earlier time than was asked for."""
+    p = jnp.array([G, RESTITUTION, HEIGHT])
+    with pytest.raises(Exception, match="more events than `max_events`=1"):
+        jax.block_until_ready(bounces(p, max_events=1).y1)
 
 
 @pytest.mark.slow

@@ -131,10 +131,12 @@ def _messages() -> Iterator[tuple[str, list[str]]]:
             if not isinstance(call, ast.Call) or not call.args:
                 continue
             name = getattr(call.func, "id", getattr(call.func, "attr", None))
-            if name not in _ERRORS:
+            # The third argument of Equinox's is the message.
+            at_run_time = name == "error_if" and len(call.args) == 3
+            if name not in _ERRORS and not at_run_time:
                 continue
             words = []
-            for node in ast.walk(call.args[0]):
+            for node in ast.walk(call.args[2 if at_run_time else 0]):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     words.append(node.value)
                 elif isinstance(node, ast.Name) and node.id in constants:

@@ -125,9 +125,11 @@ def hybrid_solve(
         an event. `event_mask` has the structure of the conditions, and says by a
         boolean for each which one it is.
     - `max_events`: the number of events that there is room for; at least 1. If there is
-        one more, the solve ends there, and `events.has_more` is true.
-    - `max_steps`: between two events.
-    - `throw`: whether to raise an error if the solve fails.
+        one more, the solve ends there: that is an error, or with `throw=False`
+        `events.has_more` is true.
+    - `max_steps`: the largest number of steps between two events.
+    - `throw`: whether to raise an error if the solve fails, or if there are more events
+        than there is room for.
 
     All from `event` on are keyword only.
 
@@ -140,8 +142,9 @@ def hybrid_solve(
     `TypeError` or `ValueError`, while tracing, for a solver or a controller that are
     others, for an `event` that is no `diffrax.Event`, for conditions that are not real
     scalars, for an `update` that does not return the structure, shapes and dtypes of
-    the state, and for a `max_events` that is not an integer or below 1. If the solve
-    fails and `throw` is true, the error of `diffrax.diffeqsolve`, when it runs.
+    the state, and for a `max_events` that is not an integer or below 1. If `throw` is
+    true, and when it runs: the error of `diffrax.diffeqsolve` if the solve fails, and a
+    `RuntimeError` if there are more events than `max_events`.
 
     !!! example
 
@@ -279,7 +282,15 @@ def hybrid_solve(
     if throw:
         failed = ~(diffrax.is_okay(result))
         y = result.error_if(y, failed)
+        y = eqx.error_if(y, ~has_ended, _TOO_MANY.format(max_events))
     return HybridSolution(t, y, events, after, jnp.sum(steps), result)
+
+
+_TOO_MANY = (
+    "hybrid_solve: there are more events than `max_events`={}. The solve ended at the "
+    "first for which there is no room. Raise `max_events`, or pass `throw=False` and "
+    "look at `events.has_more`."
+)
 
 
 def _moved(t: Array, slope: Array) -> Array:
