@@ -116,6 +116,9 @@ def test_operations():
             of = lambda x, fun=fun: fun(w, x)  # noqa: E731
             operations, _ = cost(lambda x, of=of: laplacian(of, x), x)
             assert operations < most * cost(of, x)[0]
+            sigma = np.eye(3 * n).reshape(n, 3, 3 * n)
+            weighted = lambda x, of=of, s=sigma: weighted_laplacian(of, x, s)  # noqa: E731
+            assert cost(weighted, x)[0] < most * cost(of, x)[0]
 
 
 @pytest.mark.slow

@@ -256,12 +256,13 @@ def weighted_laplacian(
     """
     caller = "weighted_laplacian"
     argument = Argument(caller, fun, x, args, kwargs, real=True, has_aux=has_aux)
-    directions, counts = [], set()
+    directions, known, counts = [], [], set()
     for name, array, columns in zip(
         argument.names, argument.arrays, argument.matching("sigma", sigma)
     ):
         if columns is None:
             directions.append(None)
+            known.append(None)
             continue
         if np.shape(columns)[:-1] != array.shape or np.ndim(columns) == 0:
             raise ValueError(
@@ -269,6 +270,9 @@ def weighted_laplacian(
                 f"{array.shape}, and an additional last axis for its columns; got "
                 f"{describe(columns)}."
             )
+        # Entries that are zero, if that can be seen, are left out.
+        is_known = not isinstance(columns, Tracer)
+        entries = np.asarray(columns) if is_known else None
         columns = jnp.asarray(columns)
         if jnp.issubdtype(columns.dtype, jnp.complexfloating):
             raise TypeError(
@@ -276,13 +280,15 @@ def weighted_laplacian(
             )
         counts.add(columns.shape[-1])
         directions.append(jnp.moveaxis(columns.astype(array.dtype), -1, 0))
+        known.append(None if entries is None else np.moveaxis(entries, -1, 0))
     if len(counts) != 1:
         raise ValueError(
             "weighted_laplacian: the arrays of `sigma`, at least one, must have the "
             f"same number of columns; got {sorted(counts)}."
         )
     [count] = counts
-    found = argument.weighted_sums(directions, {2: np.full(count, 2.0)})
+    weights = {2: np.full(count, 2.0)}
+    found = argument.weighted_sums(directions, weights, known)
     return argument.with_aux(found[2], found.get(AUX))
 
 
