@@ -337,7 +337,7 @@ def _unchecked(function):
         (dict(max_events=0), ValueError, "at least 1"),
         (dict(event=diffrax.Event(lambda t, y, args, **k: t > 1)), TypeError, "boolean"),
     ],
-    ids=str,
+    ids=["solver", "event", "update", "structure", "shape", "max_events", "boolean"],
 )  # fmt: skip
 def test_what_is_no_hybrid_system(changed, error, message):
     arguments = dict(
