@@ -5,6 +5,7 @@ import itertools
 import warnings
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -315,6 +316,23 @@ def first(t, y, args, **kwargs):
     return y[0] - 0.5
 
 
+class Level(eqx.Module):
+    level: float
+
+    def __call__(self, t, y, args, **kwargs):
+        return y[0] - self.level
+
+
+def test_a_hop_that_rounding_hides():
+    """A ball that leaves the ground for 2e-7 of a second, in a step of five seconds."""
+    event = diffrax.Event(lambda t, y, args, **kwargs: y[0], direction=False)
+    ball = diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], -10.0 + 0.0 * y[1]]))
+    y0 = jnp.array([1e-16, 1e-6])
+    solution = solve(event, y0, term=ball, t1=5.0, tol=1e-10)
+    assert solution.result == RESULTS.event_occurred
+    assert 2e-7 < solution.ts[-1] < 1e-6
+
+
 def test_the_solver_is_not_told():
     event = diffrax.Event(first, NEWTON)
     with pytest.warns(UserWarning, match="is given an event, and the solver is not"):
@@ -329,6 +347,13 @@ def test_the_solver_is_not_told():
         solve(
             event, solver=TaylorSolver(order=8, event=diffrax.Event((first, linear(0))))
         )
+    with pytest.raises(ValueError, match="watches for other conditions"):
+        solve(
+            diffrax.Event(Level(0.5)),
+            solver=TaylorSolver(order=8, event=diffrax.Event(Level(-0.9))),
+        )
+    with pytest.warns(UserWarning, match="that `diffeqsolve` is not given"):
+        solve(None, t1=1.0, solver=TaylorSolver(order=8, event=event))
     with pytest.raises(TypeError, match="must be the `diffrax.Event`"):
         TaylorSolver(order=8, event=first)  # pyright: ignore
 

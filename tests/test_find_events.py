@@ -293,6 +293,87 @@ def test_all_events_without_keeping_the_solution():
     assert list(upwards) == [False, True, True, False, True]
 
 
+# -- many events at one time, or at none
+
+
+def _listed_times(field, condition, t1, order=6, y0=1.0, args=None, atol=1e-30):
+    solution = hybrid_solve(
+        field, TaylorSolver(order), 0.0, t1, None, jnp.array(y0), args,
+        event=diffrax.Event(condition), max_events=6,
+        stepsize_controller=TaylorController(1e-10, atol),
+    )  # fmt: skip
+    return listed(solution.events)
+
+
+@pytest.mark.slow
+def test_a_condition_that_decays():
+    """What is zero after an event is a rounding error of then, and not of later."""
+    times = jax.jit(
+        lambda rate: hybrid_solve(
+            lambda t, y, args: -args * y, TaylorSolver(6), 0.0, 11.0, None, jnp.array(1.0),
+            rate, event=diffrax.Event(lambda t, y, args, **kwargs: y * jnp.cos(t)),
+            max_events=6, stepsize_controller=TaylorController(1e-10, 1e-30),
+        ).events.ts
+    )  # fmt: skip
+    exact = np.pi * np.array([0.5, 1.5, 2.5, 3.5, np.inf, np.inf])
+    for rate in (5.0, 8.0, 10.0):
+        np.testing.assert_allclose(times(rate), exact, rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_poles_and_roots():
+    """The tangent changes its sign at both."""
+    ts, _, upwards = _listed_times(
+        lambda t, y, args: jnp.cos(t) + 0.0 * y,
+        lambda t, y, args, **kwargs: jnp.tan(t - 0.1),
+        7.0,
+        y0=0.0,
+        atol=1e-10,
+    )
+    exact = 0.1 + np.pi / 2 * np.arange(5)
+    np.testing.assert_allclose(ts, exact, rtol=0, atol=1e-9)
+    assert list(upwards) == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("direction", [None, (False, False)])
+def test_a_ball_in_a_corner(direction):
+    """Both walls are hit at the same time: each turns one velocity around."""
+    solution = hybrid_solve(
+        lambda t, y, args: jnp.stack([y[2], y[3], 0.0 * y[0], 0.0 * y[0]]),
+        TaylorSolver(order=4),
+        t0=0.0,
+        t1=3.0,
+        dt0=None,
+        y0=jnp.array([1.0, 1.0, -1.0, -1.0]),
+        event=diffrax.Event(
+            tuple(lambda t, y, args, i=i, **kwargs: y[i] for i in (0, 1)),
+            direction=direction,
+        ),
+        update=lambda t, y, args, mask: jnp.concatenate(
+            [y[:2], jnp.where(jnp.stack(mask), -y[2:], y[2:])]
+        ),
+        max_events=4,
+        stepsize_controller=TaylorController(1e-10, 1e-10),
+    )  # fmt: skip
+    ts, index, _ = listed(solution.events)
+    np.testing.assert_allclose(ts, [1.0, 1.0], rtol=0, atol=1e-14)
+    assert sorted(index) == [0, 1]
+    np.testing.assert_allclose(solution.y1, [2.0, 2.0, 1.0, 1.0], rtol=0, atol=1e-13)
+
+
+@pytest.mark.slow
+def test_a_ball_that_comes_to_rest():
+    """Hops that are below rounding errors: it never falls through the ground."""
+    p = jnp.array([G, 0.5, 1.0])
+    solution = jax.jit(ft.partial(bounces, max_events=60, throw=False))(p)
+    assert solution.events.has_more and solution.events.num_events == 60
+    exact_ts, _ = exact_bounces(p, 15, 6.0)
+    np.testing.assert_allclose(solution.events.ts[:15], exact_ts, rtol=0, atol=1e-12)
+    rest = jnp.sqrt(2 / G) * 3
+    np.testing.assert_allclose(solution.t1, rest, rtol=0, atol=1e-5)
+    assert jnp.max(jnp.abs(solution.events.ys[:, 0])) < 1e-12
+
+
 # -- what is asked for is checked
 
 

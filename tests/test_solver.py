@@ -650,15 +650,16 @@ def test_steps_by_hand():
 @pytest.mark.parametrize("jacobian", [jax.jacrev, jax.jacfwd], ids=["rev", "fwd"])
 @pytest.mark.sample(2)
 def test_gradients_by_the_ends_with_the_controller(jacobian):
-    """Of `y1 = y0 exp(-(t1 - t0))`, where the lengths of steps hang on both ends."""
+    """Of `y1 = y0 exp(-(t1 - t0))`, where the lengths of steps hang on both ends; and of
+    `y1 = y0 + t1^2 - t0^2`, which one step is enough for."""
     adjoint = diffrax.ForwardMode() if jacobian is jax.jacfwd else None
     kwargs = {} if adjoint is None else dict(adjoint=adjoint)
 
     @jax.jit
     def slopes(t0, t1):
-        def end(t0, t1):
+        def end(t0, t1, field):
             solution = _solve(
-                lambda t, y, args: -y,
+                field,
                 order=6,
                 t0=t0,
                 t1=t1,
@@ -668,8 +669,11 @@ def test_gradients_by_the_ends_with_the_controller(jacobian):
             )
             return solution.ys[0]
 
-        return jacobian(end, argnums=(0, 1))(t0, t1)
+        by_ends = jacobian(end, argnums=(0, 1))
+        decay, parabola = lambda t, y, args: -y, lambda t, y, args: 2 * t + 0 * y
+        return by_ends(t0, t1, decay), by_ends(t0, t1, parabola)
 
     y1 = 2 * np.exp(-1.4)
-    found = slopes(jnp.array(0.1), jnp.array(1.5))
-    np.testing.assert_allclose(found, [y1, -y1], rtol=1e-10)
+    of_decay, of_parabola = slopes(jnp.array(0.1), jnp.array(1.5))
+    np.testing.assert_allclose(of_decay, [y1, -y1], rtol=1e-10)
+    np.testing.assert_allclose(of_parabola, [-0.2, 3.0], rtol=1e-10)

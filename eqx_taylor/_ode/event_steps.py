@@ -25,7 +25,7 @@ from .event_conditions import (
     polynomials_of_step,
 )
 from .ode_jet import unit_near
-from .roots import departure, first_crossing, noise_of
+from .roots import first_crossing, noise_of
 
 
 # A condition is not its series if they differ by so many times the last two terms of
@@ -129,18 +129,26 @@ def first_event(
         return jax.lax.stop_gradient(conditions.values(t0 + x.astype(h.dtype) * h, y))
 
     foreign = is_foreign(rows, noise, values, conditions.values(t0 + h, y1))
-    sign = jnp.sign(rows[:, 0])
-    # A condition that starts from zero leaves it for one side or the other, and Diffrax
-    # may see it on either side at the start: the step ends where it has left.
-    is_known = jnp.abs(rows[:, 0]) > noise / 2
-    side = jax.lax.cond(
-        eqxi.unvmap_any(~jnp.all(is_known)),
-        lambda: jnp.where(is_known, sign, -departure(rows, noise)),
-        lambda: sign,
-    )
-    side = jnp.where(foreign, 0, side)
+    # What is said of it, at the very start, is what Diffrax sees.
+    at_start = conditions.values(t0, jtu.tree_map(lambda c: c[0], series))
+    is_known = (jnp.abs(rows[:, 0]) > noise / 2) | (jnp.abs(at_start) > noise / 2)
+    side = jnp.where(foreign | ~is_known, 0, jnp.sign(at_start))
     start = jnp.zeros_like(noise)
-    behind = jnp.min(first_crossing(rows, side, start, noise).behind)
+
+    def leaving_zero():
+        """A condition that starts from zero leaves it for one side or the other, and
+        Diffrax may see it on either side at the start: the step ends where it has
+        left."""
+        of_zero = jnp.where(foreign | is_known, 0, 1)
+        sides = jnp.concatenate([jnp.where(is_known, side, of_zero), -of_zero])
+        twice = [jnp.concatenate([x, x]) for x in (rows, start, noise)]
+        return first_crossing(twice[0], sides, *twice[1:]).behind.min()
+
+    behind = jax.lax.cond(
+        eqxi.unvmap_any(~jnp.all(is_known)),
+        leaving_zero,
+        lambda: jnp.min(first_crossing(rows, side, start, noise).behind),
+    )
     by_samples = jax.lax.cond(
         eqxi.unvmap_any(jnp.any(foreign)),
         lambda: _by_samples(foreign, values, rows.dtype),

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+from jax.core import Tracer
 
 from .._core.check import describe
 
@@ -69,7 +70,9 @@ def check_watched(
         if call.event is not None and _has_real_conditions(call, t, y, args):
             warnings.warn(_NOT_WATCHED, stacklevel=2)
         return
-    if call.event is not None and not _same(watched, call.event):
+    if call.event is None:
+        warnings.warn(_NOT_GIVEN, stacklevel=2)
+    elif not _same(watched, call.event):
         raise ValueError(
             "TaylorSolver: the solver watches for other conditions than those of the "
             "event that `diffeqsolve` is given. Give both the same: "
@@ -101,6 +104,12 @@ _NOT_WATCHED = (
 )
 
 
+_NOT_GIVEN = (
+    "TaylorSolver: the solver watches for an event that `diffeqsolve` is not given: "
+    "steps end behind it, and the solve goes on. Give it to both, or to neither."
+)
+
+
 def _has_real_conditions(call: Call, t: Any, y: Any, args: Any) -> bool:
     """Whether a condition is real, and so has a place where it is zero."""
     assert call.event is not None
@@ -116,9 +125,15 @@ def _has_real_conditions(call: Call, t: Any, y: Any, args: Any) -> bool:
 
 
 def _same(a: diffrax.Event, b: diffrax.Event) -> bool:
-    """Whether two events have the same conditions, whatever arrays are in them."""
+    """Whether two events have the same conditions, as far as it is known while tracing
+    what is in them."""
+    leaves, structure = jtu.tree_flatten(a.cond_fn)
+    others, other_structure = jtu.tree_flatten(b.cond_fn)
+    if structure != other_structure:
+        return False
+    pairs = [x for x in zip(leaves, others) if not any(map(_is_traced, x))]
+    return bool(eqx.tree_equal(*map(list, zip(*pairs)))) if pairs else True
 
-    def static(event):
-        return eqx.partition(event.cond_fn, eqx.is_array_like)[1]
 
-    return bool(eqx.tree_equal(static(a), static(b)))
+def _is_traced(x: Any) -> bool:
+    return isinstance(x, Tracer)

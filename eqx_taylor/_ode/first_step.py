@@ -48,8 +48,10 @@ def first_step(
         return [dt]
 
     [dt] = _in_loop(by_series)
-    # One step will do where nothing moves: of some length, if there is no end.
-    span = jnp.where(jnp.isfinite(t1 - t0), t1 - t0, 1)
+    # One step will do where nothing moves: of some length, if there is no end. Diffrax
+    # ends it at `t1`. If it ended there by itself, the derivative of the smaller of two
+    # equal times would be half of that of either.
+    span = jnp.where(jnp.isfinite(t1 - t0), 2 * (t1 - t0), 1)
     return jnp.where(jnp.isfinite(dt) & (dt > 0), _PART * dt, span)
 
 

@@ -66,15 +66,20 @@ class HybridSolution(eqx.Module):
     result: diffrax.RESULTS
 
 
-class _Shifted(eqx.Module):
-    """A condition plus a number that is below its rounding errors."""
+class _OnSide(eqx.Module):
+    """A condition that is said to be on a `side` at the `start` of a solve, -1 or 1,
+    where rounding errors hide it; with 0 it is what it is."""
 
     condition: Callable[..., Any]
-    shift: Array
+    start: Array
+    side: Array
 
     def __call__(self, t, y, args, **kwargs):
         value = self.condition(t, y, args, **kwargs)
-        return value + self.shift.astype(value.dtype)
+        # Nothing but the sign is looked at: here by Diffrax, there by the solver.
+        large = jnp.asarray(float(jnp.finfo(value.dtype).max) ** 0.5, value.dtype)
+        is_said = (t == self.start) & (self.side != 0)
+        return jnp.where(is_said, self.side.astype(value.dtype) * large, value)
 
 
 def hybrid_solve(
@@ -119,8 +124,9 @@ def hybrid_solve(
         `adjoint`: as for `diffrax.diffeqsolve`; with an [`eqx_taylor.TaylorSolver`][]
         and an [`eqx_taylor.TaylorController`][]. (The solver is told of the event.)
     - `event`: a `diffrax.Event`: its conditions, which must be real, and directions.
-        Its root finder is not used. Conditions are called with `t`, `y` and `args`, and
-        with what Diffrax passes besides.
+        Its root finder is not used. Conditions are functions of `t`, `y` and `args`:
+        the keywords that Diffrax passes besides are those of the solve between two
+        events.
     - `update`: a function `update(t, y, args, event_mask)` that returns the state after
         an event. `event_mask` has the structure of the conditions, and says by a
         boolean for each which one it is.
@@ -200,7 +206,7 @@ def hybrid_solve(
         tangents = jnp.ones_like(t), slope
         return *jax.jvp(conditions.values, (t, y), tangents), slope
 
-    def to_root(t, y, flags):
+    def to_root(start, t, y, flags):
         """Goes back to the event, by one step of Newton's method, which is the implicit
         function theorem; along the slope, as the way is a few roundings."""
         values, before, slope = slopes(t, y)
@@ -208,20 +214,43 @@ def hybrid_solve(
         usable = flags & jnp.isfinite(before) & (before != 0)
         step = jnp.where(usable, values / jnp.where(usable, before, 1), 0)
         dt = -jnp.sum(step).astype(t.dtype)
+        # Not to before the start: the way is longer where the slope is next to zero.
+        room = jax.lax.stop_gradient(jnp.abs(t - start))
+        dt = dt + jax.lax.stop_gradient(jnp.clip(dt, -room, room) - dt)
         y = jtu.tree_map(lambda y, f: y + f * dt.astype(y.dtype), y, slope)
         return t + dt, y, before
 
+    def sides_after(t, y, crossed, behind, old):
+        """The side of zero on which each condition is, where rounding errors hide it; 0
+        where they do not. `crossed` is the side to which those went that have just
+        changed their sign, and 0 for the others, which are where they were."""
+        values, slope, _ = jax.lax.stop_gradient(slopes(t, y))
+        slope = slope * sign.astype(slope.dtype)
+        eps = float(jnp.finfo(values.dtype).eps)
+        tiny = float(jnp.finfo(values.dtype).tiny)
+        size = _size(conditions.values, t, y)
+        at_zero = jnp.abs(values) <= 1e3 * (eps * size + tiny) + _moved(t, slope)
+        # The new state may have turned the way around: that of a ball at a bounce.
+        same_way = jnp.sign(slope) * jnp.sign(behind)
+        there = jnp.where(same_way == 0, crossed, crossed * same_way)
+        known = jnp.where(crossed != 0, there, old)
+        known = jnp.where(known != 0, known, jnp.sign(slope))
+        return jnp.where(at_zero, known, 0), jnp.where(at_zero, known, jnp.sign(values))
+
     def segment(carry, _):
-        t, y, shifts, result, has_ended = carry
-        shifted = [_Shifted(f, shifts[i]) for i, f in enumerate(functions)]
+        start, y, said, sides, result, has_ended = carry
+        watched = [
+            _OnSide(f, jax.lax.stop_gradient(start * sign), said[i])
+            for i, f in enumerate(functions)
+        ]
         # The step ends behind the event by a few roundings: no root finder is needed.
-        conds = jtu.tree_unflatten(structure, shifted)
+        conds = jtu.tree_unflatten(structure, watched)
         watched = diffrax.Event(conds, None, event.direction)
         solution = diffrax.diffeqsolve(
             terms,
             eqx.tree_at(lambda s: s.event, solver, watched, is_leaf=_is_none),
-            t,
-            jnp.where(has_ended, t, t1),
+            start,
+            jnp.where(has_ended, start, t1),
             dt0,
             y,
             args,
@@ -237,31 +266,24 @@ def hybrid_solve(
         flags = jnp.stack(jtu.tree_leaves(mask)) & ~has_ended
         occurred = jnp.any(flags) & (solution.result == diffrax.RESULTS.event_occurred)
         result = diffrax.RESULTS.where(has_ended, result, solution.result)
-        t, y, before = to_root(t, y, flags)
+        crossed = jnp.where(flags, -sides, 0)
+        t, y, before = to_root(start, t, y, flags)
         after = update(t, y, args, mask)
         after = jtu.tree_map(lambda a, b: jnp.where(occurred, a, b), after, y)
-        values, behind, _ = jax.lax.stop_gradient(slopes(t, after))
-        # On the side to which the condition goes, by more than its rounding errors.
-        size = _size(conditions.values, t, after)
-        eps = float(jnp.finfo(values.dtype).eps)
-        tiny = float(jnp.finfo(values.dtype).tiny)
-        least = 2 * jnp.abs(values) + 8 * eps * size + tiny
-        at_zero = jnp.abs(values) <= 1e3 * (eps * size + tiny) + _moved(t, behind)
-        shifts = jnp.where(
-            flags & at_zero, jnp.sign(behind) * sign.astype(least.dtype) * least, 0
-        )
-        upwards = jnp.any(flags & (before * sign.astype(before.dtype) > 0))
+        behind = before * sign.astype(before.dtype)
+        said, new_sides = sides_after(t, after, crossed, behind, sides)
+        upwards = jnp.any(flags & (sides < 0))
         index = jnp.where(occurred, jnp.argmax(flags), -1)
         out = t, y, after, index, upwards, solution.stats["num_steps"]
-        return (t, after, shifts, result, has_ended | ~occurred), out
+        return (t, after, said, new_sides, result, has_ended | ~occurred), out
 
-    nothing = jnp.zeros(len(functions), dtype)
     result = diffrax.RESULTS.where(
         jnp.array(True), diffrax.RESULTS.successful, diffrax.RESULTS.successful
     )
-    values_dtype = jax.eval_shape(conditions.values, t0, y0).dtype
-    start = t0, y0, nothing.astype(values_dtype), result, jnp.array(False)
-    (t, y, _, result, has_ended), outs = jax.lax.scan(
+    unknown = jnp.zeros_like(conditions.values(t0, y0))
+    said = sides_after(t0, y0, unknown, unknown, unknown)
+    start = t0, y0, *said, result, jnp.array(False)
+    (t, y, _, _, result, has_ended), outs = jax.lax.scan(
         segment, start, None, length=max_events + 1
     )
     ts, ys, after, index, upwards, steps = outs
