@@ -107,6 +107,167 @@ def test_siblings():
         assert abs(a - e) < 1e-12 * (1 + abs(e))
 
 
+def _root(a):
+    """A square root, by a loop whose number of turns is not known."""
+
+    def step(state):
+        y, _ = state
+        return (y + a / y) / 2, y
+
+    return lax.while_loop(lambda s: jnp.abs(s[0] - s[1]) > 1e-15, step, (a, a + 1))[0]
+
+
+def _fourth_power(a):
+    def turns(n):
+        return lax.fori_loop(0, n, lambda _, y: y * a, jnp.ones_like(a))
+
+    return jax.jit(turns)(4)
+
+
+def _of_features(root):
+    """The value that a loop returns, spread out beside constants."""
+    w = np.random.default_rng(2).normal(size=(6, 2))
+
+    def fun(x):
+        h = jnp.broadcast_to(root(1 + x[0, 0] ** 2), (4,))
+        return jnp.sum(jnp.sin(jnp.concatenate([h, jnp.array([0.3, 2.0])]) @ w))
+
+    return fun
+
+
+# Functions, and others of the same values without these loops and branches.
+_UNREAD = {
+    "while": (
+        lambda x: _root(jnp.sum(x**2)) + jnp.sum(jnp.sin(x)),
+        lambda x: jnp.sqrt(jnp.sum(x**2)) + jnp.sum(jnp.sin(x)),
+    ),
+    "fori": (
+        lambda x: jnp.sum(jax.vmap(_fourth_power)(x[:, 0]) * x[:, 1]),
+        lambda x: jnp.sum(x[:, 0] ** 4 * x[:, 1]),
+    ),
+    "diagonal": (jnp.diagonal, lambda x: x[np.arange(3), np.arange(3)]),
+    "logarithm": (
+        lambda x: jnp.sum(jnp.log(jnp.diagonal(x))),
+        lambda x: jnp.sum(jnp.log(x[np.arange(3), np.arange(3)])),
+    ),
+    "features": (_of_features(_root), _of_features(jnp.sqrt)),
+    "no entries": (
+        lambda x: jnp.sum(
+            jnp.pad(jnp.diagonal(x)[:0], 1, constant_values=2.0) + x[0, 0]
+        ),
+        lambda x: 4 + 2 * x[0, 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _UNREAD)
+def test_value_through_what_is_not_read(name):
+    """The value, and what else a function returns, are the same for all directions,
+    also where an equation that gives them is computed for each."""
+    fun, same = _UNREAD[name]
+    x = _point(3) ** 2 + 0.5
+
+    @jax.jit
+    def ours(x):
+        both = lambda x: (fun(x), {"y": fun(x), "turns": x[0, 0] > 0})  # noqa: E731
+        with_aux = value_gradient_laplacian(both, x, has_aux=True)
+        return (
+            value_gradient_laplacian(fun, x),
+            with_aux,
+            laplacian(both, x, has_aux=True),
+        )
+
+    parts, ((value, aux), *rest), (second, more) = ours(x)
+    y, hessian = same(x), jax.hessian(same)(x)
+    trace = jnp.trace(hessian.reshape(*y.shape, 9, 9), axis1=-2, axis2=-1)
+    expected = y, jax.jacobian(same)(x), trace
+    for found in (
+        parts,
+        (value, *rest),
+        (aux["y"], rest[0], second),
+        (more["y"], *rest),
+    ):
+        for a, e in zip(found, expected, strict=True):
+            assert a.shape == e.shape
+            np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
+
+
+def test_no_columns():
+    """What else a function returns has no direction to be computed along."""
+    both = lambda x: (jnp.sum(x**2), _root(x[0, 0]))  # noqa: E731
+    x = _point(3) ** 2 + 1
+    found, aux = weighted_laplacian(both, x, np.zeros((3, 3, 0)), has_aux=True)
+    assert found == 0 and abs(aux - jnp.sqrt(x[0, 0])) < 1e-14
+
+
+_EMPTY = {
+    "rows": lambda x: x[:0],
+    "columns": lambda x: x[:, :0],
+    "both": lambda x: jnp.sin(x)[1:1, :0],
+    "gathered": lambda x: x[np.zeros(0, int)],
+    "product": lambda x: x @ np.ones((3, 0)),
+}
+
+
+def _uses(y, x):
+    """Sums over axes without entries, and what else may be made of an empty array."""
+    rows, columns = y.shape
+    yield jnp.sum(y)
+    yield jnp.sum(y, axis=0)
+    yield jnp.sum(y, axis=1)
+    yield jnp.sum((x[:, None] + jnp.sum(y)) ** 2, axis=0)
+    yield jnp.cumsum(y, axis=0)
+    yield jnp.cumsum(y, axis=1)[:, ::-1]
+    yield jnp.prod(y, axis=0)
+    yield jnp.concatenate([y.reshape(-1), x.reshape(-1)]) ** 2
+    yield jnp.sin(jnp.concatenate([y.reshape(-1), x[0] * x[1]]) @ np.ones((3, 2)))
+    yield jnp.pad(y, ((0, 1), (1, 0)), constant_values=1.5) * x[2, 2] ** 2
+    yield y @ np.ones((columns, 2)) + x[2, 0] ** 2
+    yield np.ones((2, rows)) @ y + x[2, 1] ** 2
+    yield jnp.einsum("ij,ijk->jk", y, np.ones((rows, columns, 2)))
+    yield y.T @ y
+    yield jnp.stack([y, y**2])
+    yield y[:, None, :] * y[None]
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("name", _EMPTY)
+def test_no_entries(name):
+    def fun(x):
+        y = _EMPTY[name](x)
+        total = jnp.sum(x**2) + jnp.sum(jnp.sin(x[0] * x[1]))
+        return sum((jnp.sum(jnp.cos(use)) for use in _uses(y, x)), total)
+
+    x = _point(3)
+    sigma = np.diag(np.arange(9.0)).reshape(3, 3, 9)
+    found = jax.jit(
+        lambda x: [*value_gradient_laplacian(fun, x), weighted_laplacian(fun, x, sigma)]
+    )(x)
+    hessian = jax.hessian(fun)(x).reshape(9, 9)
+    expected = [fun(x), jax.grad(fun)(x), jnp.trace(hessian)]
+    expected.append(jnp.sum(jnp.diag(hessian) * np.arange(9.0) ** 2))
+    for a, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
+
+
+def test_no_entries_of_a_biharmonic():
+    def fun(x):
+        rest = jnp.sum(x[:0]) ** 2 + jnp.sum(x[:, :0] @ np.ones((0, 2)))
+        return rest + jnp.sum(jnp.concatenate([x[:0], x]) ** 4)
+
+    assert abs(biharmonic(fun, _point(3)) - 9 * 24) < 1e-10
+
+
+def test_sum_over_no_entries_stays_sparse():
+    """It would otherwise make all that it is added to dense."""
+    w, x = weights(jnp.float32), _point(40, jnp.float32)
+    with_empty = lambda x: one_body(w, x + jnp.sum(x[:0]))  # noqa: E731
+    beside = lambda x: one_body(w, jnp.concatenate([x[:0], x]))  # noqa: E731
+    plain, _ = cost(lambda x: laplacian(lambda x: one_body(w, x), x), x)
+    for fun in (with_empty, beside):
+        assert cost(lambda x, fun=fun: laplacian(fun, x), x)[0] < 1.2 * plain
+
+
 def test_operations():
     """Of one particle, three directions; of means, those of all, but once."""
     w = weights(jnp.float32)

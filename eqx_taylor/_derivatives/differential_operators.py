@@ -287,6 +287,9 @@ def weighted_laplacian(
             f"same number of columns; got {sorted(counts)}."
         )
     [count] = counts
+    if count == 0:  # There is no direction to compute the other results along.
+        value, aux = argument.value()
+        return argument.with_aux(jtu.tree_map(jnp.zeros_like, value), aux)
     weights = {2: np.full(count, 2.0)}
     found = argument.weighted_sums(directions, weights, known)
     return argument.with_aux(found[2], found.get(AUX))

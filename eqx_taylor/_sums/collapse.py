@@ -110,8 +110,13 @@ def sums_over_directions(
         of_all = sums.weights[label]
         if of_all is not None:
             return _scaled(of_all.factor, output.sum(label, sums))
-        is_shared = weights[label] == SHARED
-        return jnp.asarray(output.shared) if is_shared else output.for_each(sums)
+        if weights[label] != SHARED:
+            return output.for_each(sums)
+        if not output.moves:
+            return jnp.asarray(output.shared)
+        # All results of an equation that is not read count as moving, also those that
+        # are the same for all directions.
+        return output.each.dense(count)[0]
 
     results = map(result, outputs, labels)
     return [[next(results) for _ in range(n)] for n in lengths[-1]]

@@ -21,6 +21,7 @@ from .stack import (
     is_same,
     is_same_along,
     NOTHING,
+    nothing,
     squeezed,
     Stack,
     summed,
@@ -76,6 +77,12 @@ class Operands:
         operands.shapes[i] = tuple(shape)
         return operands
 
+    def with_stacks(self, stacks: Sequence[Stack | None]) -> "Operands":
+        """These operands, with other stacks of those that move."""
+        return Operands(
+            self.eqn, stacks, self.shared, self.apply_to, self.known, self.count
+        )
+
     def apply(self, stacked: Sequence[Any]) -> list[Any]:
         """Applies the equation to arrays that have slots, and what does not move."""
         full = [v if x is None else x for v, x in zip(self.shared, stacked)]
@@ -91,7 +98,8 @@ class Operands:
 
 
 # How primitives act on sparse stacks. `None` if they do not.
-_RULES: dict[str, Callable[[Operands], list[Stack] | None]] = {}
+_Rule = Callable[[Operands], list[Stack] | None]
+_RULES: dict[str, _Rule] = {}
 
 
 def on_sparse(operands: Operands) -> list[Stack] | None:
@@ -104,8 +112,27 @@ def on_sparse(operands: Operands) -> list[Stack] | None:
     if name in _ON_PARTS:
         # Of what is dense and there in full only a broadcast is anything else.
         is_plain = all(stack.is_plain for stack in stacks)
-        return None if is_plain and name != "broadcast_in_dim" else rule(operands)
-    return None if all(stack.table is None for stack in stacks) else rule(operands)
+        is_dense = is_plain and name != "broadcast_in_dim"
+    else:
+        is_dense = all(stack.table is None for stack in stacks)
+    return None if is_dense else _of_empty(operands, rule)
+
+
+def _of_empty(operands: Operands, rule: _Rule) -> list[Stack] | None:
+    """Applies a rule to arrays that have entries: those without any, and sums over
+    them, have no directions."""
+    results = [var.aval for var in operands.eqn.outvars]
+    is_empty = all(0 in operands.shape(i) for i in operands.moving)
+    if not is_empty and not all(0 in aval.shape for aval in results):
+        return rule(operands)
+    stacks = [stack for stack in operands.stacks if stack is not None]
+    if all(stack.table is None for stack in stacks):
+        return None
+    # What is padded, or joined to something else, may have entries again.
+    is_sum = operands.eqn.primitive.name in ("reduce_sum", "dot_general")
+    if not is_sum and any(0 not in aval.shape for aval in results):
+        return None
+    return [nothing(stacks, aval.shape, aval.dtype) for aval in results]
 
 
 # What these make of a dense stack need not be there in full.
@@ -162,14 +189,7 @@ def _broadcast(operands: Operands) -> Operands:
         return Stack(jnp.broadcast_to(array, (len(array), *shape)), table)
 
     stacks = [broadcast(i, stack) for i, stack in enumerate(operands.stacks)]
-    return Operands(
-        operands.eqn,
-        stacks,
-        operands.shared,
-        operands.apply_to,
-        operands.known,
-        operands.count,
-    )
+    return operands.with_stacks(stacks)
 
 
 def _fewer(a: Stack, b: Stack) -> Table | None:
@@ -292,7 +312,11 @@ def _reshaped(table: Table, old: Sequence[int], new: Sequence[int]) -> Table | N
 @_rule("concatenate")
 def _concatenate(operands: Operands) -> list[Stack] | None:
     """A product takes the parts one by one, if they differ in what they depend on."""
-    stacks, axis = operands.stacks, operands.eqn.params["dimension"]
+    axis = operands.eqn.params["dimension"]
+    if not _are_others_zero(operands):
+        return None
+    operands = _without_empty(operands)
+    stacks = operands.stacks
     moving = [stack for stack in stacks if stack is not None]
 
     def later():
@@ -310,6 +334,29 @@ def _concatenate(operands: Operands) -> list[Stack] | None:
     sizes = [operands.shape(i)[axis] for i in range(len(stacks))]
     parts = list(zip(stacks, sizes))
     return [Stack(None, later=later, parts=parts, axis=axis)]
+
+
+def _are_others_zero(operands: Operands) -> bool:
+    """Whether operands that do not move are zero. They are, beside a sparse stack: it
+    is no value of order 0. A dense one may be the value that a loop returns."""
+    others = [i for i, stack in enumerate(operands.stacks) if stack is None]
+    known = [operands.known(i) for i in others]
+    if all(x is not None and not np.any(x) for x in known):
+        return True
+    return any(operands.table(i) is not None for i in operands.moving)
+
+
+def _without_empty(operands: Operands) -> Operands:
+    """Gives no directions to dense stacks without entries, which would make the result
+    dense as well."""
+    moving = [stack for stack in operands.stacks if stack is not None]
+    stacks = [
+        nothing(moving, operands.shape(i), operands.dtype)
+        if stack is not None and 0 in operands.shape(i)
+        else stack
+        for i, stack in enumerate(operands.stacks)
+    ]
+    return operands.with_stacks(stacks)
 
 
 def _concatenated(operands: Operands) -> list[Stack] | None:

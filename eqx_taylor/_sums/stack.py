@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._core.jax import vary, varying_axes
+from .._core.jax import joint_axes, vary, varying_axes
 
 
 # A table of directions, of shape `(slots, *shape)`, where axes along which it is the
@@ -132,6 +132,14 @@ class Stack:
         stack = Stack(packed, squeezed(table))
         stack._others[id(None)] = (None, array)
         return stack
+
+
+def nothing(stacks: Sequence[Stack], shape: Sequence[int], dtype: Any) -> Stack:
+    """Makes a stack of zeros, which has no directions; it varies between devices as
+    others do."""
+    axes = joint_axes(jax.typeof(stack.thin) for stack in stacks)
+    zeros = vary(jnp.zeros((1, *shape), dtype), axes)
+    return Stack(zeros, np.full((1, *[1] * len(shape)), NOTHING))
 
 
 # -- tables
