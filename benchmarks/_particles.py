@@ -1,6 +1,8 @@
 """Functions of particles, whose Laplacians need few of all directions: for
 `laplacian.py`, and for tests."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,7 @@ FUNCTIONS = dict(
 
 def cost(fun, *args):
     """Operations and bytes, by XLA's own count."""
-    found = jax.jit(fun).lower(*args).compile().cost_analysis()
+    found: Any = jax.jit(fun).lower(*args).compile().cost_analysis()
     found = found[0] if isinstance(found, list) else found
     operations = found["flops"] + found.get("transcendentals", 0.0)
     return operations, found["bytes accessed"]

@@ -132,7 +132,7 @@ def compare(ours, theirs):
 
 
 def count():
-    import heyoka as hy
+    import heyoka as hy  # pyright: ignore[reportMissingImports]
 
     rng = np.random.default_rng(0)
     total = 0

@@ -287,7 +287,7 @@ def _memory(seconds: float, turns: int) -> Iterator[Figure]:
         name = Method(solver, REPLAY).name
         yield Figure(
             f"gradient, {problem.name}, {name}, {max_steps} steps", "memory",
-            "default adjoint", *sizes, "bytes", at_most=at_most,
+            "default adjoint", sizes[0], sizes[1], "bytes", at_most=at_most,
         )  # fmt: skip
 
 
@@ -299,9 +299,14 @@ def _figure(
     theirs: Sequence[float],
     at_most: float | None,
 ) -> Figure:
-    middle = [float(np.median(times)) for times in (ours, theirs)]
-    spreads = [spread(times) if len(times) > 1 else None for times in (ours, theirs)]
-    return Figure(work, quantity, peer, *middle, "s", *spreads, at_most=at_most)
+    def of(times):
+        found = spread(times) if len(times) > 1 else None
+        return float(np.median(times)), found
+
+    (mine, my_spread), (other, other_spread) = of(ours), of(theirs)
+    return Figure(
+        work, quantity, peer, mine, other, "s", my_spread, other_spread, at_most=at_most
+    )
 
 
 PARTS: Mapping[str, Callable[[float, int], Iterator[Figure]]] = {
