@@ -104,6 +104,7 @@ def test_chord():
     check(run([NEVER, TOUCH, NEVER]), ROOT_OF_TOUCH, 1)
 
 
+@pytest.mark.slow
 def test_bisection():
     """Of one condition; Diffrax makes a system of several, which it refuses."""
     run = program(BISECTION, 1)
@@ -116,6 +117,7 @@ def test_without_a_root_finder():
     check(program(None, 2)([A, B]), ROOT_OF_B, 1)
 
 
+@pytest.mark.slow
 def test_directions():
     """A change of sign the other way is gone past, however near."""
     up = program(NEWTON, 2, (True, False))
@@ -205,6 +207,7 @@ def test_whatever_chose_the_step(name):
     check(run([TOUCH, A, NEVER]), ROOT_OF_A, 1)
 
 
+@pytest.mark.slow
 def test_saved_and_dense():
     grid = jnp.linspace(0.0, 10.0, 101)
     every = diffrax.SubSaveAt(steps=True)
@@ -220,6 +223,7 @@ def test_saved_and_dense():
         np.testing.assert_allclose(ys, exact, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_complex_states():
     def real_part(t, y, args, **kwargs):
         return y.real - 0.5
@@ -233,6 +237,7 @@ def test_complex_states():
     np.testing.assert_allclose(solution.ts[0], ROOT_OF_A, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_single_precision():
     # With float64 switched on Diffrax takes no root finder in float32.
     event = diffrax.Event(tuple(map(linear, range(3))))

@@ -79,6 +79,7 @@ def roots(c, t1):
     }
 
 
+@pytest.mark.slow
 def test_all_events():
     """In order, with directions, in lanes; a root at the end is one, and a root at the
     start is none."""
@@ -335,6 +336,7 @@ def test_poles_and_roots():
     assert list(upwards) == [True, False, True, False, True]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("direction", [None, (False, False)])
 def test_a_ball_in_a_corner(direction):
     """Both walls are hit at the same time: each turns one velocity around."""

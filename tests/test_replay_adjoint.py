@@ -117,6 +117,7 @@ def _lorenz(t, y, args):
     return jnp.stack([sigma * (v - x), x * (rho - z) - v, x * v - beta * z])
 
 
+@pytest.mark.slow
 def test_against_variational_integration():
     """Of Lorenz's equations at t = 1, by the state and by three parameters."""
     y0, args = jnp.array([1.0, 1.0, 1.0]), jnp.array([10.0, 28.0, 8 / 3])
@@ -153,6 +154,7 @@ def test_against_variational_integration():
 @pytest.mark.parametrize(
     "solver", [TaylorSolver(order=8), TSIT5], ids=["taylor", "tsit5"]
 )
+@pytest.mark.slow
 def test_lanes_of_different_numbers_of_steps(solver):
     """y' = -p y³ cos(p t), where y(t) is y0/sqrt(1 + 2 y0² sin(p t)), with saved times
     between steps; p is closed over, and y0 spans lanes of one step to dozens."""
@@ -177,6 +179,7 @@ def test_lanes_of_different_numbers_of_steps(solver):
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_times_that_all_lanes_share():
     """y' = a, of which t y is saved: t1 (y0 + a t1). With steps of one length the end is
     the same in all lanes, and so is the number of steps."""
@@ -199,6 +202,7 @@ def test_times_that_all_lanes_share():
 
 
 @pytest.mark.filterwarnings("ignore:Complex dtype support")
+@pytest.mark.slow
 def test_complex_and_backwards_in_time():
     """y' = i p t y from t = 2 to 0, where y(t) is y0 exp(i p (t² - 4)/2)."""
     y0, p = jnp.array([0.5 + 0.1j, 1.0]), jnp.array(1.2)
@@ -224,6 +228,7 @@ def test_complex_and_backwards_in_time():
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_steps_by_runge_kutta():
     """y' = |t - c| and y' = 1 + relu(y - 1) have kinks inside of steps, which are made
     by a Runge--Kutta method."""
@@ -247,6 +252,7 @@ def test_steps_by_runge_kutta():
     np.testing.assert_allclose(by_c, [by_c_exact, 0], rtol=1e-2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_time_of_a_jump():
     """y' = y before c and -2 y behind it: y(2) is y0 exp(c - 2 (2 - c))."""
 
@@ -318,6 +324,7 @@ def test_event(name):
         np.testing.assert_allclose(a, e, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_hessian():
     """y' = -p y³ has y(t) = y0/sqrt(1 + 2 p t y0²): forward over reverse."""
 
@@ -334,6 +341,7 @@ def test_hessian():
     np.testing.assert_allclose(actual, jax.hessian(exact)(x), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_resumed_solve():
     """Of the state at which it is resumed, whatever is carried."""
 
@@ -373,6 +381,7 @@ def test_dtype(dtype):
     np.testing.assert_allclose(gradient, np.exp(-1.0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_stochastic():
     """Geometric Brownian motion, on steps of one length: against `DirectAdjoint`."""
 
