@@ -462,7 +462,7 @@ def test_resuming(clipped):
             t1,
             half.ys[half.stats["num_accepted_steps"]],
             # Diffrax chooses another first step, if it is not told which.
-            dt0=(state.inner_state if clipped else state).dt,
+            dt0=(state.inner_state if clipped else state)[0],
             solver_state=half.solver_state,
             controller_state=state,
             made_jump=jnp.asarray(half.made_jump),

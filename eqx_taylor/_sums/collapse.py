@@ -35,6 +35,7 @@ from .._core.jax import (
     close,
     closed_over,
     current_place,
+    explicit_sharding,
     inside_call,
     is_differentiable,
     is_literal,
@@ -87,6 +88,9 @@ def sums_over_directions(
     types = _types(point, directions)
     jaxpr = trace_on_devices("the function", flat_fun, own, types)
     inputs = [known(x) for x in point]
+    if any(explicit_sharding(jax.typeof(x)) is not None for x in point):
+        # Stacks of some directions have no sharding of their own.
+        known_directions = None
     for v, entries in zip(directions, known_directions or [None] * len(directions)):
         inputs.append(Value(moves=True))
         inputs[-1].each = Stack.of(entries, v)
