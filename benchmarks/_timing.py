@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ._report import machine
+from ._report import Figure, machine
 
 
 class Timing(NamedTuple):
@@ -40,6 +40,28 @@ def spread(times: Sequence[float] | np.ndarray) -> float:
     """Half the distance between the quartiles."""
     low, high = np.percentile(times, [25, 75])
     return float(high - low) / 2
+
+
+def compared(
+    work: str,
+    quantity: str,
+    peer: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    at_most: float | None,
+) -> Figure:
+    """The medians of what was measured of both, in seconds, with their spreads if they
+    were measured more than once."""
+    return Figure(
+        work,
+        quantity,
+        peer,
+        float(np.median(ours)),
+        float(np.median(theirs)),
+        ours_spread=spread(ours) if len(ours) > 1 else None,
+        theirs_spread=spread(theirs) if len(theirs) > 1 else None,
+        at_most=at_most,
+    )
 
 
 def compile_once(fun: Callable, args: Sequence[Any]) -> tuple[Any, float]:

@@ -30,7 +30,7 @@ from ._first_result import (
     TOLERANCE,
 )
 from ._report import Figure, main, Report
-from ._timing import spread
+from ._timing import compared
 
 
 TITLE = "Seconds to the first result"
@@ -61,26 +61,6 @@ def table(found: Mapping[Program, Sequence[Compilation]], peer: Program) -> str:
     return "\n".join(lines)
 
 
-def _figure(
-    work: str,
-    quantity: str,
-    peer: str,
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    at_most: float | None,
-) -> Figure:
-    return Figure(
-        work,
-        quantity,
-        peer,
-        float(np.median(ours)),
-        float(np.median(theirs)),
-        ours_spread=spread(ours) if len(ours) > 1 else None,
-        theirs_spread=spread(theirs) if len(theirs) > 1 else None,
-        at_most=at_most,
-    )
-
-
 class Part(NamedTuple):
     figures: Sequence[Figure]
     text: str
@@ -92,7 +72,7 @@ def _against(
     found: Mapping[Program, Sequence[Compilation]],
     at_most: float | None,
 ) -> Figure:
-    return _figure(
+    return compared(
         f"{'gradient' if program.gradient else 'solve'}, {NAMES[program.field]}, "
         f"{program.name}",
         "trace + lower + compile, CPU",
@@ -113,7 +93,7 @@ def _run_against(
     one_step: bool = False,
 ) -> Part:
     found = runs([ours, peer], seconds, one_step=one_step)
-    figure = _figure(
+    figure = compared(
         work, "run", name, found[ours].seconds, found[peer].seconds, at_most
     )
     return Part([figure], "")
@@ -169,7 +149,7 @@ def _run_times(programs: Sequence[Program], seconds: float) -> Part:
     *_, peer = programs
     found = runs(programs, seconds, one_step=False)
     figures = [
-        _figure(
+        compared(
             f"{'gradient' if p.gradient else 'solve'}, {NAMES[p.field]}, {p.name}, "
             f"{found[p].steps} steps",
             "run",
@@ -207,7 +187,7 @@ def _ways(seconds: float, turns: int) -> Iterator[Part]:
     # In one process: only what is compiled is faster or slower.
     runs_of = runs([low, program], seconds, one_step=False)
     figures.append(
-        _figure(
+        compared(
             f"solve, {NAMES['mlp']}, {low.name}",
             "run",
             "itself",
@@ -227,7 +207,7 @@ def _ways(seconds: float, turns: int) -> Iterator[Part]:
                 for times in (cold, warm):
                     times.append(compilation(p, environment))
         figures.append(
-            _figure(
+            compared(
                 f"{'gradient' if p.gradient else 'solve'}, {NAMES['mlp']}, {p.name}, "
                 "from JAX's cache on disk",
                 "trace + lower + compile, CPU",
@@ -252,8 +232,10 @@ def _demonstration(seconds: float, turns: int) -> Iterator[Part]:
     work, peer = "`python -m eqx_taylor`", "what it may take"
     yield Part(
         [
-            _figure(f"{work}, first row after imports", "CPU", peer, first, [5.0], 1.0),
-            _figure(f"{work}, whole", "CPU", peer, whole, [25.0], 1.0),
+            compared(
+                f"{work}, first row after imports", "CPU", peer, first, [5.0], 1.0
+            ),
+            compared(f"{work}, whole", "CPU", peer, whole, [25.0], 1.0),
         ],
         "",
     )

@@ -21,7 +21,7 @@ from eqx_taylor import ReplayAdjoint, TaylorController, TaylorSolver
 
 from . import problems
 from ._report import Figure, main, Report
-from ._timing import spread, warm_up
+from ._timing import compared, spread, warm_up
 from .work_precision import take_turns, time_to_error
 
 
@@ -175,7 +175,7 @@ def _compile(seconds: float, turns: int) -> Iterator[Figure]:
             fun = gradient(problem, method, 1e-9)
             taken.append(compiled(fun, problem.parameters, rtol)[1])
     for method, at_most in ours:
-        yield _figure(
+        yield compared(
             f"gradient, {problem.name}, {method.name}", "trace + lower + compile, CPU",
             peer.name, times[method], times[peer], at_most,
         )  # fmt: skip
@@ -253,7 +253,7 @@ def _any_solver(seconds: float, turns: int) -> Iterator[Figure]:
                 compiled(gradient(problem, m, tolerance), *args)[0] for m in methods
             ]
             ours, theirs = take_turns([lambda f=f: f(*args) for f in calls], seconds)
-            yield _figure(
+            yield compared(
                 f"gradient, {problem.name}, {methods[0].name}", "run", methods[1].name,
                 ours, theirs, 0.7,
             )  # fmt: skip
@@ -289,24 +289,6 @@ def _memory(seconds: float, turns: int) -> Iterator[Figure]:
             f"gradient, {problem.name}, {name}, {max_steps} steps", "memory",
             "default adjoint", sizes[0], sizes[1], "bytes", at_most=at_most,
         )  # fmt: skip
-
-
-def _figure(
-    work: str,
-    quantity: str,
-    peer: str,
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    at_most: float | None,
-) -> Figure:
-    def of(times):
-        found = spread(times) if len(times) > 1 else None
-        return float(np.median(times)), found
-
-    (mine, my_spread), (other, other_spread) = of(ours), of(theirs)
-    return Figure(
-        work, quantity, peer, mine, other, "s", my_spread, other_spread, at_most=at_most
-    )
 
 
 PARTS: Mapping[str, Callable[[float, int], Iterator[Figure]]] = {

@@ -15,7 +15,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.custom_types import Args, RealScalarLike, Y
-from .error_estimate import BY_RUNGE_KUTTA, ErrorEstimate
+from .error_estimate import BY_RUNGE_KUTTA, is_estimate
 from .ode_jet import solution_series, usable
 from .runge_kutta import runge_kutta_step
 from .solver import TaylorSolver
@@ -68,7 +68,31 @@ class Made(NamedTuple):
 Remake = Callable[[diffrax.AbstractTerm, Args, Step], Made]
 
 
-class AnySolver(eqx.Module):
+class _AsItIs(eqx.Module):
+    """The part of what follows that is the same for solvers whose state is recorded as
+    it is, and that make all steps in one way."""
+
+    solver: eqx.AbstractVar[Any]
+
+    @property
+    def recording(self) -> Any:
+        # Nothing is differentiated backwards through the solve itself. This kind of
+        # loop over stages has forward mode.
+        return _with_scan(self.solver)
+
+    def recorded_state(self, solver_state: PyTree) -> PyTree:
+        return solver_state
+
+    def solver_state(self, recorded: PyTree) -> PyTree:
+        return recorded
+
+    def way(self, note: PyTree[Array]) -> Array | int:
+        """Which of the ways a step was made in."""
+        del note
+        return 0
+
+
+class AnySolver(_AsItIs):
     """The steps of any solver of Diffrax, made again by its method `step`.
 
     What it carries from step to step, a slope or a second state, is recorded, too, and
@@ -79,18 +103,6 @@ class AnySolver(eqx.Module):
 
     # What a solve returns that has no derivative.
     constant: ClassVar[tuple[str, ...]] = ("controller_state",)
-
-    @property
-    def recording(self) -> Any:
-        # Nothing is differentiated backwards through the solve itself. This kind of
-        # loop over stages has forward mode.
-        return _with_scan(self.solver, "lax")
-
-    def recorded_state(self, solver_state: PyTree) -> PyTree:
-        return solver_state
-
-    def solver_state(self, recorded: PyTree) -> PyTree:
-        return recorded
 
     def carried(self, state: Any) -> PyTree[Array]:
         return eqx.filter(state.solver_state, eqx.is_inexact_array)
@@ -123,13 +135,8 @@ class AnySolver(eqx.Module):
 
         return [remake]
 
-    def way(self, note: PyTree[Array]) -> Array | int:
-        """Which of them a step was made in."""
-        del note
-        return 0
 
-
-class OfRungeKutta(eqx.Module):
+class OfRungeKutta(_AsItIs):
     """The steps of an explicit Runge--Kutta method of Diffrax, made again with their
     stages one after the other.
 
@@ -142,16 +149,6 @@ class OfRungeKutta(eqx.Module):
 
     # The slope in it follows from the state.
     constant: ClassVar[tuple[str, ...]] = ("solver_state", "controller_state")
-
-    @property
-    def recording(self) -> Any:
-        return _with_scan(self.solver, "lax")
-
-    def recorded_state(self, solver_state: PyTree) -> PyTree:
-        return solver_state
-
-    def solver_state(self, recorded: PyTree) -> PyTree:
-        return recorded
 
     def carried(self, state: Any) -> PyTree[Array]:
         del state
@@ -179,10 +176,6 @@ class OfRungeKutta(eqx.Module):
             return Made(y1, None, dict(y0=y0, y1=y1, k=stacked))
 
         return [remake]
-
-    def way(self, note: PyTree[Array]) -> Array | int:
-        del note
-        return 0
 
 
 def _combined(y0: Y, weights: Any, slopes: list[Y]) -> Y:
@@ -318,7 +311,7 @@ class _Noting(diffrax.AbstractAdaptiveSolver[_Noted]):
         y1, y_error, dense_info, state, result = self.solver.step(
             terms, t0, t1, y0, args, solver_state.state, made_jump
         )
-        estimates = jtu.tree_leaves(y_error, is_leaf=_is_estimate)
+        estimates = jtu.tree_leaves(y_error, is_leaf=is_estimate)
         kinds = [estimate.kind for estimate in estimates[:1]]
         other = kinds[0] >= BY_RUNGE_KUTTA if kinds else jnp.array(False)
         noted = _Noted(state, dense_info["unit"], other)
@@ -328,14 +321,10 @@ class _Noting(diffrax.AbstractAdaptiveSolver[_Noted]):
         return self.solver.func(terms, t0, y0, args)
 
 
-def _is_estimate(x: Any) -> bool:
-    return isinstance(x, ErrorEstimate)
-
-
-def _with_scan(solver: Any, kind: str) -> Any:
+def _with_scan(solver: Any) -> Any:
     if isinstance(solver, diffrax.AbstractRungeKutta | diffrax.AbstractSRK):
         if solver.scan_kind is None:
             return eqx.tree_at(
-                lambda s: s.scan_kind, solver, kind, is_leaf=lambda x: x is None
+                lambda s: s.scan_kind, solver, "lax", is_leaf=lambda x: x is None
             )
     return solver

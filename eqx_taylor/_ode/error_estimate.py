@@ -72,6 +72,10 @@ class ErrorEstimate(eqx.Module):
         return self.error
 
 
+def is_estimate(x: Any) -> bool:
+    return isinstance(x, ErrorEstimate)
+
+
 class Defect(eqx.Module):
     r"""The amount by which a polynomial fails to satisfy the equation at a point of the
     step, times the length $h$ of the step: $h\,(f(t, p(t)) - p'(t))$.

@@ -18,6 +18,7 @@ from .error_estimate import (
     BROKEN_AT_END,
     BY_RUNGE_KUTTA,
     ErrorEstimate,
+    is_estimate,
     NOT_FINITE,
     OF_SERIES,
     WITHOUT_SLOPE,
@@ -225,8 +226,8 @@ class TaylorController(
         # in branches that are not taken.)
         dt = jax.lax.stop_gradient(jnp.asarray(t1 - t0))
         chosen_dt = state.dt
-        estimates, treedef = jtu.tree_flatten(y_error, is_leaf=_is_estimate)
-        if not all(map(_is_estimate, estimates)):
+        estimates, treedef = jtu.tree_flatten(y_error, is_leaf=is_estimate)
+        if not all(map(is_estimate, estimates)):
             raise TypeError(
                 f"{_WRONG_SOLVER} This solver's estimate of its error is not that of a "
                 "TaylorSolver; `diffrax.HalfSolver`, for one, makes its own. "
@@ -411,10 +412,6 @@ class TaylorController(
 def _inverse_root(error: Array) -> Array:
     """Computes `error**(-1 / ERROR_ORDER)`; `ERROR_ORDER` is 8."""
     return jax.lax.rsqrt(jnp.sqrt(jnp.sqrt(error)))
-
-
-def _is_estimate(x: Any) -> bool:
-    return isinstance(x, ErrorEstimate)
 
 
 _WRONG_SOLVER = (

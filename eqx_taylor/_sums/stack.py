@@ -343,17 +343,15 @@ def summed(stack: Stack, axes: Sequence[int], count: int) -> Stack:
             stack = Stack(total)
         else:
             stack = _summed_along(stack.array, stack.table, axis + 1, count)
-    kept = [n for i, n in enumerate(stack.array.shape) if i - 1 not in axes]
     table = stack.table
     if table is not None:
-        table = table.reshape(
-            [n for i, n in enumerate(table.shape) if i - 1 not in axes]
-        )
-    return Stack(stack.array.reshape(kept), table)
+        table = _without(table, axes)
+    return Stack(_without(stack.array, axes), table)
 
 
-def _without(table: Table, axes: Sequence[int]) -> Table:
-    return table.reshape([n for i, n in enumerate(table.shape) if i - 1 not in axes])
+def _without(x: Any, axes: Sequence[int]) -> Any:
+    """Drops axes of the entries, of size 1, from a table or an array."""
+    return x.reshape([n for i, n in enumerate(x.shape) if i - 1 not in axes])
 
 
 def _summed_along(array: Any, table: Table, axis: int, count: int) -> Stack:
