@@ -74,6 +74,7 @@ def check(found, root, which=0, tol=1e-11):
     assert flags == [i == which for i in range(len(flags))]
 
 
+@pytest.mark.slow
 def test_the_first_of_several():
     """Whatever place it has in the tuple. At the ends of steps `a` alone was seen, or
     nothing."""
@@ -180,6 +181,7 @@ def test_conditions_that_are_no_polynomials(name):
     assert [*map(bool, solution.event_mask)] == [False, True]
 
 
+@pytest.mark.slow
 def test_not_a_number():
     """It has changed its sign, as Diffrax has it."""
 

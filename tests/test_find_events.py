@@ -117,6 +117,7 @@ def level(t, y, args, **kwargs):
     return y[0] - args
 
 
+@pytest.mark.slow
 def test_directions_backwards_and_no_room():
     event = diffrax.Event([level, level], direction=[True, False])
 
@@ -172,6 +173,7 @@ def test_gradients_of_all_events():
             np.testing.assert_array_equal(actual[3:], 0)
 
 
+@pytest.mark.slow
 def test_a_pendulum_at_rest():
     """Its velocity is zero each half period, an elliptic integral: to 1e-13."""
     term = diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], -9.8 * jnp.sin(y[0])]))
@@ -377,6 +379,13 @@ def test_a_ball_that_comes_to_rest():
 
 
 # -- what is asked for is checked
+
+
+@pytest.mark.parametrize("throw", [True, False])
+def test_times_that_are_not_numbers(throw):
+    p = jnp.array([G, RESTITUTION, HEIGHT])
+    with pytest.raises(Exception, match="must be numbers between which"):
+        jax.block_until_ready(bounces(p, max_events=1, t1=jnp.nan, throw=throw).y1)
 
 
 def test_what_cannot_be_searched():

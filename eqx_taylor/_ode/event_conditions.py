@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -65,6 +66,27 @@ def read_conditions(
         return jnp.stack(found)
 
     return Conditions(values, len(functions), indices)
+
+
+def check_is_event(caller: str, event: Any) -> None:
+    if not isinstance(event, diffrax.Event):
+        raise TypeError(
+            f"{caller}: `event` must be a `diffrax.Event`; got {describe(event)}. "
+            "Write `diffrax.Event(cond_fn)`."
+        )
+
+
+def read_real_conditions(
+    caller: str, event: diffrax.Event, t: RealScalarLike, y: PyTree[Array], args: Args
+) -> Conditions:
+    """Finds the conditions of an event, where all of them have to be real."""
+    conditions = read_conditions(caller, event.cond_fn, t, y, args, {})
+    if conditions.number < len(jtu.tree_leaves(event.cond_fn, is_leaf=callable)):
+        raise TypeError(
+            f"{caller}: a boolean condition has no place where it is zero. Give real "
+            "conditions: `t - 1.0` for `t > 1.0`."
+        )
+    return conditions
 
 
 def _dtype_of(caller: str, name: str, function: Any, t: Any, y: Any) -> Any:

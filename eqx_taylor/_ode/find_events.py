@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._core.check import check_integer, describe
+from .._core.check import check_integer
 from .._core.custom_types import Args
 from .event_conditions import (
+    check_is_event,
     condition_series,
     Conditions,
     evaluate_polynomials,
     polynomials_of_step,
-    read_conditions,
+    read_real_conditions,
 )
 from .event_steps import is_foreign
 from .interpolation import TaylorInterpolation
@@ -157,20 +158,11 @@ def find_events(
     """
     max_events = check_integer("find_events", "max_events", max_events, least=1)
     interpolation = _check_solution(solution)
-    if not isinstance(event, diffrax.Event):
-        raise TypeError(
-            "find_events: `event` must be a `diffrax.Event`; got "
-            f"{describe(event)}. Write `diffrax.Event(cond_fn)`."
-        )
+    check_is_event("find_events", event)
     t0 = jnp.asarray(interpolation.t0)
     y0 = jtu.tree_map(lambda c: c[0, 0], interpolation.infos["coefficients"])
-    conditions = read_conditions("find_events", event.cond_fn, t0, y0, args, {})
+    conditions = read_real_conditions("find_events", event, t0, y0, args)
     structure = jtu.tree_structure(event.cond_fn, is_leaf=callable)
-    if conditions.number < structure.num_leaves:
-        raise TypeError(
-            "find_events: a boolean condition has no place where it is zero. Give real "
-            "conditions: `t - 1.0` for `t > 1.0`."
-        )
     directions = jtu.tree_leaves(event.direction, is_leaf=lambda x: x is None)
     # 0 for both, 1 for upwards.
     wanted = jnp.array([0 if d is None else 2 * int(d) - 1 for d in directions])

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._core.check import check_integer, check_scalar, describe
 from .._core.custom_types import Args, RealScalarLike, Y
 from .check import check_state
-from .event_conditions import read_conditions
+from .event_conditions import check_is_event, read_real_conditions
 from .find_events import Events
 from .ode_jet import increment, unit_of
 from .solver import TaylorSolver
@@ -67,8 +67,8 @@ class HybridSolution(eqx.Module):
 
 
 class _OnSide(eqx.Module):
-    """A condition that is said to be on a `side` at the `start` of a solve, -1 or 1,
-    where rounding errors hide it; with 0 it is what it is."""
+    """A condition that is said to be on a `side` at the `start` of a solve, -1 or 1, as
+    rounding errors may hide it; with 0 it is what it is."""
 
     condition: Callable[..., Any]
     start: Array
@@ -148,9 +148,10 @@ def hybrid_solve(
     `TypeError` or `ValueError`, while tracing, for a solver or a controller that are
     others, for an `event` that is no `diffrax.Event`, for conditions that are not real
     scalars, for an `update` that does not return the structure, shapes and dtypes of
-    the state, and for a `max_events` that is not an integer or below 1. If `throw` is
-    true, and when it runs: the error of `diffrax.diffeqsolve` if the solve fails, and a
-    `RuntimeError` if there are more events than `max_events`.
+    the state, and for a `max_events` that is not an integer or below 1. When it runs: a
+    `RuntimeError` for times that are NaN; and if `throw` is true, the error of
+    `diffrax.diffeqsolve` if the solve fails, and a `RuntimeError` if there are more
+    events than `max_events`.
 
     !!! example
 
@@ -187,13 +188,8 @@ def hybrid_solve(
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(t0, t1, unit_of(jnp.asarray(0.0), y0).dtype)
     t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
-    conditions = read_conditions("hybrid_solve", event.cond_fn, t0, y0, args, {})
+    conditions = read_real_conditions("hybrid_solve", event, t0, y0, args)
     functions, structure = jtu.tree_flatten(event.cond_fn, is_leaf=callable)
-    if conditions.number < len(functions):
-        raise TypeError(
-            "hybrid_solve: a boolean condition has no place where it is zero. Give "
-            "real conditions: `t - 1.0` for `t > 1.0`."
-        )
     update = _checked(update, y0)
     sign = jnp.where(t0 <= t1, 1, -1).astype(dtype)
     kwargs = {} if adjoint is None else dict(adjoint=adjoint)
@@ -221,9 +217,9 @@ def hybrid_solve(
         return t + dt, y, before
 
     def sides_after(t, y, crossed, behind, old):
-        """The side of zero on which each condition is, where rounding errors hide it; 0
-        where they do not. `crossed` is the side to which those went that have just
-        changed their sign, and 0 for the others, which are where they were."""
+        """The side of zero on which each condition is, which rounding errors may hide.
+        `crossed` is the side to which those went that have just changed their sign, and
+        0 for the others, which are where they were."""
         values, slope, _ = jax.lax.stop_gradient(slopes(t, y))
         slope = slope * sign.astype(slope.dtype)
         eps = float(jnp.finfo(values.dtype).eps)
@@ -235,12 +231,12 @@ def hybrid_solve(
         there = jnp.where(same_way == 0, crossed, crossed * same_way)
         known = jnp.where(crossed != 0, there, old)
         known = jnp.where(known != 0, known, jnp.sign(slope))
-        return jnp.where(at_zero, known, 0), jnp.where(at_zero, known, jnp.sign(values))
+        return jnp.where(at_zero, known, jnp.sign(values))
 
     def segment(carry, _):
-        start, y, said, sides, result, has_ended = carry
+        start, y, sides, result, has_ended = carry
         watched = [
-            _OnSide(f, jax.lax.stop_gradient(start * sign), said[i])
+            _OnSide(f, jax.lax.stop_gradient(start * sign), sides[i])
             for i, f in enumerate(functions)
         ]
         # The step ends behind the event by a few roundings: no root finder is needed.
@@ -271,19 +267,19 @@ def hybrid_solve(
         after = update(t, y, args, mask)
         after = jtu.tree_map(lambda a, b: jnp.where(occurred, a, b), after, y)
         behind = before * sign.astype(before.dtype)
-        said, new_sides = sides_after(t, after, crossed, behind, sides)
+        new_sides = sides_after(t, after, crossed, behind, sides)
         upwards = jnp.any(flags & (sides < 0))
         index = jnp.where(occurred, jnp.argmax(flags), -1)
         out = t, y, after, index, upwards, solution.stats["num_steps"]
-        return (t, after, said, new_sides, result, has_ended | ~occurred), out
+        return (t, after, new_sides, result, has_ended | ~occurred), out
 
     result = diffrax.RESULTS.where(
         jnp.array(True), diffrax.RESULTS.successful, diffrax.RESULTS.successful
     )
     unknown = jnp.zeros_like(conditions.values(t0, y0))
-    said = sides_after(t0, y0, unknown, unknown, unknown)
-    start = t0, y0, *said, result, jnp.array(False)
-    (t, y, _, _, result, has_ended), outs = jax.lax.scan(
+    sides = sides_after(t0, y0, unknown, unknown, unknown)
+    start = t0, y0, sides, result, jnp.array(False)
+    (t, y, _, result, has_ended), outs = jax.lax.scan(
         segment, start, None, length=max_events + 1
     )
     ts, ys, after, index, upwards, steps = outs
@@ -301,11 +297,19 @@ def hybrid_solve(
     )
     # The last state is that at an event for which there was no room.
     y = jtu.tree_map(lambda all_ys, y: jnp.where(has_ended, y, all_ys[-1]), outs[1], y)
+    # Diffrax takes it for an end that has been reached.
+    y = eqx.error_if(y, jnp.isnan(t1 - t0), _NOT_A_TIME)
     if throw:
         failed = ~(diffrax.is_okay(result))
         y = result.error_if(y, failed)
         y = eqx.error_if(y, ~has_ended, _TOO_MANY.format(max_events))
     return HybridSolution(t, y, events, after, jnp.sum(steps), result)
+
+
+_NOT_A_TIME = (
+    "hybrid_solve: `t0` and `t1` must be numbers between which there is a length of "
+    "time; got NaN, or two infinite ones."
+)
 
 
 _TOO_MANY = (
@@ -341,11 +345,7 @@ def _check_parts(solver: Any, event: Any, update: Any) -> None:
             "hybrid_solve: `solver` must be an `eqx_taylor.TaylorSolver`; got "
             f"{describe(solver)}."
         )
-    if not isinstance(event, diffrax.Event):
-        raise TypeError(
-            f"hybrid_solve: `event` must be a `diffrax.Event`; got {describe(event)}. "
-            "Write `diffrax.Event(cond_fn)`."
-        )
+    check_is_event("hybrid_solve", event)
     if update is not None and not callable(update):
         raise TypeError(
             "hybrid_solve: `update` must be a function `update(t, y, args, event_mask)`"
