@@ -39,6 +39,7 @@ from ._derivatives.mixed_partials import (
     derivative_tensor as derivative_tensor,
     partial_derivative as partial_derivative,
 )
+from ._ode.method import taylor_method as taylor_method
 from ._ode.ode_jet import ode_jet as ode_jet
 from ._ode.regularization import (
     GaussLegendre as GaussLegendre,

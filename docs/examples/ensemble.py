@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eqx_taylor import TaylorController, TaylorSolver
+from eqx_taylor import taylor_method
 
 
 def vector_field(t, y, rho):
@@ -21,15 +21,16 @@ def vector_field(t, y, rho):
 
 def solve(y0, rho):
     """One member: its final state, how many steps it took, and whether it got there."""
+    solver, controller = taylor_method(rtol=1e-6, atol=1e-6)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(vector_field),
-        TaylorSolver(rtol=1e-6, atol=1e-6),
+        solver,
         t0=0.0,
         t1=1.0,
         dt0=None,
         y0=y0,
         args=rho,
-        stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
+        stepsize_controller=controller,
         # One member that fails need not end all others, and raising an error would be a
         # call from the device to Python.
         throw=False,

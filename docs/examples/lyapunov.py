@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqx_taylor import TaylorController, TaylorSolver
+from eqx_taylor import taylor_method
 
 
 jax.config.update("jax_enable_x64", True)
@@ -36,14 +36,15 @@ def vector_field(t, state, args):
 
 def advance(state, _):
     """One interval; then the displacements are made orthonormal again."""
+    solver, controller = taylor_method(rtol=1e-12, atol=1e-12)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(vector_field),
-        TaylorSolver(rtol=1e-12, atol=1e-12),
+        solver,
         t0=0.0,
         t1=INTERVAL,
         dt0=0.05,
         y0=state,
-        stepsize_controller=TaylorController(rtol=1e-12, atol=1e-12),
+        stepsize_controller=controller,
         adjoint=diffrax.ForwardMode(),  # Nothing is differentiated backwards.
     )
     y, Q = jax.tree.map(lambda x: x[-1], solution.ys)

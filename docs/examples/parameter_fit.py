@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from eqx_taylor import TaylorController, TaylorSolver
+from eqx_taylor import taylor_method
 
 
 jax.config.update("jax_enable_x64", True)
@@ -30,15 +30,16 @@ def vector_field(t, y, args):
 def solve(parameters):
     """The angles at `TS`."""
     frequency, damping, angle, velocity = parameters
+    solver, controller = taylor_method(rtol=1e-8, atol=1e-8)
     return diffrax.diffeqsolve(
         diffrax.ODETerm(vector_field),
-        TaylorSolver(rtol=1e-8, atol=1e-8),
+        solver,
         t0=0.0,
         t1=TS[-1],
         dt0=None,
         y0=(angle, velocity),
         args=(frequency, damping),
-        stepsize_controller=TaylorController(rtol=1e-8, atol=1e-8),
+        stepsize_controller=controller,
         saveat=diffrax.SaveAt(ts=TS, fn=lambda t, y, args: y[0]),
         max_steps=256,
         # For a few parameters. For many, leave it out, and take `jax.grad`.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqx_taylor import TaylorController, TaylorSolver
+from eqx_taylor import taylor_method
 
 
 jax.config.update("jax_enable_x64", True)
@@ -40,10 +40,7 @@ KEPLER = (
 )
 ARENSTORF = arenstorf, (0.994, 0, 0, -2.00158510637908252240537862224), PERIOD
 
-TAYLOR = (
-    TaylorSolver(rtol=TOLERANCE, atol=TOLERANCE),
-    TaylorController(rtol=TOLERANCE, atol=TOLERANCE),
-)
+TAYLOR = taylor_method(rtol=TOLERANCE, atol=TOLERANCE)
 DOPRI8 = diffrax.Dopri8(), diffrax.PIDController(rtol=TOLERANCE, atol=TOLERANCE)
 
 

@@ -168,11 +168,6 @@ class GaussLegendre(eqx.Module):
     - `t0`, `t1`: the ends of the interval of integration.
     - `num_points`: at least 1.
 
-    **Fields:**
-
-    - `ts`: the points, for `diffrax.SaveAt`.
-    - `weights`: of these points. Their sum is $t_1 - t_0$.
-
     **Raises:**
 
     `TypeError` or `ValueError` if `num_points` is no integer or below 1, and if `t0` or
@@ -201,23 +196,40 @@ class GaussLegendre(eqx.Module):
         >>> r = quadrature.integrate(term, ys, order=3)
         >>> print(f"{r:.3f}")  # 16 (1 - exp(-4))
         15.707
+        >>> print(jnp.sum(quadrature.weights))  # The length of the interval.
+        1.0
         ```
     """
 
-    ts: Float[Array, " num_points"]
-    weights: Float[Array, " num_points"]
+    t0: RealScalarLike
+    t1: RealScalarLike
+    num_points: int = eqx.field(static=True)
 
-    def __init__(self, t0: Any, t1: Any, num_points: int):
-        count = check_integer("GaussLegendre", "num_points", num_points, least=1)
-        for name, t in [("t0", t0), ("t1", t1)]:
+    def __check_init__(self):
+        check_integer("GaussLegendre", "num_points", self.num_points, least=1)
+        for name, t in [("t0", self.t0), ("t1", self.t1)]:
             check_scalar("GaussLegendre", name, t)
-        points, weights = np.polynomial.legendre.leggauss(count)
+
+    @property
+    def ts(self) -> Float[Array, " num_points"]:
+        """The points, for `diffrax.SaveAt`, of shape `(num_points,)`."""
+        t0, length, points, _ = self._rule()
+        return t0 + length * (points + 1) / 2
+
+    @property
+    def weights(self) -> Float[Array, " num_points"]:
+        """The weights of the points. Their sum is `t1 - t0`."""
+        _, length, _, weights = self._rule()
+        return length * weights / 2
+
+    def _rule(self) -> tuple[Array, Array, Array, Array]:
+        """The interval's start and length, and Gauss's rule on `[-1, 1]`."""
+        rule = np.polynomial.legendre.leggauss(int(self.num_points))
         with jax.numpy_dtype_promotion("standard"):
-            dtype = jnp.result_type(t0, t1, float)
-        t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
-        length = t1 - t0
-        self.ts = t0 + length * jnp.asarray((points + 1) / 2, dtype)
-        self.weights = length * jnp.asarray(weights / 2, dtype)
+            dtype = jnp.result_type(self.t0, self.t1, float)
+        t0, t1 = jnp.asarray(self.t0, dtype), jnp.asarray(self.t1, dtype)
+        points, weights = (jnp.asarray(x, dtype) for x in rule)
+        return t0, t1 - t0, points, weights
 
     def integrate(
         self,

@@ -1,6 +1,5 @@
 """The Taylor method as a Diffrax solver."""
 
-import math
 from typing import Any, ClassVar
 
 import diffrax
@@ -8,18 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .._core.check import check_boolean, check_integer
 from .._core.custom_types import Args, RealScalarLike, Y
-from .check import (
-    check_order,
-    check_state,
-    check_term,
-    check_tolerances,
-    check_unroll,
-)
+from .._core.representation import as_call
+from .check import check_state, check_term, check_unroll
 from .error_estimate import (
     BROKEN_AT_END,
     Defect,
@@ -42,6 +35,7 @@ from .interpolation import TaylorInterpolation
 from .ode_jet import unit_near
 from .step import is_finite, make_step, Step, TaylorState
 from .stiffness import warn_if_stiff
+from .tolerances import choose_order, warn_if_far_apart
 
 
 class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
@@ -61,11 +55,14 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     for which a step of a given length costs least (Jorba and Zou, Section 3.2).
 
     Use it with [`eqx_taylor.TaylorController`][], which chooses steps by the
-    coefficients of the series and rejects next to none. Every step size controller of
-    Diffrax works too; with `diffrax.PIDController`, `pcoeff=0.3, icoeff=0.3,
-    safety=0.95` rejects fewer steps at high order than the defaults. (Not a smaller
-    `safety`: that controller holds the error at `safety**((order + 1) / icoeff)` of the
-    tolerance, which must not come below rounding errors.)
+    coefficients of the series and rejects next to none; [`eqx_taylor.taylor_method`][]
+    makes both for one pair of tolerances. If the order does not suit the tolerances of
+    the controller, a warning says so when the solve is traced. Every step size
+    controller of Diffrax works too; with `diffrax.PIDController`, `pcoeff=0.3,
+    icoeff=0.3, safety=0.95` rejects fewer steps at high order than the defaults. (Not a
+    smaller `safety`: that controller holds the error at
+    `safety**((order + 1) / icoeff)` of the tolerance, which must not come below
+    rounding errors.)
 
     The error is estimated from the defect, by how much the Taylor polynomial $p$ fails
     to satisfy the equation: $h\,(f(t, p(t)) - p'(t))/(K + 1)$ at the end of the step is
@@ -94,8 +91,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     - `order`: the order $K$ of the method, an integer from 1. If it is `None` it is
         chosen for the tolerances; if these are not given either, it is 5.
     - `rtol`, `atol`: tolerances from which the order is chosen (Python floats). They do
-        not affect step sizes: pass them to the step size controller as well. Keyword
-        only.
+        not affect step sizes: pass them to the step size controller as well, or make
+        both by [`eqx_taylor.taylor_method`][]. Keyword only.
     - `compensated`: whether to sum the series, and its increments from step to step,
         with compensation for rounding errors. The digits of the state beyond the last
         are then carried from step to step, and rounding makes up a smaller part of the
@@ -115,6 +112,14 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         programs are unrolled; as in [`eqx_taylor.ode_jet`][]. Keyword only.
     - `event`: the `diffrax.Event` that `diffrax.diffeqsolve` is given, if steps are to
         end behind it; with [`eqx_taylor.TaylorController`][]. Keyword only.
+    - `taylor_order`: the order again, by the name of its field, as
+        `dataclasses.replace` gives it. It is used if neither `order` nor a tolerance
+        is given. Keyword only.
+
+    **Fields:**
+
+    - `taylor_order`: the order $K$. (`order` is a method of every Diffrax solver.)
+    - `compensated`, `warn_if_stiff`, `probes`, `unroll`, `event`: as given.
 
     A solve can be resumed with the `solver_state` that `SaveAt(solver_state=True)`
     returned. The series in it is used if it is that of the very state and time at which
@@ -181,9 +186,12 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         warn_if_stiff: bool = False,
         probes: int = 1,
         unroll: bool | None = None,
-        event: Any = None,
+        event: diffrax.Event | None = None,
+        taylor_order: int | None = None,
     ):
-        self.taylor_order = _choose_order(order, rtol, atol)
+        if order is None and rtol is None and atol is None:
+            order = taylor_order
+        self.taylor_order = choose_order(order, rtol, atol)
         self.compensated = check_boolean("TaylorSolver", "compensated", compensated)
         self.warn_if_stiff = check_boolean(
             "TaylorSolver", "warn_if_stiff", warn_if_stiff
@@ -191,6 +199,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         self.probes = check_integer("TaylorSolver", "probes", probes, least=0)
         self.unroll = check_unroll("TaylorSolver", unroll)
         self.event = check_event(event)
+
+    def __repr__(self) -> str:
+        return as_call(self, order="taylor_order")
 
     def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
         del terms
@@ -232,6 +243,8 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         # Numbers of Python would each be compiled for.
         t0, t1, made_jump = map(jnp.asarray, (t0, t1, made_jump))
         call = find_call()
+        if call is not None:
+            warn_if_far_apart(self.taylor_order, call.told["stepsize_controller"])
         check_watched(self.event, call, t0, y0, args)
         call = None if self.event is None else call
         return _step(self, terms, t0, t1, y0, args, solver_state, made_jump, call)
@@ -345,21 +358,3 @@ def _result(y: PyTree[Array]) -> diffrax.RESULTS:
     """The result of a solve, which is no success if the state has an entry that is not
     finite."""
     return diffrax.RESULTS.where(is_finite(y), diffrax.RESULTS.successful, NOT_FINITE)
-
-
-def _choose_order(order: Any, rtol: Any, atol: Any) -> int:
-    if rtol is None and atol is None:
-        return 5 if order is None else check_order("TaylorSolver", order)
-    if order is not None:
-        raise ValueError(
-            "TaylorSolver: give `order`, or `rtol` and `atol` to choose it by, but not "
-            f"both; got order={order!r}, rtol={rtol!r}, atol={atol!r}."
-        )
-    if isinstance(rtol, Tracer) or isinstance(atol, Tracer):
-        raise TypeError(
-            "TaylorSolver: `rtol` and `atol` must be known before tracing, as the "
-            f"order is chosen by them; got rtol={rtol!r}, atol={atol!r}."
-        )
-    rtol, atol = rtol or 0.0, atol or 0.0
-    check_tolerances("TaylorSolver", rtol, atol)
-    return max(2, math.ceil(1 - math.log(float(rtol + atol)) / 2))

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .._core.check import check_boolean, describe
 from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.representation import as_call
 from .check import check_state, check_step_limits, check_term, check_tolerances
 from .error_estimate import (
     BROKEN_AT_END,
@@ -179,6 +180,9 @@ class TaylorController(
             raise TypeError(
                 f"TaylorController: `norm` must be callable; got {describe(self.norm)}."
             )
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
     def wrap(self, direction) -> "TaylorController":
         del direction

@@ -1,0 +1,26 @@
+"""The text by which an object is shown: the call that makes it."""
+
+import inspect
+from typing import Any
+
+
+def as_call(obj: Any, **fields: str) -> str:
+    """Writes an object as the call that makes it, with the arguments that are not the
+    defaults. `fields` are the names of fields that differ from those of arguments; an
+    argument without a field is left out."""
+    shown = []
+    for name, parameter in inspect.signature(type(obj)).parameters.items():
+        field = fields.get(name, name)
+        if name in fields.values() or not hasattr(obj, field):
+            continue
+        value = getattr(obj, field)
+        if not _is_same(value, parameter.default):
+            shown.append(f"{name}={value!r}")
+    return f"{type(obj).__name__}({', '.join(shown)})"
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    if value is default:
+        return True
+    # An array is no default, and may be traced.
+    return type(value) is type(default) and bool(value == default)

@@ -1,0 +1,95 @@
+"""The solver and its step size controller, made for one pair of tolerances."""
+
+from collections.abc import Callable
+
+import diffrax
+import optimistix
+from jaxtyping import PyTree
+
+from .._core.custom_types import RealScalarLike
+from .solver import TaylorSolver
+from .step_size_controller import TaylorController
+from .tolerances import choose_order
+
+
+def taylor_method(
+    rtol: RealScalarLike,
+    atol: RealScalarLike,
+    *,
+    order: int | None = None,
+    compensated: bool = False,
+    warn_if_stiff: bool = False,
+    probes: int = 1,
+    unroll: bool | None = None,
+    event: diffrax.Event | None = None,
+    norm: Callable[[PyTree], RealScalarLike] = optimistix.rms_norm,
+    dtmin: RealScalarLike | None = None,
+    dtmax: RealScalarLike | None = None,
+    force_dtmin: bool = True,
+    safety: RealScalarLike = 0.9,
+    factormax: RealScalarLike = 10.0,
+) -> tuple[TaylorSolver, TaylorController]:
+    """Makes a [`eqx_taylor.TaylorSolver`][] and its [`eqx_taylor.TaylorController`][]
+    for one pair of tolerances: the order is the one that suits them.
+
+    **Arguments:**
+
+    - `rtol`, `atol`: the relative and the absolute tolerance of the local error; not
+        negative, and one of them above zero. They are Python floats, or traced if
+        `order` is given.
+    - `order`: the order of the solver. By default it is chosen by the tolerances.
+        Keyword only, as all that follow.
+    - `compensated`, `warn_if_stiff`, `probes`, `unroll`, `event`: as for
+        [`eqx_taylor.TaylorSolver`][].
+    - `norm`, `dtmin`, `dtmax`, `force_dtmin`, `safety`, `factormax`: as for
+        [`eqx_taylor.TaylorController`][].
+
+    **Returns:**
+
+    The solver and the controller, as a tuple.
+
+    **Raises:**
+
+    What the two of them raise, in their names.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import taylor_method
+        >>> solver, controller = taylor_method(rtol=1e-6, atol=1e-6)
+        >>> solver
+        TaylorSolver(order=8)
+        >>> solution = diffrax.diffeqsolve(
+        ...     diffrax.ODETerm(lambda t, y, args: -y),
+        ...     solver,
+        ...     t0=0.0,
+        ...     t1=3.0,
+        ...     dt0=None,
+        ...     y0=jnp.array(1.0),
+        ...     stepsize_controller=controller,
+        ... )
+        >>> print(jnp.abs(solution.ys[0] - jnp.exp(-3.0)) < 1e-6)
+        True
+        ```
+    """
+    solver = TaylorSolver(
+        choose_order(None, rtol, atol) if order is None else order,
+        compensated=compensated,
+        warn_if_stiff=warn_if_stiff,
+        probes=probes,
+        unroll=unroll,
+        event=event,
+    )
+    controller = TaylorController(
+        rtol,
+        atol,
+        norm=norm,
+        dtmin=dtmin,
+        dtmax=dtmax,
+        force_dtmin=force_dtmin,
+        safety=safety,
+        factormax=factormax,
+    )
+    return solver, controller

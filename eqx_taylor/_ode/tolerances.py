@@ -1,0 +1,72 @@
+"""The order of a Taylor method for a tolerance, and whether one is far from it."""
+
+import math
+import warnings
+from typing import Any
+
+from jax.core import Tracer
+
+from .check import check_order, check_tolerances
+
+
+# How many times as many steps, or as much work, as with the order for the tolerance are
+# worth a warning. Chosen so that order 8 at 1e-12 has one (198 steps of the Lorenz
+# system where 52 do), and order 5 at 1e-6 has none.
+_FAR_APART = 3
+
+
+def choose_order(order: Any, rtol: Any, atol: Any) -> int:
+    """Checks the order that is given, or chooses one by the tolerances."""
+    if rtol is None and atol is None:
+        return 5 if order is None else check_order("TaylorSolver", order)
+    if order is not None:
+        raise ValueError(
+            "TaylorSolver: give `order`, or `rtol` and `atol` to choose it by, but not "
+            f"both; got order={order!r}, rtol={rtol!r}, atol={atol!r}."
+        )
+    if isinstance(rtol, Tracer) or isinstance(atol, Tracer):
+        raise TypeError(
+            "TaylorSolver: `rtol` and `atol` must be known before tracing, as the "
+            f"order is chosen by them; got rtol={rtol!r}, atol={atol!r}."
+        )
+    rtol, atol = rtol or 0.0, atol or 0.0
+    check_tolerances("TaylorSolver", rtol, atol)
+    return _order_for(float(rtol + atol))
+
+
+def _order_for(tolerance: float) -> int:
+    return max(2, math.ceil(1 - math.log(tolerance) / 2))
+
+
+def warn_if_far_apart(order: int, controller: Any) -> None:
+    """Warns if a step size controller aims at a tolerance for which the order of the
+    solver is much too low or much too high. A tolerance that is traced is not known."""
+    while hasattr(controller, "controller"):
+        controller = controller.controller  # Of a `ClipStepSizeController`.
+    rtol, atol = getattr(controller, "rtol", None), getattr(controller, "atol", None)
+    try:
+        tolerance = float(rtol) + float(atol)  # pyright: ignore[reportArgumentType]
+    except TypeError:  # JAX's errors for traced values are of this type, too.
+        return
+    if not tolerance > 0:
+        return
+    best = _order_for(tolerance)
+
+    def steps(order):
+        return tolerance ** (-1 / (order + 1))
+
+    more_steps = steps(order) / steps(best)
+    more_work = more_steps * ((order + 1) / (best + 1)) ** 2
+    if order < best and more_steps > _FAR_APART:
+        what = f"about {more_steps:.0f} times as many steps"
+    elif order > best and more_work > _FAR_APART:
+        what = f"about {more_work:.0f} times as much work"
+    else:
+        return
+    warnings.warn(
+        f"TaylorSolver: with rtol + atol = {tolerance:.1e}, order {order} takes {what} "
+        f"as order {best}. Make solver and controller by one call, `solver, controller "
+        "= eqx_taylor.taylor_method(rtol=..., atol=...)`; or, if this order is meant, "
+        "ignore this warning by `warnings.filterwarnings`.",
+        stacklevel=3,
+    )
