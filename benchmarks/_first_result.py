@@ -122,8 +122,7 @@ NAMES = {
 def _solver(program: Program) -> tuple[Any, Callable]:
     if isinstance(program.method, str):
         return getattr(diffrax, program.method)(), diffrax.PIDController
-    options = {} if program.unroll is None else dict(unroll=program.unroll)
-    return TaylorSolver(program.method, **options), TaylorController
+    return TaylorSolver(program.method, unroll=program.unroll), TaylorController
 
 
 def build(program: Program) -> tuple[Callable, tuple]:

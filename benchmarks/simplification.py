@@ -14,8 +14,9 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from eqx_taylor import count_primitives, cse, filter_jet, jarrett, simplify
+from eqx_taylor import filter_jet
 from eqx_taylor._programs.inspect import nested
+from eqx_taylor.programs import count_primitives, cse, jarrett, simplify
 
 from ._report import Figure, main, Report
 from ._timing import check_equal, compare, Timing, timing_table

@@ -4,8 +4,7 @@ __version__ = "0.1.0"
 
 # The first: it ends `python -m eqx_taylor --help` before JAX is imported.
 from . import _command_line as _command_line
-from . import rules as rules
-from ._programs.counts import PrimitiveCounts as PrimitiveCounts
+from . import programs as programs, rules as rules
 from ._derivatives.derivatives import (
     derivatives as derivatives,
     directional_derivatives as directional_derivatives,
@@ -29,12 +28,7 @@ from ._ode.hybrid import (
     hybrid_solve as hybrid_solve,
     HybridSolution as HybridSolution,
 )
-from ._programs.inspect import (
-    count_primitives as count_primitives,
-    plot_primitive_counts as plot_primitive_counts,
-)
 from ._ode.interpolation import TaylorInterpolation as TaylorInterpolation
-from ._programs.jarrett import jarrett as jarrett
 from ._derivatives.mixed_partials import (
     derivative_tensor as derivative_tensor,
     partial_derivative as partial_derivative,
@@ -52,7 +46,6 @@ from ._ode.regularizers import (
     KineticEnergy as KineticEnergy,
     SolutionDerivative as SolutionDerivative,
 )
-from ._programs.simplify import cse as cse, simplify as simplify
 from ._ode.replay_adjoint import ReplayAdjoint as ReplayAdjoint
 from ._ode.solve_cost import solve_cost as solve_cost, SolveCost as SolveCost
 from ._ode.solver import TaylorSolver as TaylorSolver
@@ -66,3 +59,18 @@ from ._derivatives.taylor_polynomial import (
     taylor_polynomial as taylor_polynomial,
     TaylorPolynomial as TaylorPolynomial,
 )
+
+
+def __getattr__(name: str):
+    """Finds what has moved to `eqx_taylor.programs`, for one more release."""
+    import warnings
+
+    if name.startswith("_") or not hasattr(programs, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"eqx_taylor.{name} is now `eqx_taylor.programs.{name}`. The old name goes "
+        "with the next release.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(programs, name)

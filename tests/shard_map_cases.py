@@ -279,8 +279,8 @@ _KEY = jax.random.key(0)
 _TERMS = [((2, 0, 1), 1.5), ((0, 1, 0), 2.0), ((0, 0, 0), 0.5)]
 # Of a point, and of one more array of its shape.
 PUBLIC: dict[str, Callable[[Any, Any], Any]] = {
-    "derivatives": lambda x, v: et.derivatives(lambda t: vector(x * t), 4)(v[0]),
-    "nth_derivative": lambda x, v: et.nth_derivative(lambda t: scalar(x * t), 3)(v[0]),
+    "derivatives": lambda x, v: et.derivatives(lambda t: vector(x * t), v[0], 4),
+    "nth_derivative": lambda x, v: et.nth_derivative(lambda t: scalar(x * t), v[0], 3),
     "directional_derivatives": lambda x, v: et.directional_derivatives(vector, x, v, 3),
     "taylor_polynomial": lambda x, v: et.taylor_polynomial(vector, x, v, 4)
     .derivative().integral()(x[0]),
@@ -312,9 +312,9 @@ PUBLIC: dict[str, Callable[[Any, Any], Any]] = {
     "stochastic_biharmonic": lambda x, v: et.stochastic_biharmonic(
         lambda x: scalar(x * v), x, _KEY, num_samples=3).mean,
     "jarrett": lambda x, v: jet(
-        et.jarrett(lambda a: jnp.sin(a) * a), [x], [[v, None, None]]),
-    "cse": lambda x, v: et.cse(lambda x: scalar(x * v))(x),
-    "simplify": lambda x, v: et.simplify(
+        et.programs.jarrett(lambda a: jnp.sin(a) * a), [x], [[v, None, None]]),
+    "cse": lambda x, v: et.programs.cse(lambda x: scalar(x * v))(x),
+    "simplify": lambda x, v: et.programs.simplify(
         lambda x: et.laplacian(lambda x: scalar(x * v), x))(x),
     "laplacian of scan": lambda x, v: et.laplacian(lambda x: _scan(x, v), x),
     "laplacian of cond": lambda x, v: et.laplacian(lambda x: _branch(x, v), x),

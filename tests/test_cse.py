@@ -12,8 +12,8 @@ import pytest
 from helpers import assert_close, assert_same_bits
 from jax import lax
 
-from eqx_taylor import count_primitives, cse, simplify
 from eqx_taylor._core.jax import evaluate
+from eqx_taylor.programs import count_primitives, cse, simplify
 
 
 X = jnp.linspace(0.2, 1.3, 5)

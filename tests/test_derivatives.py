@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import assert_close, assert_raises, derivatives as nested
 
+import eqx_taylor
 from eqx_taylor import (
     derivatives,
     directional_derivatives,
@@ -29,36 +30,36 @@ class Wave(eqx.Module):
 
 def test_derivatives():
     wave = Wave(jnp.array(1.3))
-    out = jax.jit(lambda t: derivatives(wave, 6)(t, phase=0.4)["two"])(0.7)
+    out = jax.jit(lambda t: derivatives(wave, t, 6, phase=0.4)["two"])(0.7)
     expected = nested(lambda t: wave(t, 0.4)["two"], 6)(jnp.array(0.7))
     assert_close(out, jnp.stack(expected))
     # Everything that is no array is `None`, and so are integers.
-    out = derivatives(wave, 2)(jnp.array(0.7))
+    out = derivatives(wave, jnp.array(0.7), 2)
     assert out["name"] is None and out["y"].shape == (3,)
-    assert derivatives(lambda t: (t, jnp.arange(3)), 1)(0.5)[1] is None
+    assert derivatives(lambda t: (t, jnp.arange(3)), 0.5, 1)[1] is None
     # Each derivative is the derivative of the one before.
     for n in range(1, 4):
-        slope = jax.grad(lambda t: nth_derivative(wave, n - 1)(t)["y"])(0.7)
-        assert_close(nth_derivative(wave, n)(0.7)["y"], slope)
-    assert nth_derivative(jnp.sin, 0)(0.3) == jnp.sin(0.3)
-    assert_close(derivatives(lambda t: jnp.exp(t), 0)(jnp.zeros(())), jnp.ones(1))
+        slope = jax.grad(lambda t: nth_derivative(wave, t, n - 1)["y"])(0.7)
+        assert_close(nth_derivative(wave, 0.7, n)["y"], slope)
+    assert nth_derivative(jnp.sin, 0.3, 0) == jnp.sin(0.3)
+    assert_close(derivatives(lambda t: jnp.exp(t), jnp.zeros(()), 0), jnp.ones(1))
     # A constant, and numbers that are no arrays.
-    constant = derivatives(lambda t: 3.0, 2)(0.1)
+    constant = derivatives(lambda t: 3.0, 0.1, 2)
     np.testing.assert_array_equal(constant, [3.0, 0.0, 0.0])
 
 
 def test_derivatives_are_transformed():
     ts = jnp.linspace(0.1, 0.9, 5)
-    out = jax.vmap(derivatives(jnp.sin, 3))(ts)
+    out = jax.vmap(lambda t: derivatives(jnp.sin, t, 3))(ts)
     expected = jnp.stack([jnp.sin(ts), jnp.cos(ts), -jnp.sin(ts), -jnp.cos(ts)], 1)
     assert_close(out, expected)
     # With respect to the function's parameters.
-    slope = eqx.filter_grad(lambda wave: nth_derivative(wave, 2)(0.7)["y"])
+    slope = eqx.filter_grad(lambda wave: nth_derivative(wave, 0.7, 2)["y"])
     w, t = 1.3, 0.7
     expected = -2 * w * math.sin(w * t) - w * w * t * math.cos(w * t)
     assert_close(slope(Wave(jnp.array(w))).frequency, jnp.array(expected))
     z = jnp.array(0.3 + 0.4j)
-    assert_close(nth_derivative(jnp.sin, 3)(z), -jnp.cos(z))
+    assert_close(nth_derivative(jnp.sin, z, 3), -jnp.cos(z))
 
 
 def test_directional_derivatives():
@@ -139,14 +140,14 @@ def test_radius_of_entire_functions():
 X = jnp.array([0.1, 0.2])
 WRONG = {
     "negative order": (
-        lambda: derivatives(jnp.sin, -1),
+        lambda: derivatives(jnp.sin, 0.1, -1),
         ValueError,
         ["derivatives", "`order`", "at least 0", "-1"],
     ),
     "negative n": (
-        lambda: nth_derivative(jnp.sin, -2),
+        lambda: nth_derivative(jnp.sin, 0.1, -2),
         ValueError,
-        ["nth_derivative", "`n`", "-2"],
+        ["nth_derivative", "`order`", "-2"],
     ),
     "an order that is a flag": (
         lambda: taylor_polynomial(jnp.sin, 0.1, 1.0, True),
@@ -154,17 +155,17 @@ WRONG = {
         ["taylor_polynomial", "integer", "True"],
     ),
     "an integer": (
-        lambda: derivatives(jnp.sin, 2)(1),
+        lambda: derivatives(jnp.sin, 1, 2),
         TypeError,
         ["derivatives", "int", "floating point"],
     ),
     "a vector": (
-        lambda: nth_derivative(jnp.sin, 2)(X),
+        lambda: nth_derivative(jnp.sin, X, 2),
         ValueError,
         ["nth_derivative", "scalar", "(2,)", "jax.vmap"],
     ),
     "an argument too many": (
-        lambda: derivatives(lambda t: t, 2)(0.1, 0.2),
+        lambda: derivatives(lambda t: t, 0.1, 2, 0.2),
         TypeError,
         ["derivatives", "too many positional arguments"],
     ),
@@ -189,7 +190,7 @@ WRONG = {
         ["directional_derivatives", "no floating-point array"],
     ),
     "nothing comes out": (
-        lambda: derivatives(lambda t: jnp.arange(3), 2)(0.1),
+        lambda: derivatives(lambda t: jnp.arange(3), 0.1, 2),
         TypeError,
         ["derivatives", "returned nothing that can be differentiated"],
     ),
@@ -204,3 +205,91 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_error(name):
     assert_raises(*WRONG[name])
+
+
+# -- one convention for all of them
+
+
+def _pair(x, scale, *, power=2):
+    """What is differentiated, and what is not: of several kinds."""
+    return jnp.sum(scale * x**power), {"twice": 2 * x, "name": "pair", "of": 3}
+
+
+_POINT, _ALONG = jnp.array([0.3, 0.7]), jnp.array([1.0, -1.0])
+EVALUATED = {
+    "derivatives": lambda f, *a, **k: derivatives(f, 0.3, 3, *a, **k),
+    "nth_derivative": lambda f, *a, **k: nth_derivative(f, 0.3, 2, *a, **k),
+    "directional_derivatives": (
+        lambda f, *a, **k: directional_derivatives(f, _POINT, _ALONG, 3, *a, **k)
+    ),
+    "taylor_polynomial": (
+        lambda f, *a, **k: taylor_polynomial(f, _POINT, _ALONG, 3, *a, **k)
+    ),
+    "partial_derivative": (
+        lambda f, *a, **k: eqx_taylor.partial_derivative(f, _POINT, (2, 0), *a, **k)
+    ),
+    "derivative_tensor": (
+        lambda f, *a, **k: eqx_taylor.derivative_tensor(f, _POINT, 2, *a, **k)
+    ),
+    "the value as a tensor": (
+        lambda f, *a, **k: eqx_taylor.derivative_tensor(f, _POINT, 0, *a, **k)
+    ),
+    "hvp": lambda f, *a, **k: eqx_taylor.hvp(f, _POINT, _ALONG, *a, **k),
+    "directional_gradients": (
+        lambda f, *a, **k: eqx_taylor.directional_gradients(
+            f, _POINT, _ALONG, 2, *a, **k
+        )
+    ),
+    "a gradient": (
+        lambda f, *a, **k: eqx_taylor.directional_gradients(
+            f, _POINT, _ALONG, 0, *a, **k
+        )
+    ),
+    "value_jacobian_hessian": (
+        lambda f, *a, **k: eqx_taylor.value_jacobian_hessian(f, _POINT, *a, **k)
+    ),
+    "laplacian": lambda f, *a, **k: eqx_taylor.laplacian(f, _POINT, *a, **k),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_further_arguments_and_what_is_not_differentiated(name):
+    call = EVALUATED[name]
+    x = 0.3 if name in ("derivatives", "nth_derivative") else _POINT
+    plain = call(lambda x: jnp.sum(1.5 * x**3))
+    found, aux = call(_pair, 1.5, power=3, has_aux=True)
+    for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True):
+        assert_close(a, b, ulps=4)
+    assert aux["name"] == "pair" and aux["of"] == 3
+    assert_close(aux["twice"], 2 * jnp.asarray(x))
+    # Under `jit`, of arrays alone.
+    compiled = jax.jit(
+        lambda scale: call(lambda x, s: (jnp.sum(s * x**3), x + s), scale, has_aux=True)
+    )
+    found, aux = compiled(1.5)
+    for a, b in zip(*map(jax.tree.leaves, (found, plain)), strict=True):
+        assert_close(a, b, ulps=4)
+    assert_close(aux, jnp.asarray(x) + 1.5)
+    with pytest.raises(TypeError, match="with `has_aux=True` `fun` must return a pair"):
+        call(lambda x: jnp.sum(x), has_aux=True)
+
+
+@pytest.mark.parametrize("new, name", [(derivatives, "order"), (nth_derivative, "n")])
+def test_old_forms(new, name):
+    wanted = new(lambda t, a: jnp.sin(a * t), 0.3, 3, 2.0)
+
+    def fun(t, a):
+        return jnp.sin(a * t)
+
+    for call in (lambda: new(fun, 3), lambda: new(fun, **{name: 3})):
+        with pytest.warns(
+            DeprecationWarning, match=rf"{new.__name__}\(fun, x, order\)"
+        ):
+            old = call()
+        assert_close(old(0.3, 2.0), wanted)
+        assert_close(old(0.3, a=2.0), wanted)
+    # What is no old form is not taken for one.
+    assert_close(new(fun, 0.3, order=3, a=2.0), wanted)
+    assert_close(new(fun, x=0.3, order=3, a=2.0), wanted)
+    with pytest.raises(TypeError):
+        new(fun)

@@ -510,8 +510,8 @@ _KEY = jax.random.key(0)
 ENTRY_POINTS = {
     "filter_jet": lambda f, x, v: filter_jet(f, (x,), ([v],)),
     "jet": lambda f, x, v: jet(f, (x,), ([v],)),
-    "derivatives": lambda f, x, v: eqx_taylor.derivatives(f, 2)(x[0]),
-    "nth_derivative": lambda f, x, v: eqx_taylor.nth_derivative(f, 2)(x[0]),
+    "derivatives": lambda f, x, v: eqx_taylor.derivatives(f, x[0], 2),
+    "nth_derivative": lambda f, x, v: eqx_taylor.nth_derivative(f, x[0], 2),
     "directional_derivatives": lambda f, x, v: eqx_taylor.directional_derivatives(
         f, x, v, 2
     ),
@@ -567,16 +567,14 @@ def test_order_zero_under_jit():
         call(_POINT)
 
 
-def test_an_argument_by_position_is_called_so():
+def test_a_point_that_is_no_scalar():
     for fun in (
-        lambda: eqx_taylor.derivatives(jnp.sin, 3)(0),
-        lambda: eqx_taylor.nth_derivative(jnp.sin, 3)("zero"),
-        lambda: eqx_taylor.nth_derivative(jnp.sum, 3)(X),
+        lambda: eqx_taylor.derivatives(jnp.sin, 0, 3),
+        lambda: eqx_taylor.nth_derivative(jnp.sin, "zero", 3),
+        lambda: eqx_taylor.nth_derivative(jnp.sum, X, 3),
     ):
-        with pytest.raises((TypeError, ValueError)) as info:
+        with pytest.raises((TypeError, ValueError), match=r": `?x`? "):
             fun()
-        assert "the first argument of `fun`" in str(info.value)
-        assert "`x`" not in str(info.value)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, jnp.array(np.inf)])
@@ -594,19 +592,15 @@ def test_keywords_of_any_name():
     keywords = dict(fun=2.0, primals=3.0, series=4.0, caller=5.0, t=6.0)
     value, [slope] = filter_jet(fun, (1.0,), ([1.0],), **keywords)
     assert (value, slope) == (20.0, 2.0)
-    np.testing.assert_array_equal(
-        eqx_taylor.derivatives(fun, 1)(1.0, **keywords), [20.0, 2.0]
-    )
-    assert eqx_taylor.nth_derivative(fun, 1)(1.0, **keywords) == 2.0
-    assert eqx_taylor.count_primitives(fun, 1.0, **keywords).total > 0
+    assert eqx_taylor.programs.count_primitives(fun, 1.0, **keywords).total > 0
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_python_numbers_are_points(name):
     """And PyTrees of them; all functions take the same."""
     at_number = {
-        "derivatives": lambda: eqx_taylor.derivatives(jnp.sin, 2)(0.5),
-        "nth_derivative": lambda: eqx_taylor.nth_derivative(jnp.sin, 2)(0.5),
+        "derivatives": lambda: eqx_taylor.derivatives(jnp.sin, 0.5, 2),
+        "nth_derivative": lambda: eqx_taylor.nth_derivative(jnp.sin, 0.5, 2),
         "weighted_laplacian": lambda: eqx_taylor.weighted_laplacian(
             jnp.sin, 0.5, jnp.ones(1)
         ),

@@ -15,7 +15,7 @@ def test_fill_values():
     def reported(t):
         return jnp.stack([t, 2 * t]).at[5].get(mode="fill", fill_value=7.0)
 
-    assert_close(derivatives(reported, 3)(1.0), np.array([7.0, 0, 0, 0]), 0)
+    assert_close(derivatives(reported, 1.0, 3), np.array([7.0, 0, 0, 0]), 0)
     for value in (np.nan, -np.inf, 0.0):
 
         def fun(t, value=value):
@@ -25,7 +25,7 @@ def test_fill_values():
         expected = np.array(
             [[1, value, 2, value], [2, 0, 2, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
         )
-        found = np.asarray(jax.jit(derivatives(fun, 3))(1.0))
+        found = np.asarray(jax.jit(lambda t, fun=fun: derivatives(fun, t, 3))(1.0))
         np.testing.assert_array_equal(found, expected)
 
 

@@ -7,14 +7,9 @@ import pytest
 from helpers import count_equations
 from jax import lax
 
-from eqx_taylor import (
-    count_primitives,
-    cse,
-    filter_jet,
-    plot_primitive_counts,
-    simplify,
-)
+from eqx_taylor import filter_jet
 from eqx_taylor._programs.inspect import counts_by_order, nested
+from eqx_taylor.programs import count_primitives, cse, plot_primitive_counts, simplify
 
 
 def _fun(x):

@@ -10,14 +10,8 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from eqx_taylor import (
-    filter_jet,
-    jarrett,
-    laplacian,
-    ode_jet,
-    TaylorController,
-    TaylorSolver,
-)
+from eqx_taylor import filter_jet, laplacian, ode_jet, TaylorController, TaylorSolver
+from eqx_taylor.programs import jarrett
 
 
 X = jnp.array([0.1, 0.2, 0.3])

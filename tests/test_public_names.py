@@ -18,7 +18,7 @@ import matplotlib
 import pytest
 
 import eqx_taylor
-from eqx_taylor import rules
+from eqx_taylor import programs, rules
 
 
 _REFERENCE = {
@@ -37,7 +37,9 @@ def _names_in(module):
 
 
 _PUBLIC = _names_in(eqx_taylor)
-_PUBLIC |= {f"rules.{name}": value for name, value in _names_in(rules).items()}
+for _module in (programs, rules):
+    _inside = _module.__name__.removeprefix("eqx_taylor.")
+    _PUBLIC |= {f"{_inside}.{name}": x for name, x in _names_in(_module).items()}
 
 
 def _documented_members(name):
@@ -56,12 +58,14 @@ def _documented_members(name):
 # Whoever adds a name to the interface adds it here, and knows that it is one.
 _EXPECTED = """
     AbstractRegularizer Estimate Events GaussLegendre HybridSolution JacobianFrobenius KineticEnergy
-    PrimitiveCounts ReplayAdjoint SolutionDerivative SolveCost TaylorController TaylorInterpolation
-    TaylorPolynomial TaylorSolver biharmonic count_primitives cse derivative_tensor derivatives
-    directional_derivatives directional_gradients filter_jet find_events hvp hybrid_solve jarrett jet laplacian
-    linear_operator nth_derivative ode_jet partial_derivative plot_primitive_counts
-    regularized regularized_rms_seminorm simplify solve_cost stochastic_biharmonic stochastic_laplacian taylor_method taylor_polynomial
+    ReplayAdjoint SolutionDerivative SolveCost TaylorController TaylorInterpolation
+    TaylorPolynomial TaylorSolver biharmonic derivative_tensor derivatives
+    directional_derivatives directional_gradients filter_jet find_events hvp hybrid_solve jet laplacian
+    linear_operator nth_derivative ode_jet partial_derivative 
+    regularized regularized_rms_seminorm solve_cost stochastic_biharmonic stochastic_laplacian taylor_method taylor_polynomial
     value_gradient_laplacian value_jacobian_hessian weighted_laplacian
+    programs.PrimitiveCounts programs.count_primitives programs.cse programs.jarrett
+    programs.plot_primitive_counts programs.simplify
     rules.Series rules.Walk rules.add rules.bind rules.convolve rules.convolve_square
     rules.define_bilinear rules.define_derivative rules.define_linear
     rules.define_piecewise_linear rules.define_recurrence rules.define_rewrite
@@ -71,7 +75,11 @@ _EXPECTED = """
 
 def test_nothing_is_exported_by_accident():
     assert sorted(_PUBLIC) == sorted(_EXPECTED)
-    for module, inside in ((eqx_taylor, {"rules"}), (rules, set())):
+    for module, inside in (
+        (eqx_taylor, {"programs", "rules"}),
+        (programs, set()),
+        (rules, set()),
+    ):
         modules = {
             name
             for name, value in vars(module).items()
@@ -261,8 +269,9 @@ def test_arguments_have_one_order():
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
         )
         required = [p.name for p in parameters if p.kind in kinds]
-        # A norm, for others to call; and what is applied to a solution.
-        if name in ("regularized_rms_seminorm", "find_events"):
+        # A norm, for others to call; what is applied to a solution; and what makes a
+        # solver.
+        if name in ("regularized_rms_seminorm", "find_events", "taylor_method"):
             continue
         assert required[0] in ("fun", "vector_field"), name
         places = [_ORDER.index(p) for p in required]
@@ -368,8 +377,8 @@ def _calls_with_bad_arguments():
 _MADE_OF = {"taylor_method": ("TaylorSolver", "TaylorController")}
 # Arguments that may be of any kind.
 _ANYTHING = {
-    ("count_primitives", "args"),
-    ("plot_primitive_counts", "x"),
+    ("programs.count_primitives", "args"),
+    ("programs.plot_primitive_counts", "x"),
 }
 
 
@@ -394,3 +403,12 @@ def test_errors_have_one_style(fun, arguments):
             result(1.0)
     callers = _MADE_OF.get(fun.__name__, (fun.__name__,))
     assert str(error.value).startswith(tuple(f"{x}: " for x in callers)), error.value
+
+
+def test_names_that_have_moved():
+    for name in ("cse", "simplify", "jarrett", "count_primitives", "PrimitiveCounts"):
+        with pytest.warns(DeprecationWarning, match=f"`eqx_taylor.programs.{name}`"):
+            assert getattr(eqx_taylor, name) is getattr(programs, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        eqx_taylor.nothing
+    assert not hasattr(eqx_taylor, "annotations")

@@ -193,16 +193,19 @@ def test_function_that_closes_over_an_array(name):
     exact = _WEIGHTS * np.stack(
         [np.sin(t * n), n * np.cos(t * n), -(n**2) * np.sin(t * n)]
     )
-    second = eqx_taylor.derivatives(curve, 2)
+
+    def second(t):
+        return eqx_taylor.derivatives(curve, t, 2)
+
     np.testing.assert_allclose(second(t), exact, rtol=1e-14)
     np.testing.assert_allclose(jax.jit(second)(t), exact, rtol=1e-14)
     np.testing.assert_allclose(jax.vmap(second)(jnp.array([t]))[0], exact, rtol=1e-14)
     # In a loop, and in a jet of a jet, where the call has been applied anew.
     in_a_loop = eqx_taylor.derivatives(
-        lambda t: jax.lax.scan(lambda y, _: (fun(y), None), curve(t), length=2)[0], 2
+        lambda t: jax.lax.scan(lambda y, _: (fun(y), None), curve(t), length=2)[0], t, 2
     )
-    np.testing.assert_allclose(in_a_loop(t), exact * _WEIGHTS**2, rtol=1e-14)
-    fourth = eqx_taylor.derivatives(lambda t: second(t)[2], 2)(t)[2]
+    np.testing.assert_allclose(in_a_loop, exact * _WEIGHTS**2, rtol=1e-14)
+    fourth = eqx_taylor.derivatives(lambda t: second(t)[2], t, 2)[2]
     np.testing.assert_allclose(fourth, -(n**2) * exact[2], rtol=1e-13)
     terms = eqx_taylor.ode_jet(lambda t, y, args: fun(y), 0.0, jnp.ones(3), order=2)
     np.testing.assert_allclose(

@@ -14,13 +14,14 @@ from helpers import assert_close, assert_same_bits, derivatives
 from jax import lax
 
 import eqx_taylor
-from eqx_taylor import count_primitives, cse, filter_jet, simplify
+from eqx_taylor import filter_jet
 from eqx_taylor._core.jax import evaluate
 from eqx_taylor._programs.counts import count_equations
 from eqx_taylor._programs.simplify.constants import by_numpy
 from eqx_taylor._programs.simplify.graph import TooLarge
 from eqx_taylor._programs.simplify.reform import simplified_jaxpr
 from eqx_taylor._programs.simplify.ring import Polynomial, Ring
+from eqx_taylor.programs import count_primitives, cse, simplify
 
 
 X = jnp.linspace(0.2, 1.3, 5)
@@ -566,4 +567,4 @@ def test_counts_do_not_depend_on_chance():
 
 
 def test_public_names():
-    assert eqx_taylor.cse is cse and eqx_taylor.simplify is simplify
+    assert eqx_taylor.programs.cse is cse and eqx_taylor.programs.simplify is simplify

@@ -268,7 +268,7 @@ def _instances():
         eqx_taylor.JacobianFrobenius(),
         eqx_taylor.SolutionDerivative(3),
         eqx_taylor.taylor_polynomial(jnp.sin, 0.3, 1.0, order=3),
-        eqx_taylor.count_primitives(jnp.sin, 0.3),
+        eqx_taylor.programs.count_primitives(jnp.sin, 0.3),
     ]
 
 

@@ -210,12 +210,17 @@ class Argument:
         [value], aux = self._along([None] * len(self.arrays), 0)
         return value, aux
 
+    def aux(self) -> PyTree:
+        """Returns what else the function returns, with `has_aux`. XLA computes it
+        together with the derivatives."""
+        return self.value()[1] if self.has_aux else None
+
     def _along(self, v, order, at=None, factorial_scaled=False):
         arrays = self.arrays if at is None else at
         terms = [self.replaced(v, otherwise=None), *[None] * (order - 1)]
         value, series = jet_of_trees(
             self.caller,
-            self._as_pair,
+            self.as_pair,
             (self.replaced(arrays),),
             (terms,),
             factorial_scaled,
@@ -235,7 +240,7 @@ class Argument:
         )
         return [value, *series][: order + 1], aux
 
-    def _as_pair(self, x: PyTree) -> tuple[PyTree, PyTree]:
+    def as_pair(self, x: PyTree) -> tuple[PyTree, PyTree]:
         """Calls the function. Returns what is differentiated, with arrays for numbers,
         and what is not."""
         y = self.fun(x)

@@ -1,20 +1,28 @@
-"""Derivatives along a line: of functions of a number, and in a direction."""
+"""Derivatives along a line: of functions of a scalar, and in a direction."""
 
-import functools as ft
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import jax.tree_util as jtu
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from .._core.check import check_integer, describe
 from .argument import Argument
-from .check import check_function
+from .old_forms import takes_old_form
 
 
-def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[Array]]:
-    r"""All derivatives of a function of a number, up to some order.
+@takes_old_form("order")
+def derivatives(
+    fun: Callable[..., PyTree],
+    x: ArrayLike,
+    order: int,
+    *args: Any,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> PyTree:
+    r"""All derivatives of a function of a scalar, up to some order.
 
     They are computed in one pass, in $O(K^2)$ work for order $K$.
 
@@ -22,21 +30,24 @@ def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[
 
     - `fun`: a function of a floating-point scalar, and of anything else after it. It
         may be a Module, and may return any PyTree.
+    - `x`: the point, a scalar.
     - `order`: the highest order $K \geq 0$.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
-    A function of the same arguments. It returns the PyTree that `fun` returns, with
-    $y, y', \ldots, y^{(K)}$, stacked along a new first axis, in the place of every
-    array $y$; and `None` in the place of leaves that are not differentiable. These are
-    derivatives, and not divided by $k!$; for Taylor coefficients see
-    [`eqx_taylor.taylor_polynomial`][].
+    The PyTree that `fun` returns, with $y, y', \ldots, y^{(K)}$, stacked along a new
+    first axis, in the place of every array $y$; and `None` in the place of leaves that
+    are not differentiable. These are derivatives, and not divided by $k!$; for Taylor
+    coefficients see [`eqx_taylor.taylor_polynomial`][]. With `has_aux` a pair of this
+    and what else `fun` returns.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order that is not a non-negative integer; and,
-    when the function returned is called, for an argument that is not a floating-point
-    scalar.
+    `TypeError` or `ValueError` for an order that is not a non-negative integer, and for
+    a point that is not a floating-point scalar.
 
     !!! example
 
@@ -45,39 +56,46 @@ def derivatives(fun: Callable[..., PyTree], order: int) -> Callable[..., PyTree[
         >>> import jax.numpy as jnp
         >>> from eqx_taylor import derivatives
         >>> # exp(2 t) and its first four derivatives at t = 0.
-        >>> d = derivatives(lambda t: jnp.exp(2 * t), 4)
-        >>> print(d(0.0))
+        >>> print(derivatives(lambda t: jnp.exp(2 * t), 0.0, 4))
         [ 1.  2.  4.  8. 16.]
         >>> # At several points.
-        >>> jax.vmap(d)(jnp.linspace(0.0, 1.0, 10)).shape
+        >>> ts = jnp.linspace(0.0, 1.0, 10)
+        >>> jax.vmap(lambda t: derivatives(jnp.sin, t, 4))(ts).shape
         (10, 5)
         ```
 
     **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
-    order = _checked("derivatives", fun, order)
-
-    @ft.wraps(fun, updated=())
-    def all_derivatives(t, /, *args, **kwargs):
-        return stacked(_of_number("derivatives", fun, order, t, args, kwargs))
-
-    return all_derivatives
+    terms, argument = _of_scalar("derivatives", fun, order, x, args, kwargs, has_aux)
+    return argument.with_aux(stacked(terms), argument.aux())
 
 
-def nth_derivative(fun: Callable[..., PyTree], n: int) -> Callable[..., PyTree[Array]]:
-    r"""One derivative of a function of a number; see [`eqx_taylor.derivatives`][].
+@takes_old_form("n")
+def nth_derivative(
+    fun: Callable[..., PyTree],
+    x: ArrayLike,
+    order: int,
+    *args: Any,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> PyTree:
+    r"""One derivative of a function of a scalar; see [`eqx_taylor.derivatives`][].
 
     **Arguments:**
 
     - `fun`: a function of a floating-point scalar, and of anything else after it.
-    - `n`: which derivative, an integer; 0 is the function itself.
+    - `x`: the point, a scalar.
+    - `order`: which derivative, an integer; 0 is the function itself.
+    - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
-    A function of the same arguments. It returns the PyTree that `fun` returns, with the
-    n-th derivative, of the same shape, in the place of every array, and `None` in the
-    place of leaves that are not differentiable. It is not divided by $n!$, the
-    factorial.
+    The PyTree that `fun` returns, with the derivative of this order, of the same shape,
+    in the place of every array, and `None` in the place of leaves that are not
+    differentiable. It is not divided by a factorial. With `has_aux` a pair of this and
+    what else `fun` returns.
 
     **Raises:**
 
@@ -88,37 +106,34 @@ def nth_derivative(fun: Callable[..., PyTree], n: int) -> Callable[..., PyTree[A
         ```pycon
         >>> import jax.numpy as jnp
         >>> from eqx_taylor import nth_derivative
-        >>> print(nth_derivative(jnp.sin, 5)(0.3))  # cos(0.3)
+        >>> print(nth_derivative(jnp.sin, 0.3, 5))  # cos(0.3)
         0.9553365
         ```
     """
-    n = _checked("nth_derivative", fun, n, name="n")
-
-    @ft.wraps(fun, updated=())
-    def derivative(t, /, *args, **kwargs):
-        return _of_number("nth_derivative", fun, n, t, args, kwargs)[n]
-
-    return derivative
+    terms, argument = _of_scalar("nth_derivative", fun, order, x, args, kwargs, has_aux)
+    return argument.with_aux(terms[-1], argument.aux())
 
 
-def _checked(caller: str, fun: Any, order: Any, name: str = "order") -> int:
+def _of_scalar(
+    caller: str,
+    fun: Any,
+    order: Any,
+    x: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    has_aux: bool,
+) -> tuple[list[PyTree[Array]], Argument]:
     if not callable(fun):
         raise TypeError(f"{caller}: `fun` must be callable; got {describe(fun)}.")
-    return check_integer(caller, name, order, 0)
-
-
-def _of_number(caller, fun, order, t, args, kwargs) -> list[PyTree[Array]]:
-    check_function(caller, fun, t, *args, **kwargs)
-    first = "the first argument of `fun`"
-    argument = Argument(caller, lambda t: fun(t, *args, **kwargs), t, name=first)
-    if jtu.treedef_is_leaf(argument.treedef) and jnp.shape(t) == ():
+    order = check_integer(caller, "order", order, 0)
+    argument = Argument(caller, fun, x, args, kwargs, has_aux=has_aux)
+    if jtu.treedef_is_leaf(argument.treedef) and jnp.shape(x) == ():
         one = jnp.ones_like(argument.arrays[0])
-        return argument.along([one], order, factorial_scaled=True)
+        return argument.along([one], order, factorial_scaled=True), argument
     raise ValueError(
-        f"{caller}: the first argument of `fun` must be a scalar; got "
-        f"{describe(t)}. For derivatives with respect to several numbers see "
-        "`directional_derivatives` and `partial_derivative`; for the derivatives at "
-        "several points use `jax.vmap`."
+        f"{caller}: `x` must be a scalar; got {describe(x)}. For derivatives with "
+        "respect to several numbers see `directional_derivatives` and "
+        "`partial_derivative`; for the derivatives at several points use `jax.vmap`."
     )
 
 
@@ -128,8 +143,9 @@ def directional_derivatives(
     v: PyTree,
     order: int,
     *args: Any,
+    has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree[Array]:
+) -> PyTree:
     r"""The derivatives of $f(x + t v)$ with respect to $t$ at $t = 0$, to some order.
 
     **Arguments:**
@@ -141,13 +157,16 @@ def directional_derivatives(
         leaves that do not move.
     - `order`: the highest order $K \geq 0$.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     The PyTree that `fun` returns, with the derivatives of order $0, 1, \ldots, K$,
     stacked along a new first axis, in the place of every array; and `None` in the place
     of leaves that are not differentiable. They are derivatives, and not divided by
-    $k!$; for Taylor coefficients see [`eqx_taylor.taylor_polynomial`][].
+    $k!$; for Taylor coefficients see [`eqx_taylor.taylor_polynomial`][]. With `has_aux`
+    a pair of this and what else `fun` returns.
 
     **Raises:**
 
@@ -168,9 +187,11 @@ def directional_derivatives(
     **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     order = check_integer("directional_derivatives", "order", order, 0)
-    argument = Argument("directional_derivatives", fun, x, args, kwargs)
+    caller = "directional_derivatives"
+    argument = Argument(caller, fun, x, args, kwargs, has_aux=has_aux)
     v = argument.direction(v)
-    return stacked(argument.along(v, order, factorial_scaled=True))
+    terms = argument.along(v, order, factorial_scaled=True)
+    return argument.with_aux(stacked(terms), argument.aux())
 
 
 def stacked(terms: list[PyTree]) -> PyTree[Array]:

@@ -17,8 +17,13 @@ from .mixed_partials import tensors
 
 
 def hvp(
-    fun: Callable[..., Array], x: PyTree, v: PyTree, *args: Any, **kwargs: Any
-) -> PyTree[Array]:
+    fun: Callable[..., Any],
+    x: PyTree,
+    v: PyTree,
+    *args: Any,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> PyTree:
     r"""The Hessian of a scalar function of many numbers, times a vector: reverse mode
     over a jet of order 1, at the cost of a few gradients.
 
@@ -31,11 +36,14 @@ def hvp(
     - `v`: the vector, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that are zero.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     $\nabla^2 f(x)\, v$, a PyTree of the structure and shapes of `x`, with `None` in the
-    place of all other leaves.
+    place of all other leaves. With `has_aux` a pair of this and what else `fun`
+    returns.
 
     **Raises:**
 
@@ -63,19 +71,21 @@ def hvp(
 
     **Reference:** [Pearlmutter (1994)][pearlmutter1994fast].
     """
-    argument = Argument("hvp", fun, x, args, kwargs, real=True, v=v)
+    argument = Argument("hvp", fun, x, args, kwargs, real=True, has_aux=has_aux, v=v)
     terms = _gradient_coefficients(argument, argument.direction(v), 1)
-    return argument.replaced([leaf[1] for leaf in terms], otherwise=None)
+    product = argument.replaced([leaf[1] for leaf in terms], otherwise=None)
+    return argument.with_aux(product, argument.aux())
 
 
 def directional_gradients(
-    fun: Callable[..., Array],
+    fun: Callable[..., Any],
     x: PyTree,
     v: PyTree,
     order: int,
     *args: Any,
+    has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree[Array]:
+) -> PyTree:
     r"""The gradient of a scalar function of many numbers, and its derivatives in a
     direction: those of $\nabla f(x + t v)$ with respect to $t$ at $t = 0$.
 
@@ -94,13 +104,15 @@ def directional_gradients(
     - `order`: the highest order $K \geq 0$: 0 for the gradient, 1 for the product of
         the Hessian with `v` as well, and so on.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     A PyTree of the structure of `x`, with the derivatives of order $0, \ldots, K$ of
     the gradient, stacked along a new first axis, in the place of every array; and
     `None` in the place of all other leaves. They are derivatives, and not divided by
-    $k!$.
+    $k!$. With `has_aux` a pair of this and what else `fun` returns.
 
     **Raises:**
 
@@ -124,15 +136,14 @@ def directional_gradients(
     """
     order = check_integer("directional_gradients", "order", order, 0)
     caller = "directional_gradients"
-    argument = Argument(caller, fun, x, args, kwargs, real=True, v=v)
+    argument = Argument(caller, fun, x, args, kwargs, real=True, has_aux=has_aux, v=v)
     terms = _gradient_coefficients(argument, argument.direction(v), order)
-    return argument.replaced(
-        [
-            jnp.stack([c * float(math.factorial(k)) for k, c in enumerate(leaf)])
-            for leaf in terms
-        ],
-        otherwise=None,
-    )
+    gradients = [
+        jnp.stack([c * float(math.factorial(k)) for k, c in enumerate(leaf)])
+        for leaf in terms
+    ]
+    found = argument.replaced(gradients, otherwise=None)
+    return argument.with_aux(found, argument.aux())
 
 
 def _gradient_coefficients(
@@ -181,7 +192,7 @@ def _gradient_coefficients(
 
 def _scalar(argument: Argument, x: Any, is_tree: bool = False) -> Array:
     """The value of the function, which must be one real number."""
-    y = argument.fun(x if is_tree else argument.replaced(x))
+    y, _ = argument.as_pair(x if is_tree else argument.replaced(x))
     is_number = isinstance(y, float | jax.Array) and jnp.shape(y) == ()
     if not is_number or not jnp.issubdtype(jnp.result_type(y), jnp.floating):
         raise TypeError(
@@ -193,8 +204,12 @@ def _scalar(argument: Argument, x: Any, is_tree: bool = False) -> Array:
 
 
 def value_jacobian_hessian(
-    fun: Callable[..., PyTree], x: PyTree, *args: Any, **kwargs: Any
-) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    *args: Any,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> tuple[Any, ...]:
     r"""The value of a function, its Jacobian and its Hessian, in one call.
 
     By reverse mode over jets of order 1 if the function returns fewer numbers than half
@@ -207,6 +222,8 @@ def value_jacobian_hessian(
         PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
@@ -214,7 +231,8 @@ def value_jacobian_hessian(
     `jax.hessian(fun)` return. For an array `x`, each array of the value has the axes of
     `x` after its own in the Jacobian, and twice in the Hessian; for a PyTree `x` there
     is a PyTree of its structure in the place of each array of the value, and another
-    one within it. `None` is in the place of leaves that are not differentiable.
+    one within it. `None` is in the place of leaves that are not differentiable. With
+    `has_aux` a pair of these three and what else `fun` returns.
 
     **Raises:**
 
@@ -235,7 +253,8 @@ def value_jacobian_hessian(
          [4. 0.]]
         ```
     """
-    argument = Argument("value_jacobian_hessian", fun, x, args, kwargs)
+    caller = "value_jacobian_hessian"
+    argument = Argument(caller, fun, x, args, kwargs, has_aux=has_aux)
     zeros = [None] * len(argument.arrays)
     out = jax.eval_shape(lambda: argument.along(zeros, 0)[0])
     count = sum(leaf.size for leaf in jtu.tree_leaves(out))
@@ -246,7 +265,8 @@ def value_jacobian_hessian(
         jacobian, hessian = tensors(argument, 2, [1, 2])
     else:
         jacobian, hessian = _by_reverse_mode(argument, jtu.tree_leaves(out))
-    return argument.along(zeros, 0)[0], jacobian, hessian
+    value, aux = argument.value()
+    return argument.with_aux((value, jacobian, hessian), aux)
 
 
 def _by_reverse_mode(

@@ -75,8 +75,13 @@ def partial_derivative(
 
 
 def derivative_tensor(
-    fun: Callable[..., PyTree], x: PyTree, order: int, *args: Any, **kwargs: Any
-) -> PyTree[Array]:
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    order: int,
+    *args: Any,
+    has_aux: bool = False,
+    **kwargs: Any,
+) -> PyTree:
     r"""All partial derivatives of some order: for order 1 the Jacobian, for order 2 the
     Hessian, and so on.
 
@@ -93,6 +98,8 @@ def derivative_tensor(
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `order`: the order $K \geq 0$.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
@@ -100,7 +107,8 @@ def derivative_tensor(
     returns, where each array has $K$ more axes, after its own, for each axis of `x`;
     for a PyTree `x`, PyTrees of its structure, one within the other. `None` stands in
     the place of leaves that are not differentiable. The entries are derivatives, and
-    not divided by factorials.
+    not divided by factorials. With `has_aux` a pair of this and what else `fun`
+    returns.
 
     **Raises:**
 
@@ -123,11 +131,11 @@ def derivative_tensor(
     **Reference:** [Griewank, Utke and Walther (2000)][griewank2000evaluating].
     """
     order = check_integer("derivative_tensor", "order", order, 0)
-    argument = Argument("derivative_tensor", fun, x, args, kwargs)
+    argument = Argument("derivative_tensor", fun, x, args, kwargs, has_aux=has_aux)
     if order == 0:
-        return argument.along([None] * len(argument.arrays), 0)[0]
+        return argument.with_aux(*argument.value())
     [tensor] = tensors(argument, order, [order])
-    return tensor
+    return argument.with_aux(tensor, argument.aux())
 
 
 def tensors(

@@ -206,8 +206,9 @@ def taylor_polynomial(
     v: PyTree,
     order: int,
     *args: Any,
+    has_aux: bool = False,
     **kwargs: Any,
-) -> TaylorPolynomial:
+) -> Any:
     r"""The Taylor polynomial of $f(x + s v)$ in $s$.
 
     Its coefficients are normalised: $c_k$ is the derivative of order $k$ with respect
@@ -222,12 +223,15 @@ def taylor_polynomial(
         leaves that do not move.
     - `order`: the order $K \geq 0$ of the polynomial.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
+    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
+        to be returned.
 
     **Returns:**
 
     A [`eqx_taylor.TaylorPolynomial`][], which can be evaluated, differentiated and
     integrated, and estimates its radius of convergence. Its values have the structure
-    of what `fun` returns, with `None` at leaves that are not differentiable.
+    of what `fun` returns, with `None` at leaves that are not differentiable. With
+    `has_aux` a pair of this and what else `fun` returns.
 
     **Raises:**
 
@@ -249,5 +253,6 @@ def taylor_polynomial(
     **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     order = check_integer("taylor_polynomial", "order", order, 0)
-    argument = Argument("taylor_polynomial", fun, x, args, kwargs)
-    return TaylorPolynomial(stacked(argument.along(argument.direction(v), order)))
+    argument = Argument("taylor_polynomial", fun, x, args, kwargs, has_aux=has_aux)
+    terms = argument.along(argument.direction(v), order)
+    return argument.with_aux(TaylorPolynomial(stacked(terms)), argument.aux())

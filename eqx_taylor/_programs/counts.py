@@ -10,7 +10,7 @@ from .._core.protocols import Jaxpr, JaxprEqn, OpenJaxpr
 
 
 class PrimitiveCounts(NamedTuple):
-    """The result of [`eqx_taylor.count_primitives`][]; a named tuple.
+    """The result of [`eqx_taylor.programs.count_primitives`][]; a named tuple.
 
     **Fields:**
 
@@ -23,7 +23,7 @@ class PrimitiveCounts(NamedTuple):
 
         ```pycon
         >>> import jax.numpy as jnp
-        >>> from eqx_taylor import count_primitives
+        >>> from eqx_taylor.programs import count_primitives
         >>> counts, total, flops = count_primitives(lambda x: x @ x, jnp.ones(10))
         >>> print(counts, total, flops)
         {'dot_general': 1} 1 20.0

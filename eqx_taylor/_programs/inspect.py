@@ -40,7 +40,7 @@ def count_primitives(
 
     **Returns:**
 
-    A [`eqx_taylor.PrimitiveCounts`][], which is a tuple of
+    A [`eqx_taylor.programs.PrimitiveCounts`][], which is a tuple of
 
     - `counts`: a dictionary from the names of primitives to how often they occur, the
         most frequent one first;
@@ -60,7 +60,7 @@ def count_primitives(
         ```pycon
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> from eqx_taylor import count_primitives
+        >>> from eqx_taylor.programs import count_primitives
         >>> counts, total, flops = count_primitives(jax.grad(jnp.sin), 1.0)
         >>> print(counts, total)
         {'cos': 1, 'mul': 1, 'sin': 1} 3
@@ -93,7 +93,7 @@ def plot_primitive_counts(
 
     For each order $K$ it counts the equations of the value and the first $K$
     derivatives, along a straight line, by nested `jax.jvp`; of the same after
-    [`eqx_taylor.cse`][] and after [`eqx_taylor.simplify`][]; and by
+    [`eqx_taylor.programs.cse`][] and after [`eqx_taylor.programs.simplify`][]; and by
     [`eqx_taylor.filter_jet`][].
 
     **Arguments:**
@@ -118,7 +118,7 @@ def plot_primitive_counts(
 
         ```pycon
         >>> import jax.numpy as jnp
-        >>> from eqx_taylor import plot_primitive_counts
+        >>> from eqx_taylor.programs import plot_primitive_counts
         >>> ax = plot_primitive_counts(lambda x: jnp.sin(x) * x**3, range(1, 4))
         >>> ax.get_xlabel(), ax.get_ylabel()
         ('order', 'equations')

@@ -77,7 +77,7 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
         ```pycon
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> from eqx_taylor import jarrett
+        >>> from eqx_taylor.programs import jarrett
         >>> gelu = jarrett(jax.nn.gelu)
         >>> x = jnp.array([-1.0, 0.0, 2.0])
         >>> print(jnp.max(jnp.abs(gelu(x) - jax.nn.gelu(x))) < 1e-6)

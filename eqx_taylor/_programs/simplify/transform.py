@@ -71,7 +71,7 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
         ```pycon
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> from eqx_taylor import count_primitives, cse
+        >>> from eqx_taylor.programs import count_primitives, cse
         >>> hessian = jax.hessian(lambda x: jnp.sum(jnp.sin(x) ** 3))
         >>> x = jnp.ones(3)
         >>> count_primitives(cse(hessian), x).total < count_primitives(hessian, x).total
@@ -87,8 +87,8 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
 def simplify(
     fun: Callable[..., Any], *, reassociate: bool = True
 ) -> Callable[..., Any]:
-    r"""The same function, by a program of fewer equations: [`eqx_taylor.cse`][], and
-    sums and products as polynomials.
+    r"""The same function, by a program of fewer equations:
+    [`eqx_taylor.programs.cse`][], and sums and products as polynomials.
 
     Every maximal part of the program that is nothing but `add`, `sub`, `mul`, `neg`,
     `square`, `integer_pow` and `div` is multiplied out, in exact arithmetic, to
@@ -124,7 +124,7 @@ def simplify(
 
     **Arguments:**
 
-    - `fun`: a function of arbitrary PyTrees, as for [`eqx_taylor.cse`][].
+    - `fun`: a function of arbitrary PyTrees, as for [`eqx_taylor.programs.cse`][].
     - `reassociate`: if `False`, no rounding changes: besides common subexpressions,
         only constants are folded, and operations are left out that do nothing (`x * 1`,
         `x / 1`, `x - 0`, `-(-x)`, conversions to the same type) or become another that
@@ -136,8 +136,8 @@ def simplify(
 
     A function of the same arguments with the same results. It can be differentiated,
     vectorised and compiled. As it is traced with every call, call it within `jax.jit`:
-    outside of it, it remembers programs as [`eqx_taylor.cse`][] does. Apply it last: to
-    `jax.hessian(f)`, not to `f`.
+    outside of it, it remembers programs as [`eqx_taylor.programs.cse`][] does. Apply it
+    last: to `jax.hessian(f)`, not to `f`.
 
     **Raises:**
 
@@ -149,7 +149,7 @@ def simplify(
         ```pycon
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> from eqx_taylor import count_primitives, simplify
+        >>> from eqx_taylor.programs import count_primitives, simplify
         >>> expanded = lambda x, y: (x + y) * (x - y) + y * y
         >>> print(count_primitives(expanded, 1.0, 2.0).counts)
         {'add': 2, 'mul': 2, 'sub': 1}

@@ -1,0 +1,9 @@
+"""Programs of derivatives: smaller ones, and how large they are."""
+
+from ._programs.counts import PrimitiveCounts as PrimitiveCounts
+from ._programs.inspect import (
+    count_primitives as count_primitives,
+    plot_primitive_counts as plot_primitive_counts,
+)
+from ._programs.jarrett import jarrett as jarrett
+from ._programs.simplify import cse as cse, simplify as simplify
