@@ -17,21 +17,21 @@ import primitive_coverage as coverage  # noqa: E402
 _HEAD = """\
 <!-- Made by generate_primitives.py: change the tables there, and make it again. -->
 
-# Primitives
+# Supported primitives
 
-A function that is differentiated is read as a program of primitives: those of JAX, and
-the few that Equinox and Lineax add. (Optimistix and Diffrax have none of their own.)
-Here is what becomes of each, in JAX 0.10 to 0.12. Not every version has all of them,
-and some are internal to JAX, or to kernels for one kind of hardware.
+A function that is differentiated is evaluated as a program of primitives: those of JAX,
+and the few that Equinox and Lineax add. (Optimistix and Diffrax have none of their own.)
+This page lists how each is differentiated, in JAX 0.10 to 0.12. Not every version has
+all of them, and some are internal to JAX, or to kernels for one kind of hardware.
 
-A test finds all primitives of the versions that are installed, and fails where one is
-not on this page. Another has a program for each that can be differentiated, and
-compares its derivatives with nested forward mode. One more asks JAX whether those that
-are said to have no derivative have none.
+A test finds all primitives of the installed versions, and fails if one is missing on
+this page. Another has a program for each that can be differentiated, and compares its
+derivatives with nested forward mode. A third asks JAX whether the primitives listed
+without a derivative have none.
 
-Functions with a `jax.custom_jvp` are differentiated by what it says, at every order.
-Both they and primitives can be given
-[a rule of one's own](devdocs/adding_a_rule.md).
+A function with a `jax.custom_jvp` is differentiated by that rule, at every order. You
+can write [a custom rule](devdocs/adding_a_rule.md) for such a function, or for a
+primitive.
 """
 
 
