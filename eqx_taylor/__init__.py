@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 from . import _command_line as _command_line
 from . import rules as rules
 from ._programs.counts import PrimitiveCounts as PrimitiveCounts
+from ._derivatives.attention import dot_product_attention as dot_product_attention
 from ._derivatives.derivatives import (
     derivatives as derivatives,
     directional_derivatives as directional_derivatives,
