@@ -120,8 +120,9 @@ def dot_product_attention(
             **options,
         )
 
-    # JAX checks the arguments.
-    jax.eval_shape(dense, arrays, lengths, scale)
+    # JAX checks the arguments, and itself promotes them.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        jax.eval_shape(dense, arrays, lengths, scale)
     problem = _problem(arrays, lengths, scale, is_causal, local_window_size)
     if implementation == "cudnn" or problem is None:
         return dense(arrays, lengths, scale)
@@ -211,7 +212,8 @@ def _attention(p: _Problem) -> tuple[Any, Any]:
     output = output[..., :queries, :].transpose(0, 3, 1, 2, 4)
     residual = residual[..., :queries].transpose(0, 3, 1, 2)
     if p.lengths[0] is not None:
-        is_used = np.arange(queries, dtype=np.int32) < p.lengths[0][:, None]
+        place = np.arange(queries, dtype=np.int32)[None]
+        is_used = place < p.lengths[0][:, None]
         output = output * is_used[..., None, None, None].astype(output.dtype)
     return output, residual
 
@@ -231,8 +233,9 @@ def _of_queries(p: _Problem, block: dict[str, Any], rows: int) -> tuple[Any, Any
     def add(sums, block):
         block = fixed | block
         first_column = block["number"] * length
-        row = first_row + np.arange(rows, dtype=np.int32)[:, None]
-        column = first_column + np.arange(length, dtype=np.int32)
+        row = first_row + np.arange(rows, dtype=np.int32).reshape(1, 1, 1, -1, 1)
+        column = np.arange(length, dtype=np.int32).reshape(1, 1, 1, 1, -1)
+        column = first_column + column
         scores = _scores(p, query, block["key"], block["bias"])
         scores = _masked(p, scores, block["mask"], row, column)
         if count * length > keys:
@@ -255,7 +258,7 @@ def _of_queries(p: _Problem, block: dict[str, Any], rows: int) -> tuple[Any, Any
     if count == 1:
         sums = add(None, _first(blocks))
     else:
-        dtype = jnp.promote_types(query.dtype, jnp.float32)
+        dtype = _dtype_of_sums(query)
         top = jnp.full(query.shape[:-1], -jnp.inf, dtype)
         zeros = jnp.zeros(query.shape[:-1], dtype), jnp.zeros(query.shape, dtype)
         given = [x for x in (*p[:6], *p.lengths) if isinstance(x, jax.Array)]
@@ -268,8 +271,12 @@ def _of_queries(p: _Problem, block: dict[str, Any], rows: int) -> tuple[Any, Any
     return output, _finite(top) + jnp.log(lax.stop_gradient(total))
 
 
+def _dtype_of_sums(query) -> Any:
+    return jnp.float64 if query.dtype == jnp.float64 else jnp.float32
+
+
 def _scores(p: _Problem, query, key, bias) -> Any:
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = _dtype_of_sums(query)
     # JAX has this for the products of gradients, and for float16 one that CPUs lack.
     is_short = query.dtype == jnp.bfloat16
     precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if is_short else None
