@@ -1,5 +1,5 @@
-"""Attention over blocks against JAX's: the memory and the time of values, of jets and of
-gradients, by the number of tokens."""
+"""Attention over blocks against JAX's: the memory and the time of values, of jets and
+of gradients, by the number of tokens."""
 
 import argparse
 import functools
@@ -97,7 +97,7 @@ def run(seconds: float, tokens: list[int], causal: bool, blocks: bool) -> Report
         args = problem(n)
         for name in WORKS:
             rivals = [("ours", work(name, ours))]
-            # The dense one of order 8 takes GiBs.
+            # The dense ones would take GiBs.
             if n <= 1024 or name in ("value", "jax.jvp", "order 1"):
                 rivals.append(("dense", work(name, dense)))
             if name == "order 1":
@@ -127,7 +127,9 @@ def run(seconds: float, tokens: list[int], causal: bool, blocks: bool) -> Report
     text = f"""
 `eqx_taylor.dot_product_attention` against `jax.nn.dot_product_attention`{
         ", causal" if causal else ""
-    }: {HEADS} heads of {SIZE}, float32, along lines in queries, keys and values. "gradient"
+    }: {HEADS} heads of {
+        SIZE
+    }, float32, along lines in queries, keys and values. "gradient"
 is that of a second derivative. Memory is what XLA plans for temporary values. Run times
 are the fastest of runs in turns.
 

@@ -133,7 +133,15 @@ def _arrays(batch, queries, keys, heads, groups, size=3):
     ]
 
 
-@pytest.mark.parametrize("name", _CASES)
+def _cases(*kept):
+    """The other ones are slow."""
+    return [
+        name if name in kept else pytest.param(name, marks=pytest.mark.slow)
+        for name in _CASES
+    ]
+
+
+@pytest.mark.parametrize("name", _cases("mask and causal", "groups", "lengths"))
 def test_orders_to_eight(name, small_blocks):
     shape, options = _CASES[name]
     primals = _arrays(*shape)
@@ -153,6 +161,7 @@ def test_orders_to_eight(name, small_blocks):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 10, 10), (2, 2, 1, 1), (1, 2, 10, 1)])
+@pytest.mark.sample(3)
 def test_bias_and_scale_are_differentiated(shape, small_blocks):
     primals = [*_arrays(2, 10, 10, 2, 2), _random(*shape), np.array(0.7)]
     series = random_series(primals, 8)
@@ -212,7 +221,9 @@ def test_large_scores(small_blocks):
 
 def _jax_cases():
     for name, (shape, options) in _CASES.items():
-        yield pytest.param(shape, options, id=name)
+        is_slow = name in ("causal", "mask", "mask of keys", "window")
+        marks = [pytest.mark.slow] * is_slow
+        yield pytest.param(shape, options, id=name, marks=marks)
     # What has less axes, and what has a residual.
     yield pytest.param((2, 10, 10, 4, 2), dict(bias=_random(10, 10)), id="bias")
     yield pytest.param((1, 3, 3, 2, 2), dict(return_residual=True), id="one block")
@@ -242,6 +253,7 @@ def test_values_are_those_of_jax(shape, options, small_blocks):
         assert_close(actual, expected, 8)
 
 
+@pytest.mark.slow
 def test_arguments_of_fewer_axes(small_blocks):
     query, key, value = (jnp.asarray(x[0]) for x in _arrays(1, 10, 10, 2, 1))
     actual = dot_product_attention(query, key, value, return_residual=True)
@@ -313,15 +325,20 @@ def _nested_second(attend):
     return fun
 
 
-@pytest.mark.parametrize("name", ["causal", "mask", "lengths"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mask",
+        pytest.param("causal", marks=pytest.mark.slow),
+        pytest.param("lengths", marks=pytest.mark.slow),
+    ],
+)
 def test_gradients(name, small_blocks):
     shape, options = _CASES[name]
     primals = _arrays(shape[0], 10, 10, 2, 2)
     primals = [jnp.asarray(x) for x in primals]
     weights = jnp.asarray(_random(*primals[0].shape, seed=9))
-    attend, dense = (
-        ft.partial(f, **options) for f in (dot_product_attention, _dense)
-    )
+    attend, dense = (ft.partial(f, **options) for f in (dot_product_attention, _dense))
     actual = jax.jit(jax.grad(_second(attend)))(primals, weights)
     expected = jax.jit(jax.grad(_nested_second(dense)))(primals, weights)
     assert_close(actual, expected, 400)
@@ -342,9 +359,7 @@ def test_vmap_jit_and_nested_jets(small_blocks):
     shape, options = _CASES["window, causal"]
     primals = [jnp.asarray(x) for x in _arrays(*shape)]
     many = [jnp.stack([x, 2 * x]) for x in primals]
-    attend, dense = (
-        ft.partial(f, **options) for f in (dot_product_attention, _dense)
-    )
+    attend, dense = (ft.partial(f, **options) for f in (dot_product_attention, _dense))
 
     def of(f):
         def one(*primals):
@@ -359,9 +374,7 @@ def test_vmap_jit_and_nested_jets(small_blocks):
     def nested(f):
         def one(q, k, v):
             def first(t):
-                return jax.jvp(
-                    lambda q, k: f(q, k, v), (q, k + t * v), (v, q)
-                )[1]
+                return jax.jvp(lambda q, k: f(q, k, v), (q, k + t * v), (v, q))[1]
 
             return jax.jacfwd(jax.jacfwd(first))(0.0)
 
@@ -406,6 +419,7 @@ def test_vector_field(small_blocks):
     )
 
 
+@pytest.mark.slow
 def test_simplify(small_blocks):
     primals = [jnp.asarray(x) for x in _arrays(1, 10, 10, 1, 1)]
     actual = simplify(dot_product_attention)(*primals)
@@ -427,7 +441,14 @@ def _memory(order, tokens, wrap=lambda f: f, options=None):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("order", [1, 4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "order",
+    [
+        4,
+        pytest.param(1, marks=pytest.mark.slow),
+        pytest.param(8, marks=pytest.mark.slow),
+    ],
+)
 def test_memory_is_linear(order):
     sizes = [_memory(order, tokens) for tokens in (256, 512, 1024, 2048)]
     for size, double in zip(sizes, sizes[1:]):

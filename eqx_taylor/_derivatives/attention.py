@@ -1,10 +1,10 @@
 """Attention in memory that is linear in the number of tokens, and so its jets.
 
-The softmax is computed online, over blocks of keys (Milakov and Gimelshein 2018, Rabe and
-Staats 2021), for one block of queries after the other. It is written in JAX, as loops. A
-jet of them carries series: of the sums of exponentials, and of the sums of values that
-these weigh. The maximum that is subtracted is that of the values at the point, so that
-rescaling multiplies series by a number, and there is one division of series in the end.
+The softmax is computed online, over blocks of keys (Rabe and Staats 2021), for one
+block of queries after the other. It is written in JAX, as loops. A jet of them carries
+series: of the sums of exponentials, and of the sums of values that these weigh. The
+maximum that is subtracted is that of the scores at the point, so that rescaling
+multiplies series by a number, and there is one division of series in the end.
 """
 
 import functools as ft
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import lax
 from jaxtyping import ArrayLike
 
 from .._core.jax import explicit_sharding, joint_axes, vary
@@ -68,18 +68,18 @@ def dot_product_attention(
         of each batch, as arrays of shape `(B,)`, of int32.
     - `local_window_size`: the numbers of keys before and after its own place to which a
         query attends. One integer stands for both.
-    - `implementation`: `None` or `"xla"`; `"cudnn"` calls JAX's function, of which there
-        are no jets.
+    - `implementation`: `None` or `"xla"`; `"cudnn"` calls JAX's function, of which
+        there are no jets.
     - `return_residual`: whether to return the logarithm of the sum of exponentials too.
         It has no derivative.
 
     **Returns:**
 
-    An array of the shape and dtype of `query`. With `return_residual` a pair: this array,
-    and the logarithms, in its shape without the last axis.
+    An array of the shape and dtype of `query`. With `return_residual` a pair: this
+    array, and the logarithms, in its shape without the last axis.
 
-    Scores and sums are float32 where the arguments have half precision. They are float64
-    for arguments in float64, of which JAX takes the softmax in float32.
+    Scores and sums are float32 where the arguments have half precision. They are
+    float64 for arguments in float64, of which JAX takes the softmax in float32.
 
     **Raises:**
 
@@ -106,10 +106,8 @@ def dot_product_attention(
         implementation=implementation,
         return_residual=return_residual,
     )
-    arrays = [query, key, value, bias, mask]
-    arrays = [x if x is None else jnp.asarray(x) for x in arrays]
-    lengths = [query_seq_lengths, key_value_seq_lengths]
-    lengths = [x if x is None else jnp.asarray(x) for x in lengths]
+    arrays = _as_arrays([query, key, value, bias, mask])
+    lengths = _as_arrays([query_seq_lengths, key_value_seq_lengths])
 
     def dense(arrays, lengths, scale):
         return jax.nn.dot_product_attention(
@@ -120,11 +118,13 @@ def dot_product_attention(
             **options,
         )
 
+    if implementation == "cudnn":
+        return dense(arrays, lengths, scale)
     # JAX checks the arguments, and itself promotes them.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         jax.eval_shape(dense, arrays, lengths, scale)
     problem = _problem(arrays, lengths, scale, is_causal, local_window_size)
-    if implementation == "cudnn" or problem is None:
+    if problem is None:
         return dense(arrays, lengths, scale)
     output, residual = _attention(problem)
     output = output.reshape(arrays[0].shape)
@@ -132,6 +132,10 @@ def dot_product_attention(
         residual = lax.stop_gradient(residual).astype(output.dtype)
         return output, residual.reshape(output.shape[:-1])
     return output
+
+
+def _as_arrays(given: Sequence[Any]) -> list[Any]:
+    return [x if x is None else jnp.asarray(x) for x in given]
 
 
 class _Problem(NamedTuple):
@@ -159,9 +163,7 @@ def _problem(arrays, lengths, scale, is_causal, window) -> _Problem | None:
         return None  # A number of tokens that is not known yet has no blocks.
     if not jnp.issubdtype(arrays[0].dtype, jnp.floating):
         return None
-    query, key, value, bias, mask = [
-        x if x is None else x.reshape((1,) * (4 - x.ndim) + x.shape) for x in arrays
-    ]
+    query, key, value, bias, mask = map(_with_four_axes, arrays)
     batch, queries, heads, size = query.shape
     _, keys, groups, _ = key.shape
     if 0 in query.shape or 0 in key.shape:
@@ -189,6 +191,10 @@ def _problem(arrays, lengths, scale, is_causal, window) -> _Problem | None:
         window,
         lengths,
     )
+
+
+def _with_four_axes(x) -> Any:
+    return x if x is None else x.reshape((1,) * (4 - x.ndim) + x.shape)
 
 
 def _attention(p: _Problem) -> tuple[Any, Any]:
@@ -361,7 +367,7 @@ def _finite(top) -> Any:
 
 
 def _blocks(x, axis: int, count: int, length: int) -> Any:
-    """Splits an axis, after padding it with zeros, into blocks along a new first one."""
+    """Splits an axis, padded with zeros, into blocks along a new first one."""
     axis += x.ndim
     pads = [(0, 0)] * x.ndim
     pads[axis] = (0, count * length - x.shape[axis])
