@@ -302,6 +302,21 @@ def test_series_in_less_precision(dtype, ulps, small_blocks):
         assert_close(a, e.astype(dtype), ulps)
 
 
+def test_series_that_cancel(small_blocks):
+    """Of exponentials, in the quotient: all scores grow, and weights change little."""
+    query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in _arrays(1, 10, 10, 1, 1))
+    primals, series = (query, key, value), [[4 * query, None], [4 * key, None], None]
+
+    def second(attend, primals, series):
+        return jet(attend, primals, series)[2]
+
+    actual = jax.jit(ft.partial(second, dot_product_attention))(primals, series)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float64), (primals, series))
+    wide[1][2] = [None, None]
+    expected = nested_jet(_dense, *wide)[2].astype(jnp.bfloat16)
+    assert_close(actual, expected, 2)
+
+
 # -- transformations
 
 
