@@ -82,6 +82,13 @@ def compare(rivals, args, seconds):
     return found
 
 
+def planned(name, attend, args) -> int:
+    """The bytes of temporary values, without a run."""
+    sizes = jax.jit(work(name, attend)).lower(*args).compile().memory_analysis()
+    assert sizes is not None, "XLA does not tell on this platform."
+    return sizes.temp_size_in_bytes
+
+
 def run(seconds: float, tokens: list[int], causal: bool, blocks: bool) -> Report:
     options = dict(is_causal=causal)
     dense = functools.partial(jax.nn.dot_product_attention, **options)
@@ -97,7 +104,7 @@ def run(seconds: float, tokens: list[int], causal: bool, blocks: bool) -> Report
         args = problem(n)
         for name in WORKS:
             rivals = [("ours", work(name, ours))]
-            # The dense ones would take GiBs.
+            # The others would take seconds a run; of them there is the memory alone.
             if n <= 1024 or name in ("value", "jax.jvp", "order 1"):
                 rivals.append(("dense", work(name, dense)))
             if name == "order 1":
@@ -111,6 +118,9 @@ def run(seconds: float, tokens: list[int], causal: bool, blocks: bool) -> Report
                 row[6:] = quantity(b.run, "s"), f"{a.run / b.run:.2g}"
                 error = check_equal(a.result, b.result, 1e-3, name)
                 worst = max(worst, error)
+            else:
+                size = planned(name, dense, args)
+                row[3:5] = quantity(size, "bytes"), f"{a.bytes / size:.2g}"
             lines.append("| " + " | ".join(row) + " |")
             if name == "order 1":
                 figures.append(
