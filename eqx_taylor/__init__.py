@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 # The first: it ends `python -m eqx_taylor --help` before JAX is imported.
 from . import _command_line as _command_line
 from . import programs as programs, rules as rules
+from ._derivatives.attention import dot_product_attention as dot_product_attention
 from ._derivatives.derivatives import (
     derivatives as derivatives,
     directional_derivatives as directional_derivatives,

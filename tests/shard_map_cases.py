@@ -249,6 +249,13 @@ def _matrix(x):
     return jnp.outer(x, x) + 4.0 * jnp.eye(3, dtype=x.dtype)
 
 
+def _attention(x, v):
+    """Over two blocks of queries and of keys."""
+    tokens = jnp.sin(jnp.outer(np.arange(130.0), x))[:, None]
+    options = dict(is_causal=True, mask=jnp.ones((1, 1, 1, 130), bool))
+    return et.dot_product_attention(tokens, tokens * v[None, None], tokens, **options)
+
+
 def _ode(field):
     return lambda y, args: et.ode_jet(field, 0.3, y, args, order=4)
 
@@ -353,6 +360,8 @@ PUBLIC: dict[str, Callable[[Any, Any], Any]] = {
     "ode_jet of solve": _solutions_series(
         lambda y, v: jnp.linalg.solve(_matrix(v), y)),
     "a step of the solver": _solver_step,
+    "jet of attention": lambda x, v: et.filter_jet(
+        lambda x: _attention(x, v), (x,), ([v, None],)),
 }  # fmt: skip
 
 
@@ -361,7 +370,7 @@ PUBLIC: dict[str, Callable[[Any, Any], Any]] = {
 _MIXED = {
     "weighted_laplacian, other weights", "linear_operator", "hvp", "directional_gradients",
     "value_jacobian_hessian, reverse", "value_jacobian_hessian, forward", "laplacian",
-    "jet of cond", "ode_jet", "ode_jet, other time", "a step of the solver",
+    "jet of attention", "jet of cond", "ode_jet", "ode_jet, other time", "a step of the solver",
 }  # fmt: skip
 
 

@@ -1,0 +1,397 @@
+"""Attention in memory that is linear in the number of tokens, and so its jets.
+
+The softmax is computed online, over blocks of keys (Rabe and Staats 2021), for one
+block of queries after the other. It is written in JAX, as loops. A jet of them carries
+series: of the sums of exponentials, and of the sums of values that these weigh. The
+maximum that is subtracted is that of the scores at the point, so that rescaling
+multiplies series by a number, and there is one division of series in the end.
+"""
+
+import functools as ft
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import ArrayLike
+
+from .._core.jax import explicit_sharding, joint_axes, vary
+
+
+# The numbers of queries and of keys in a block. For 1024 tokens, orders 0 to 4 take the
+# same time with 64 to 256 of each, as well as this time can be measured, and memory is
+# proportional to their product (`python -m benchmarks.attention --blocks`).
+QUERIES = 128
+KEYS = 128
+
+
+def dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    bias: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    scale: Any = None,
+    is_causal: bool = False,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    implementation: str | None = None,
+    return_residual: bool = False,
+) -> Any:
+    r"""`jax.nn.dot_product_attention` in memory that is linear in the number of tokens:
+    its value, its jets of every order, and gradients of all of these.
+
+    $$\mathrm{softmax}\left(s\, q k^T + b\right) v$$
+
+    The arguments are those of `jax.nn.dot_product_attention`, and so are values, up to
+    rounding. To switch, change the import. The scores, of which there is one for each
+    pair of tokens, are computed in blocks, and never stored as a whole.
+
+    Of B batches, T queries, S keys, N heads of size H, and K heads of keys and values:
+
+    **Arguments:**
+
+    - `query`: an array of shape `(B, T, N, H)`, or `(T, N, H)`.
+    - `key`, `value`: arrays of shape `(B, S, K, H)`, or `(S, K, H)`. N is a multiple of
+        K; each head of keys serves N / K heads of queries.
+    - `bias`: an array that is added to the scores, of up to four axes that broadcast to
+        `(B, N, T, S)`.
+    - `mask`: a boolean array, as `bias`, with `True` for the pairs that attend to each
+        other. A query without any has the mean of all values, as in JAX.
+    - `scale`: the factor of the scores; $1/\sqrt H$ by default.
+    - `is_causal`: whether a query attends to no key after it.
+    - `query_seq_lengths`, `key_value_seq_lengths`: the numbers of tokens that are used
+        of each batch, as arrays of shape `(B,)`, of int32.
+    - `local_window_size`: the numbers of keys before and after its own place to which a
+        query attends. One integer stands for both.
+    - `implementation`: `None` or `"xla"`; `"cudnn"` calls JAX's function, of which
+        there are no jets.
+    - `return_residual`: whether to return the logarithm of the sum of exponentials too.
+        It has no derivative.
+
+    **Returns:**
+
+    An array of the shape and dtype of `query`. With `return_residual` a pair: this
+    array, and the logarithms, in its shape without the last axis.
+
+    Scores, weights and sums are float32 where the arguments have half precision. They
+    are float64 for arguments in float64, of which JAX takes the softmax in float32.
+
+    **Raises:**
+
+    What `jax.nn.dot_product_attention` raises, for arguments that do not fit.
+
+    !!! example
+
+        ```pycon
+        >>> import jax
+        >>> from eqx_taylor import dot_product_attention, filter_jet
+        >>> keys = jax.random.split(jax.random.key(0), 4)
+        >>> q, k, v, direction = [jax.random.normal(i, (1024, 2, 16)) for i in keys]
+        >>> attend = lambda q: dot_product_attention(q, k, v, is_causal=True)
+        >>> y, derivatives = filter_jet(attend, (q,), ([direction, None, None],))
+        >>> [d.shape for d in derivatives]
+        [(1024, 2, 16), (1024, 2, 16), (1024, 2, 16)]
+        ```
+
+    **Reference:** [Rabe and Staats (2021)][rabe2021selfattention].
+    """
+    options = dict(
+        is_causal=is_causal,
+        local_window_size=local_window_size,
+        implementation=implementation,
+        return_residual=return_residual,
+    )
+    arrays = _as_arrays([query, key, value, bias, mask])
+    lengths = _as_arrays([query_seq_lengths, key_value_seq_lengths])
+
+    def dense(arrays, lengths, scale):
+        return jax.nn.dot_product_attention(
+            *arrays,
+            scale=scale,
+            query_seq_lengths=lengths[0],
+            key_value_seq_lengths=lengths[1],
+            **options,
+        )
+
+    if implementation == "cudnn":
+        return dense(arrays, lengths, scale)
+    # JAX checks the arguments, and itself promotes them.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        jax.eval_shape(dense, arrays, lengths, scale)
+    problem = _problem(arrays, lengths, scale, is_causal, local_window_size)
+    if problem is None:
+        return dense(arrays, lengths, scale)
+    output, residual = _attention(problem)
+    output = output.reshape(arrays[0].shape)
+    if return_residual:
+        residual = lax.stop_gradient(residual).astype(output.dtype)
+        return output, residual.reshape(output.shape[:-1])
+    return output
+
+
+def _as_arrays(given: Sequence[Any]) -> list[Any]:
+    return [x if x is None else jnp.asarray(x) for x in given]
+
+
+class _Problem(NamedTuple):
+    """Attention with all axes. Heads are K groups of G, by the head of their keys."""
+
+    query: Any  # (B, K, G, T, H)
+    key: Any  # (B, K, S, H)
+    value: Any  # (B, K, S, H)
+    # These broadcast to (B, K, G, T, S).
+    bias: Any
+    mask: Any
+    scale: Any
+    is_causal: bool
+    window: tuple[int, int] | None
+    # The numbers of queries and keys that are used, of shape (B,).
+    lengths: Sequence[Any]
+
+
+def _problem(arrays, lengths, scale, is_causal, window) -> _Problem | None:
+    """Brings arguments into one form. It is `None` for what is left to JAX."""
+    given = [x for x in (*arrays, *lengths) if x is not None]
+    if any(explicit_sharding(jax.typeof(x)) is not None for x in given):
+        return None  # Axes along which an array is divided stay as they are.
+    if not all(isinstance(n, int) for x in given for n in x.shape):
+        return None  # A number of tokens that is not known yet has no blocks.
+    if not jnp.issubdtype(arrays[0].dtype, jnp.floating):
+        return None
+    query, key, value, bias, mask = map(_with_four_axes, arrays)
+    batch, queries, heads, size = query.shape
+    _, keys, groups, _ = key.shape
+    if 0 in query.shape or 0 in key.shape:
+        return None
+
+    def grouped(x):
+        split = (1, 1) if x.shape[1] == 1 else (groups, heads // groups)
+        return x.reshape(x.shape[0], *split, *x.shape[2:])
+
+    for x in (bias, mask):
+        full = (batch, heads, queries, keys)
+        if x is not None and any(n not in (1, m) for n, m in zip(x.shape, full)):
+            return None
+    if window is not None and not isinstance(window, tuple):
+        window = (window, window) if isinstance(window, int) else tuple(window)
+    query = query.reshape(batch, queries, groups, heads // groups, size)
+    return _Problem(
+        query.transpose(0, 2, 3, 1, 4),
+        key.transpose(0, 2, 1, 3),
+        value.transpose(0, 2, 1, 3),
+        None if bias is None else grouped(bias),
+        None if mask is None else grouped(mask),
+        1 / np.sqrt(size) if scale is None else scale,
+        bool(is_causal),
+        window,
+        lengths,
+    )
+
+
+def _with_four_axes(x) -> Any:
+    return x if x is None else x.reshape((1,) * (4 - x.ndim) + x.shape)
+
+
+def _attention(p: _Problem) -> tuple[Any, Any]:
+    """Computes the output, of shape (B, T, K, G, H), and logarithms, (B, T, K, G)."""
+    queries = p.query.shape[-2]
+    length = min(QUERIES, queries)
+    count = -(-queries // length)
+    number = jnp.arange(count, dtype=jnp.int32)
+    blocks, fixed = _blocked({"bias": p.bias, "mask": p.mask}, -2, count, length)
+    blocks |= {"number": number, "query": _blocks(p.query, -2, count, length)}
+
+    def of_queries(block):
+        return _of_queries(p, fixed | block, length)
+
+    if count == 1:
+        output, residual = of_queries(_first(blocks))
+    else:
+        of_queries = jax.checkpoint(of_queries, prevent_cse=False)
+        output, residual = lax.map(of_queries, blocks)
+        output, residual = _joined(output, -2), _joined(residual, -1)
+    output = output[..., :queries, :].transpose(0, 3, 1, 2, 4)
+    residual = residual[..., :queries].transpose(0, 3, 1, 2)
+    if p.lengths[0] is not None:
+        place = np.arange(queries, dtype=np.int32)[None]
+        is_used = place < p.lengths[0][:, None]
+        output = output * is_used[..., None, None, None].astype(output.dtype)
+    return output, residual
+
+
+def _of_queries(p: _Problem, block: dict[str, Any], rows: int) -> tuple[Any, Any]:
+    """Goes through the blocks of keys, for a block of queries."""
+    keys = p.key.shape[-2]
+    length = min(KEYS, keys)
+    count = -(-keys // length)
+    query, first_row = block["query"], block["number"] * rows
+    of_pairs = {"bias": block["bias"], "mask": block["mask"]}
+    blocks, fixed = _blocked(of_pairs, -1, count, length)
+    for name, x in (("key", p.key), ("value", p.value)):
+        blocks[name] = _blocks(x, -2, count, length)
+    blocks["number"] = jnp.arange(count, dtype=jnp.int32)
+
+    def add(sums, block):
+        block = fixed | block
+        first_column = block["number"] * length
+        row = first_row + np.arange(rows, dtype=np.int32).reshape(1, 1, 1, -1, 1)
+        column = np.arange(length, dtype=np.int32).reshape(1, 1, 1, 1, -1)
+        column = first_column + column
+        scores = _scores(p, query, block["key"], block["bias"])
+        scores = _masked(p, scores, block["mask"], row, column)
+        if count * length > keys:
+            scores = jnp.where(column < keys, scores, -jnp.inf)
+        return _added(sums, scores, block["value"])
+
+    def turn(sums, block):
+        if not _may_skip(p):
+            return add(sums, block), None
+        # Some of the pairs attend if those in these two corners do.
+        first_column = block["number"] * length
+        last_row = jnp.minimum(first_row + rows, p.query.shape[-2]) - 1
+        last_column = jnp.minimum(first_column + length, keys) - 1
+        attends = ft.reduce(
+            jnp.logical_and,
+            _by_place(p, (last_row, first_row), (first_column, last_column)),
+        )
+        return lax.cond(attends, add, lambda sums, _: sums, sums, block), None
+
+    if count == 1:
+        sums = add(None, _first(blocks))
+    else:
+        dtype = _dtype_of_sums(query)
+        top = jnp.full(query.shape[:-1], -jnp.inf, dtype)
+        zeros = jnp.zeros(query.shape[:-1], dtype), jnp.zeros(query.shape, dtype)
+        given = [x for x in (*p[:6], *p.lengths) if isinstance(x, jax.Array)]
+        axes = joint_axes(map(jax.typeof, given))
+        sums = tuple(vary(x, axes) for x in (top, *zeros))
+        # What is added is not kept for the way back, but computed again.
+        sums, _ = lax.scan(jax.checkpoint(turn, prevent_cse=False), sums, blocks)
+    top, total, weighted = sums
+    output = (weighted / total[..., None]).astype(query.dtype)
+    return output, _finite(top) + jnp.log(lax.stop_gradient(total))
+
+
+def _dtype_of_sums(query) -> Any:
+    return jnp.float64 if query.dtype == jnp.float64 else jnp.float32
+
+
+def _scores(p: _Problem, query, key, bias) -> Any:
+    dtype = _dtype_of_sums(query)
+    # JAX has this for the products of gradients, and for float16 one that CPUs lack.
+    is_short = query.dtype == jnp.bfloat16
+    precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if is_short else None
+    scores = jnp.einsum(
+        "bkgth,bksh->bkgts",
+        query,
+        key,
+        precision=precision,
+        preferred_element_type=dtype,
+    )
+    scores = scores * jnp.array(p.scale, dtype=dtype)
+    return scores if bias is None else (scores + bias).astype(dtype)
+
+
+def _masked(p: _Problem, scores, mask, row, column) -> Any:
+    """Replaces the scores of pairs that do not attend by a large negative number: where
+    a query has no other, weights are all the same."""
+    attends = [] if mask is None else [mask]
+    attends.extend(_by_place(p, (row, row), (column, column)))
+    for place, length in zip((row, column), p.lengths):
+        if length is not None:
+            attends.append(place < length[:, None, None, None, None])
+    if not attends:
+        return scores
+    low = jnp.array(-0.7 * float(jnp.finfo(jnp.float32).max), scores.dtype)
+    return jnp.where(ft.reduce(jnp.logical_and, attends), scores, low)
+
+
+def _by_place(p: _Problem, rows: tuple[Any, Any], columns: tuple[Any, Any]):
+    """The conditions that the places of a pair must meet. The first of each two numbers
+    is for those by which keys may not be late, the second for early ones."""
+    if p.is_causal:
+        yield rows[0] >= columns[0]
+    if p.window is not None:
+        before, after = p.window
+        yield rows[0] >= columns[0] - after
+        yield rows[1] <= columns[1] + before
+
+
+def _may_skip(p: _Problem) -> bool:
+    """Whether blocks in which no pair attends can be left out: those in which a pair
+    does have, for each query, scores beside which the others count for nothing."""
+    others = (p.bias, p.mask, *p.lengths)
+    if any(x is not None for x in others) or not (p.is_causal or p.window):
+        return False
+    row, last = np.arange(p.query.shape[-2]), p.key.shape[-2] - 1
+    before, after = p.window or (len(row), last)
+    first_key = np.maximum(row - before, 0)
+    last_key = np.minimum(row if p.is_causal else last, np.minimum(row + after, last))
+    return bool(np.all(first_key <= last_key))
+
+
+def _added(sums: tuple[Any, Any, Any] | None, scores, value) -> tuple[Any, Any, Any]:
+    """Adds a block of keys to the maximum of the scores, the sum of exponentials, and
+    the sum of the values that these weigh. Both sums are over the exponential of the
+    maximum, as it is at the point: it has no derivative, and the quotient is the same.
+    """
+    top = jnp.max(lax.stop_gradient(scores), axis=-1)
+    if sums is not None:
+        top = lax.stop_gradient(jnp.maximum(top, sums[0]))
+    exponentials = jnp.exp(scores - _finite(top)[..., None])
+    total = jnp.sum(exponentials, axis=-1)
+    # JAX rounds weights to the dtype of values. Coefficients of exponentials must not
+    # be: most of them cancels in the quotient (in bfloat16, 5 % were wrong at order 2).
+    is_short = value.dtype != scores.dtype
+    weighted = jnp.einsum(
+        "bkgts,bksh->bkgth",
+        exponentials,
+        value.astype(scores.dtype),
+        precision=lax.Precision.HIGH if is_short else None,
+    )
+    if sums is not None:
+        factor = lax.stop_gradient(jnp.exp(sums[0] - _finite(top)))
+        total = sums[1] * factor + total
+        weighted = sums[2] * factor[..., None] + weighted
+    return top, total, weighted
+
+
+def _finite(top) -> Any:
+    """The maximum, or zero: a bias may be minus infinity in a whole block of keys."""
+    return lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))
+
+
+# -- blocks along an axis, which is counted from the last
+
+
+def _blocks(x, axis: int, count: int, length: int) -> Any:
+    """Splits an axis, padded with zeros, into blocks along a new first one."""
+    axis += x.ndim
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (0, count * length - x.shape[axis])
+    x = jnp.pad(x, pads) if pads[axis][1] > 0 else x
+    x = x.reshape(*x.shape[:axis], count, length, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x, axis, 0)
+
+
+def _blocked(arrays: dict[str, Any], axis: int, count: int, length: int):
+    """Returns the arrays in blocks, and those that are the same in all of them."""
+    split = [name for name, x in arrays.items() if x is not None and x.shape[axis] > 1]
+    fixed = {name: x for name, x in arrays.items() if name not in split}
+    return {name: _blocks(arrays[name], axis, count, length) for name in split}, fixed
+
+
+def _joined(x, axis: int) -> Any:
+    """Joins blocks, which are along the first axis, to one axis again."""
+    x = jnp.moveaxis(x, 0, axis - 1)
+    axis += x.ndim
+    return x.reshape(*x.shape[: axis - 1], -1, *x.shape[axis + 1 :])
+
+
+def _first(blocks: dict[str, Any]) -> dict[str, Any]:
+    return {name: x[0] for name, x in blocks.items()}
