@@ -13,9 +13,9 @@ from eqx_taylor import (
     filter_jet,
     laplacian,
     ode_jet,
-    simplify,
 )
 from eqx_taylor._derivatives import attention
+from eqx_taylor.programs import simplify
 
 
 @pytest.fixture
