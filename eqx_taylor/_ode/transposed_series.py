@@ -117,19 +117,16 @@ def _is_plain(jaxpr: Jaxpr) -> bool:
 
 @eqx.filter_custom_vjp
 def _series(inputs: Any, dt: Array, field: Any, order: int) -> list[Array]:
-    time, leaves, consts = inputs
-    jaxpr = with_constants(field, consts)
-    with jax.named_scope("ode_jet"):
-        terms = expand(Walk(order), jaxpr, [time, *leaves], dt)
-        return [jnp.stack(c) for c in terms]
+    return _by_products(inputs, dt, field, order)
 
 
 @_series.def_fwd
 def _forward(
     perturbed: Any, inputs: Any, dt: Array, field: Any, order: int
 ) -> tuple[list[Array], None]:
+    # Not by `_series`, which has no forward mode.
     del perturbed
-    return _series(inputs, dt, field, order), None
+    return _by_products(inputs, dt, field, order), None
 
 
 @_series.def_bwd
@@ -177,7 +174,13 @@ def _backward(
     program = trace(recurrences, *point)
     last = trace(lambda *values: jtu.tree_leaves(both(*values)[2]), *point)
     if not (_is_plain(program) and _is_plain(last)):
-        return _by_products(inputs, moving, out_bars, dt, field, order)
+
+        def series(moving: Any) -> list[Array]:
+            return _by_products(eqx.combine(moving, inputs), dt, field, order)
+
+        outs, pull = jax.vjp(series, moving)
+        bars = [jnp.zeros_like(x) if b is None else b for x, b in zip(outs, out_bars)]
+        return pull(bars)[0]
     walk = Walk(order)
     with jax.named_scope("ode_jet"):
         variables = program.jaxpr.invars
@@ -205,16 +208,10 @@ def _transposed_lift(bars: Sequence[Term], order: int) -> Any:
     return transposed_lift
 
 
-def _by_products(
-    inputs: Any, moving: Any, out_bars: Any, dt: Array, field: Any, order: int
-) -> Any:
-    """The reverse mode of the recurrences as they are."""
-
-    def series(moving: Any) -> list[Array]:
-        time, leaves, consts = eqx.combine(moving, inputs)
-        terms = expand(Walk(order), with_constants(field, consts), [time, *leaves], dt)
+def _by_products(inputs: Any, dt: Array, field: Any, order: int) -> list[Array]:
+    """The series by its recurrences, which JAX can differentiate product by product."""
+    time, leaves, consts = inputs
+    with jax.named_scope("ode_jet"):
+        jaxpr = with_constants(field, consts)
+        terms = expand(Walk(order), jaxpr, [time, *leaves], dt)
         return [jnp.stack(c) for c in terms]
-
-    outs, pull = jax.vjp(series, moving)
-    bars = [jnp.zeros_like(x) if b is None else b for x, b in zip(outs, out_bars)]
-    return pull(bars)[0]
