@@ -13,8 +13,8 @@ from jaxtyping import Array, PyTree
 
 from .._core.custom_types import RealScalarLike, Y
 from .adjoint_backward import backward, save_states
-from .adjoint_step import Made, Pass, Step, Steps
 from .adjoint_record import empty_record, Record
+from .adjoint_step import Made, Pass, Step, Steps
 
 
 class Saved(NamedTuple):
