@@ -100,6 +100,7 @@ def _nested(field, t, y, args):
 
 
 @pytest.mark.filterwarnings("ignore:Complex dtype support")
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", CASES)
 def test_against_nested_derivatives(name, monkeypatch):
     by_products = []

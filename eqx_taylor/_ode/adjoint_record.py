@@ -39,7 +39,7 @@ class Record(NamedTuple):
         )
         return Record(passes, states)
 
-    def one(self, i: Array, states: PyTree[Array], row: Array) -> Pass:
+    def one(self, i: Array, states: PyTree[Array], row: int | Array) -> Pass:
         """Pass `i`, with the state that is in a row of `states`."""
         y, carried = _row(states, row)
         done = _row(self.passes, i)
@@ -83,7 +83,7 @@ def _apart(done: Pass) -> tuple[Pass, Any]:
     return rest, (step.y, step.carried)
 
 
-def _row(rows: PyTree[Array], i: Array) -> PyTree[Array]:
+def _row(rows: PyTree[Array], i: int | Array) -> PyTree[Array]:
     return jtu.tree_map(lambda rows: rows[i], rows)
 
 
