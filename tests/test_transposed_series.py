@@ -120,5 +120,7 @@ def test_against_nested_derivatives(name, monkeypatch):
     )
     for a, e in zip(jtu.tree_leaves(actual), jtu.tree_leaves(expected), strict=True):
         assert_close(a, e, ulps=400)
-    # Once for the series itself, and once to differentiate its products.
-    assert len(by_products) == {"determinant": 2, "kinked": 0, "looped": 0}.get(name, 1)
+    # Once for the series itself, and once more to differentiate its products. (JAX 0.10
+    # writes the determinant of a 2x2 matrix out.)
+    expected = dict(determinant={1, 2}, kinked={0}, looped={0}).get(name, {1})
+    assert len(by_products) in expected

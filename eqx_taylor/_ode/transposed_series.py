@@ -85,7 +85,7 @@ def series_with_transpose(
         return series_of(field, order, caller, unroll).stacked()
     time, *leaves = field.point
     inputs = time, leaves, list(jaxpr.consts)
-    stacked = _series(inputs, field.dt, jaxpr.jaxpr, order)
+    stacked = _series(inputs, field.dt, jaxpr, order)
     return jtu.tree_unflatten(field.treedef, stacked)
 
 
