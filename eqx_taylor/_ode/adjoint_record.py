@@ -1,4 +1,4 @@
-"""What is kept of a solve, to make its steps again."""
+"""The record of a solve, from which its steps are made again."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

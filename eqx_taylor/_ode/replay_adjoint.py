@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools as ft
-from typing import Any
+from typing import Any, NoReturn
 
 import diffrax
 import equinox as eqx
@@ -17,10 +17,11 @@ from .adjoint_loop import Functions, Inputs, recorded, replayed_loop, Saved, Tim
 from .adjoint_step import Steps, steps_of
 
 
-_NO_FORWARD = (
-    "ReplayAdjoint: it has no forward mode. Use `adjoint=diffrax.ForwardMode()`, or "
-    "`adjoint=diffrax.DirectAdjoint()`, which has both modes."
-)
+def _no_forward_mode() -> NoReturn:
+    raise TypeError(
+        "ReplayAdjoint: it has no forward mode. Use `adjoint=diffrax.ForwardMode()`, "
+        "or `adjoint=diffrax.DirectAdjoint()`, which has both modes."
+    )
 
 
 def _check_checkpoint_every(n: Any) -> int:
@@ -149,7 +150,9 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
             ts = [sub.ts for sub in subs]
             times = Times(jnp.asarray(t1), _named(stepsize_controller), ts)
             inputs = Inputs(init_state, functions, times, run)
-            inputs = reverse_only(jtu.tree_map(_without_tangent, inputs), _NO_FORWARD)
+            inputs = reverse_only(
+                jtu.tree_map(_without_tangent, inputs), _no_forward_mode
+            )
             state = replayed_loop(inputs, steps, every)
 
             def untouched(sub, new, old):
