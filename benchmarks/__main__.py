@@ -43,6 +43,7 @@ NAMES = [
     "heyoka_single",
     "heyoka_ensemble",
     "gradient_time",
+    "replay_adjoint",
     "simplification",
     "engine",
     "dead_ends",

@@ -132,12 +132,18 @@ def _messages() -> Iterator[tuple[str, list[str]]]:
             if not isinstance(call, ast.Call) or not call.args:
                 continue
             name = getattr(call.func, "id", getattr(call.func, "attr", None))
-            # The third argument of Equinox's is the message.
-            at_run_time = name == "error_if" and len(call.args) == 3
-            if name not in _ERRORS and not at_run_time:
+            # Of Equinox's functions the message is the third argument, or has a name.
+            of_keywords = [x.value for x in call.keywords if x.arg == "msg"]
+            if name == "error_if" and len(call.args) == 3:
+                message = call.args[2]
+            elif name == "nondifferentiable_backward" and of_keywords:
+                [message] = of_keywords
+            elif name in _ERRORS:
+                message = call.args[0]
+            else:
                 continue
             words = []
-            for node in ast.walk(call.args[2 if at_run_time else 0]):
+            for node in ast.walk(message):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     words.append(node.value)
                 elif isinstance(node, ast.Name) and node.id in constants:

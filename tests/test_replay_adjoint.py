@@ -56,6 +56,8 @@ SOLVERS = {
     "ReversibleHeun": diffrax.HalfSolver(diffrax.ReversibleHeun()),
     "Dopri8": diffrax.Dopri8(),
     "HalfSolver": diffrax.HalfSolver(TAYLOR),
+    "ReversibleHeun, checkpoints": diffrax.HalfSolver(diffrax.ReversibleHeun()),
+    "TaylorSolver, checkpoints": TAYLOR,
 }
 
 
@@ -98,7 +100,8 @@ def test_same_as_direct_adjoint(name):
         fun = ft.partial(_all_saved, adjoint=adjoint, solver=SOLVERS[name])
         return jax.jit(jax.grad(fun, (0, 1, 2)))(y0, args, times)
 
-    actual, expected = map(gradient, (ReplayAdjoint(), diffrax.DirectAdjoint()))
+    replay = ReplayAdjoint(checkpoint_every=3 if "checkpoints" in name else 1)
+    actual, expected = map(gradient, (replay, diffrax.DirectAdjoint()))
     if name == "Kvaerno5":
         # Its step before the last has half of the length to `t1`, after one that was
         # rejected. To Diffrax the middle between `t` and `t1` moves with both.
@@ -151,11 +154,12 @@ def test_against_variational_integration():
 # -- closed forms
 
 
+@pytest.mark.parametrize("every", [1, 5])
 @pytest.mark.parametrize(
     "solver", [TaylorSolver(order=8), TSIT5], ids=["taylor", "tsit5"]
 )
 @pytest.mark.slow
-def test_lanes_of_different_numbers_of_steps(solver):
+def test_lanes_of_different_numbers_of_steps(solver, every):
     """y' = -p y³ cos(p t), where y(t) is y0/sqrt(1 + 2 y0² sin(p t)), with saved times
     between steps; p is closed over, and y0 spans lanes of one step to dozens."""
     ts = jnp.array([0.0, 0.7, 0.75, 2.0])
@@ -168,7 +172,10 @@ def test_lanes_of_different_numbers_of_steps(solver):
         def field(t, y, args):
             return -p * y**3 * jnp.cos(p * t)
 
-        return solve(field, y0, solver=solver, saveat=diffrax.SaveAt(ts=ts)).ys
+        return solve(
+            field, y0, solver=solver, saveat=diffrax.SaveAt(ts=ts),
+            adjoint=ReplayAdjoint(checkpoint_every=every),
+        ).ys  # fmt: skip
 
     def of(fun):
         weights = jnp.array([1.0, -2.0, 3.0, 5.0])
@@ -451,6 +458,34 @@ def test_training():
 
 
 # -- what it cannot do
+
+
+def _end(y0):
+    return solve(lambda t, y, args: -(y**2), y0, 1.0, tol=1e-3, solver=TSIT5).ys[0]
+
+
+def test_forward_mode():
+    for transform in (lambda f: f, jax.jit):
+        with pytest.raises(TypeError, match=r"ReplayAdjoint: it has no.*ForwardMode"):
+            transform(jax.jacfwd(_end))(jnp.array(1.0))
+
+
+def test_reverse_over_reverse():
+    def twice(y0):
+        return jax.grad(_end)(y0) * y0
+
+    for fun in (jax.grad(_end), lambda y0: jax.value_and_grad(twice)(y0)[0]):
+        with pytest.raises(RuntimeError, match=r"ReplayAdjoint: its grad.*jax.hessian"):
+            jax.grad(fun)(jnp.array(1.0))
+
+
+def test_checkpoint_every():
+    with pytest.raises(
+        ValueError, match="`checkpoint_every` must be at least 1; got 0"
+    ):
+        ReplayAdjoint(checkpoint_every=0)
+    with pytest.raises(TypeError, match="`checkpoint_every` must be an integer"):
+        ReplayAdjoint(checkpoint_every=2.0)  # pyright: ignore
 
 
 def test_without_a_bound():

@@ -18,16 +18,17 @@ def order_by_order(
     walk: Walk,
     unknowns: Sequence[Series],
     images: Sequence[Series],
-    lift: Callable[[int, Term], Term],
+    lifts: Sequence[Callable[[int, Term], Term]],
 ) -> None:
     """Finds series `y` that an equation defines by what a program makes of them:
-    `y_{k+1} = lift(k, f_k)`, where `f_k` depends on `y_0` to `y_k`. The first
-    coefficients of the `unknowns` are known, and `walk` has read their `images`."""
+    `y_{k+1} = lift(k, f_k)`, where `f_k` depends on `y_0` to `y_k`, and each of the
+    `unknowns` has its own `lift`. Their first coefficients are known, and `walk` has
+    read their `images`."""
     for image in images:
         image.storage.uses += 1
     for k in range(walk.order):
         walk.advance(k)
-        for y, image in zip(unknowns, images):
+        for y, image, lift in zip(unknowns, images, lifts):
             term = lift(k, image[k])
             if term is not None:
                 term = policy().store(vary(term, varying_axes(y.aval)))

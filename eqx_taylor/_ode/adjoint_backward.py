@@ -12,6 +12,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.custom_types import Y
+from .adjoint_record import Record
 from .adjoint_step import Pass, Step
 
 
@@ -40,7 +41,12 @@ class Carry(NamedTuple):
 
 
 def backward(
-    residuals: Any, out_bar: Any, perturbed: Any, inputs: Any, steps: Any
+    residuals: Any,
+    out_bar: Any,
+    perturbed: Any,
+    inputs: Any,
+    steps: Any,
+    every: int,
 ) -> Any:
     """The reverse of `replayed_loop`: the cotangents of its `inputs`."""
     last, record = residuals
@@ -69,33 +75,7 @@ def backward(
         _zeros(times_moving),
     )
 
-    ways = len(inputs.functions.ways)
-
-    def is_taken(q):
-        """Whether a pass had its step accepted, and made in this way."""
-        done = jtu.tree_map(lambda rows: rows[q // ways], record)
-        way = steps.way(done.step.note)
-        return done.accepted & (way == q % ways)
-
-    def next_taken(q):
-        """The last pass up to this one, and the way of its step, in which there is one
-        in any lane of a `vmap`; or below 0."""
-        return jax.lax.while_loop(
-            lambda q: (q >= 0) & ~eqxi.unvmap_any(is_taken(q)), lambda q: q - 1, q
-        )
-
-    def body(state):
-        q, carry = state
-        done = jtu.tree_map(lambda rows: rows[q // ways], record)
-        by_way = [lambda carry, k=k: back(carry, done, k) for k in range(ways)]
-        new = jax.lax.switch(q % ways, by_way, carry)
-        mine = is_taken(q)
-        carry = jtu.tree_map(lambda x, y: jnp.where(mine, x, y), new, carry)
-        return next_taken(q - 1), carry
-
-    # The number of passes is that of the lane which has most of them.
-    q = next_taken(ways * eqxi.unvmap_max(last.num_steps) - 1)
-    _, done = jax.lax.while_loop(lambda state: state[0] >= 0, body, (q, carry))
+    done = _over_all_passes(back, carry, record, steps, every)
     nothing = jtu.tree_map(lambda _: None, eqx.filter(inputs, eqx.is_inexact_array))
     init_bar = dataclasses.replace(
         nothing.init_state,
@@ -108,6 +88,73 @@ def backward(
     if carried is not None:
         init_bar = dataclasses.replace(init_bar, solver_state=done.carried_bar)
     return type(inputs)(init_bar, done.functions_bar, done.times_bar, nothing.run)
+
+
+def _over_all_passes(
+    back: "_Backward", carry: Carry, record: Record, steps: Any, every: int
+) -> Carry:
+    """Goes back from the last pass to the first. Those between two states that were
+    kept are made again in the order in which they were made, before that: for the
+    states between."""
+    ways = len(back.functions.ways)
+
+    def is_taken(q):
+        """Whether a pass had its step accepted, and made in this way."""
+        accepted, note = jtu.tree_map(
+            lambda rows: rows[q // ways],
+            (record.passes.accepted, record.passes.step.note),
+        )
+        return accepted & (steps.way(note) == q % ways)
+
+    def last_taken(q):
+        """The last pass up to this one, and the way of its step, in which there is one
+        in any lane of a `vmap`; or below 0."""
+        return jax.lax.while_loop(
+            lambda q: (q >= 0) & ~eqxi.unvmap_any(is_taken(q)), lambda q: q - 1, q
+        )
+
+    def over(q, first, carry, states):
+        """Goes back from here to pass `first`, of which the state is in the first row
+        of `states`."""
+
+        def body(state):
+            q, carry = state
+            done = record.one(q // ways, states, q // ways - first)
+            by_way = [lambda carry, k=k: back(carry, done, k) for k in range(ways)]
+            new = jax.lax.switch(q % ways, by_way, carry)
+            mine = is_taken(q)
+            carry = jtu.tree_map(lambda x, y: jnp.where(mine, x, y), new, carry)
+            return last_taken(q - 1), carry
+
+        return jax.lax.while_loop(
+            lambda state: state[0] >= first * ways, body, (q, carry)
+        )
+
+    def advanced(i, state):
+        for way in range(ways):
+            mine = is_taken(i * ways + way)
+
+            def made(state, way=way, mine=mine):
+                states = jtu.tree_map(lambda x: x[None], state)
+                made = back.functions.ways[way](record.one(i, states, 0).step)
+                new = made.y, made.carried
+                return jtu.tree_map(lambda x, y: jnp.where(mine, x, y), new, state)
+
+            any_mine = eqxi.unvmap_any(mine)
+            state = jax.lax.cond(any_mine, made, lambda state: state, state)
+        return state
+
+    def over_part(state):
+        q, carry = state
+        first = q // ways // every * every
+        states = record.states_from(first, q // ways, every, advanced)
+        return over(q, first, carry, states)
+
+    # The number of passes is that of the lane which has most of them.
+    q = last_taken(ways * eqxi.unvmap_max(back.last.num_steps) - 1)
+    if every == 1:
+        return over(q, 0, carry, record.states)[1]
+    return jax.lax.while_loop(lambda state: state[0] >= 0, over_part, (q, carry))[1]
 
 
 class _Backward:

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .._core.custom_types import RealScalarLike, Y
 from .adjoint_backward import backward, save_states
+from .adjoint_record import empty_record, Record
 from .adjoint_step import Made, Pass, Step, Steps
 
 
@@ -74,25 +75,41 @@ class Inputs(NamedTuple):
     init_state: Any
     functions: Functions
     times: Times
-    run: Callable[[Any], tuple[Any, Pass]]
+    run: Callable[[Any], tuple[Any, Record]]
 
 
 @eqx.filter_custom_vjp
-def replayed_loop(inputs: Inputs, steps: Steps) -> Any:
+def replayed_loop(inputs: Inputs, steps: Steps, every: int) -> Any:
     """Solves; backwards each step is made again, the last one first."""
-    del steps
+    del steps, every
     state, _ = inputs.run(inputs.init_state)
     return _together(state, inputs)
 
 
 @replayed_loop.def_fwd
-def _forward(perturbed: Inputs, inputs: Inputs, steps: Steps) -> tuple[Any, Any]:
-    del perturbed, steps
-    state, record = inputs.run(inputs.init_state)
+def _forward(
+    perturbed: Inputs, inputs: Inputs, steps: Steps, every: int
+) -> tuple[Any, Any]:
+    del perturbed, steps, every
+    state, record = _once_only(inputs.run(inputs.init_state))
     return _together(state, inputs), (state, record)
 
 
-replayed_loop.def_bwd(backward)
+@replayed_loop.def_bwd
+def _backward(*args: Any) -> Any:
+    return _once_only(backward(*args))
+
+
+def _once_only(tree: Any) -> Any:
+    """Returns a PyTree as it is, and raises where it is differentiated backwards:
+    reverse mode has loops whose length is known at run time only."""
+    return eqxi.nondifferentiable_backward(tree, msg=_ONCE_ONLY)
+
+
+_ONCE_ONLY = (
+    "ReplayAdjoint: its gradients are not differentiated backwards. Use forward mode "
+    "over reverse mode, as `jax.hessian` does, or `adjoint=diffrax.DirectAdjoint()`."
+)
 
 
 def _together(state: Any, inputs: Inputs) -> Any:
@@ -121,10 +138,11 @@ def recorded(
     max_steps: int,
     buffers: Callable[[Any], Any],
     jumps: list[bool],
-) -> Callable[[Any], tuple[Any, Pass]]:
+    every: int,
+) -> Callable[[Any], tuple[Any, Record]]:
     """Returns the loop of a solve as a function of its first state. It returns the last
-    one, and all of its passes. Whether a step may have to do with a jump is appended to
-    `jumps`."""
+    one, and all of its passes; of their states, one of so many. Whether a step may have
+    to do with a jump is appended to `jumps`."""
 
     def recorded_pass(before, after):
         accepted = after.num_accepted_steps > before.num_accepted_steps
@@ -138,18 +156,14 @@ def recorded(
         # The lanes of a `vmap` are in the same pass, until they end: a single row is
         # written, and not one here and one there, for which XLA has a loop.
         i = eqxi.unvmap_max(before.num_steps)
-        new = recorded_pass(before, after)
-        return after, jtu.tree_map(lambda x, rows: rows.at[i].set(x), new, record)
+        return after, record.with_pass(i, recorded_pass(before, after), every)
 
     def run(state):
         struct = jax.eval_shape(lambda: recorded_pass(state, state))
-        record = jtu.tree_map(
-            lambda x: jnp.zeros((max_steps, *x.shape), x.dtype), struct
-        )
         return eqxi.while_loop(
             lambda carry: cond_fun(carry[0]),
             body,
-            (state, record),
+            (state, empty_record(struct, max_steps, every)),
             max_steps=max_steps,
             buffers=lambda carry: [*buffers(carry[0]), carry[1]],
             kind="lax",

@@ -20,6 +20,7 @@ from .ode_jet import solution_series, usable
 from .runge_kutta import runge_kutta_step
 from .solver import TaylorSolver
 from .step import evaluate_state
+from .transposed_series import series_with_transpose
 
 
 class Step(NamedTuple):
@@ -227,9 +228,9 @@ class OfTaylor(eqx.Module):
         def by_series(terms, args, step):
             unit, _ = step.note
             start, y = step.start, step.y
-            series = solution_series(
+            series = series_with_transpose(
                 terms, start, unit, y, args, order, "TaylorSolver", solver.unroll
-            ).stacked()
+            )
             if not solver.probes:
                 series = usable(series)
             return made(step, series, unit)

@@ -228,6 +228,35 @@ def solution_series(
     With the length of a step for a unit the coefficients are of the size of `y`;
     `y^(k)` itself overflows soon.
     """
+    field = read_field(term, t0, unit, y0, args, caller)
+    return series_of(field, order, caller, unroll)
+
+
+class Field(NamedTuple):
+    """A vector field that was read at a point.
+
+    **Fields:**
+
+    - `jaxpr`: the field times the unit of time, as a function of `t, *leaves`.
+    - `point`: where it was read, `[t, *leaves]`.
+    - `dt`: the unit of time.
+    - `treedef`: the structure of the state.
+    """
+
+    jaxpr: Jaxpr
+    point: list[Array]
+    dt: Array
+    treedef: Any
+
+
+def read_field(
+    term: diffrax.AbstractTerm,
+    t0: RealScalarLike,
+    unit: RealScalarLike,
+    y0: PyTree[Array],
+    args: Args,
+    caller: str,
+) -> Field:
     pair = all_varying([jnp.asarray(t0), jnp.asarray(unit)])
     t0, unit = jnp.asarray(pair[0]), jnp.asarray(pair[1])
     control = term.contr(jnp.zeros_like(unit), unit)
@@ -249,7 +278,14 @@ def solution_series(
             jaxpr = trace_on_devices("the vector field", field, own, [t0, *leaves])
     except UNTRACEABLE as e:
         raise untraceable(caller, "the vector field", e) from e
-    point, dt = [t0, *leaves], unit.astype(t0.dtype)
+    return Field(jaxpr, [t0, *leaves], unit.astype(t0.dtype), treedef)
+
+
+def series_of(
+    field: Field, order: int, caller: str, unroll: bool | None
+) -> SolutionSeries:
+    """Computes the series of the solution through the point where a field was read."""
+    jaxpr, point, dt, treedef = field
     walk = Walk(order)
     found = walk.decisions(jaxpr)
     slopes = ahead = None
@@ -261,11 +297,11 @@ def solution_series(
         arrays = [dt, *point, *(ahead or [])]
         terms = expand_in_loop(caller, unroll, jaxpr, order, arrays)
     if terms is None:
-        terms = _expand(walk, jaxpr, point, dt, ahead)
+        terms = expand(walk, jaxpr, point, dt, ahead)
     return SolutionSeries(treedef, terms, slopes or [c[1] for c in terms])
 
 
-def _expand(
+def expand(
     walk: Walk,
     jaxpr: Jaxpr,
     point: Sequence[Array],
@@ -285,7 +321,7 @@ def _expand(
         for series, value in zip([time, *state], ahead):
             series.look_ahead(lambda value=value: value)
     slopes = walk.interpret(jaxpr, [time, *state])
-    order_by_order(walk, state, slopes, lift)
+    order_by_order(walk, state, slopes, [lift] * len(state))
     return [[y.dense(k) for k in range(order + 1)] for y in state]
 
 
@@ -340,7 +376,7 @@ def _point_ahead(
 
     def look_further():
         # Order 3, since a norm at rest has a slope of zero, and an infinite one next.
-        terms = _expand(Walk(3, effects=False), jaxpr, point, dt, [time, *first])
+        terms = expand(Walk(3, effects=False), jaxpr, point, dt, [time, *first])
         finite = [jnp.all(jnp.isfinite(x)) for y in terms for x in y[1:]]
         second = [
             jnp.where(slope == 0, _moved(y, part**2 * y_terms[2]), y_ahead)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools as ft
-from typing import Any
+from typing import Any, NoReturn
 
 import diffrax
 import equinox as eqx
@@ -11,8 +11,21 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from .._core.check import check_integer
+from .._core.reverse_only import reverse_only
 from .adjoint_loop import Functions, Inputs, recorded, replayed_loop, Saved, Times
 from .adjoint_step import Steps, steps_of
+
+
+def _no_forward_mode() -> NoReturn:
+    raise TypeError(
+        "ReplayAdjoint: it has no forward mode. Use `adjoint=diffrax.ForwardMode()`, "
+        "or `adjoint=diffrax.DirectAdjoint()`, which has both modes."
+    )
+
+
+def _check_checkpoint_every(n: Any) -> int:
+    return check_integer("ReplayAdjoint", "checkpoint_every", n, 1)
 
 
 class ReplayAdjoint(diffrax.AbstractAdjoint):
@@ -29,10 +42,15 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
 
     With [`eqx_taylor.TaylorSolver`][] it takes less time to compile and to run than
     Diffrax's default adjoint: of a step it makes one series, and not the two of its
-    ends, with a look inside and a choice of the step. Explicit Runge--Kutta methods
-    take less time to run, and every other solver of Diffrax works as well. It needs
-    the memory for all states, `max_steps` of them: bound that number where states are
-    large. For more steps than there is memory for,
+    ends, with a look inside and a choice of the step. That series is differentiated by
+    its transposed recurrence, where the vector field has no decisions, loops and
+    matrix factorisations. Explicit Runge--Kutta methods take less time to run, and
+    every other solver of Diffrax works as well.
+
+    It needs the memory for all states, `max_steps` of them. Where that is too much,
+    `checkpoint_every=n` keeps the state at the start of every `n`-th step only, and
+    makes the states between them again: room for `max_steps / n + n` states, for one
+    more series a step. For a number of steps without a bound,
     `diffrax.RecursiveCheckpointAdjoint` is the adjoint.
 
     What is differentiated: `y0`, `args`, terms and what they close over, `t0`, `t1` and
@@ -41,16 +59,25 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
     other steps are constants, as they are with Diffrax's adaptive step size
     controllers; so are `dt0` and tolerances. Every `diffrax.SaveAt` is served, with
     dense output, and events. It has no forward mode, which `diffrax.ForwardMode` has.
-    Forward mode over its gradients works: Hessians by `jax.jacfwd` of `jax.grad`.
+    Forward mode over its gradients works: Hessians by `jax.hessian`. Reverse mode over
+    them does not, which `diffrax.DirectAdjoint` has.
 
     A resumed solve of a `TaylorSolver` is differentiated with respect to the state that
     it resumes from, and its `solver_state`, which follows from that state, is a
     constant.
 
+    **Arguments:**
+
+    - `checkpoint_every`: after how many steps, those that were rejected among them, the
+        state is kept; an integer from 1. About the square root of `max_steps` needs
+        least memory.
+
     **Raises:**
 
     `ValueError`, when the solve is traced, for `max_steps=None` and for a
-    `diffrax.UnsafeBrownianPath`.
+    `diffrax.UnsafeBrownianPath`; `TypeError` where a solve is differentiated in forward
+    mode, and `RuntimeError` where a gradient is differentiated in reverse mode;
+    `TypeError` or `ValueError` for a `checkpoint_every` that is not an integer from 1.
 
     !!! example
 
@@ -80,6 +107,10 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
         ```
     """
 
+    checkpoint_every: int = eqx.field(
+        default=1, static=True, converter=_check_checkpoint_every
+    )
+
     def loop(
         self,
         *,
@@ -101,7 +132,7 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
     ) -> Any:
         del throw, passed_solver_state, passed_controller_state
         _check(terms, max_steps)
-        steps = steps_of(solver)
+        steps, every = steps_of(solver), self.checkpoint_every
         subs = jtu.tree_leaves(saveat.subs, is_leaf=_is_sub)
         solver_state = steps.recorded_state(init_state.solver_state)
         init_state = dataclasses.replace(init_state, solver_state=solver_state)
@@ -111,7 +142,7 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
             # field closes over.
             init_state = jtu.tree_map(jnp.asarray, init_state)
             jumps = []
-            run = recorded(steps, cond_fun, body_fun, max_steps, buffers, jumps)
+            run = recorded(steps, cond_fun, body_fun, max_steps, buffers, jumps, every)
             run = eqx.filter_closure_convert(run, init_state)
             functions = _functions(
                 steps, subs, solver, terms, args, init_state, any(jumps)
@@ -119,7 +150,10 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
             ts = [sub.ts for sub in subs]
             times = Times(jnp.asarray(t1), _named(stepsize_controller), ts)
             inputs = Inputs(init_state, functions, times, run)
-            state = replayed_loop(jtu.tree_map(_without_tangent, inputs), steps)
+            inputs = reverse_only(
+                jtu.tree_map(_without_tangent, inputs), _no_forward_mode
+            )
+            state = replayed_loop(inputs, steps, every)
 
             def untouched(sub, new, old):
                 # What is saved before and after the loop only does not go through it.

@@ -18,7 +18,8 @@ from .linear import define_linear, joined_support
 define_linear(
     # values
     "neg", "convert_element_type", "reduce_precision", "real", "imag", "complex",
-    "conj", "copy", "name", "nondifferentiable_backward",
+    "conj", "copy", "eqx_taylor_reverse_only", "name",
+    "nondifferentiable_backward",
     # placement
     "device_put", "global_array_to_host_local_array",
     "host_local_array_to_global_array", "layout_constraint",
