@@ -276,6 +276,69 @@ def _slice(operands: Operands) -> list[Stack] | None:
     return operands.by({0: table}, squeezed(table[tuple(window)]))
 
 
+@_rule("split")
+def _split(operands: Operands) -> list[Stack] | None:
+    table: Any = operands.table(0)
+    sizes, axis = operands.eqn.params["sizes"], operands.eqn.params["axis"] + 1
+    arrays = operands.apply([operands.stacks[0].array])
+    if table.shape[axis] == 1:
+        return [Stack(array, table) for array in arrays]
+    tables = np.split(table, np.cumsum(sizes)[:-1], axis)
+    return [Stack(array, squeezed(part)) for array, part in zip(arrays, tables)]
+
+
+@_rule("unstack")
+def _unstack(operands: Operands) -> list[Stack] | None:
+    table: Any = operands.table(0)
+    axis = operands.eqn.params["axis"] + 1
+    arrays = operands.apply([operands.stacks[0].array])
+    is_same = table.shape[axis] == 1
+    return [
+        Stack(array, squeezed(table.take(0 if is_same else i, axis)))
+        for i, array in enumerate(arrays)
+    ]
+
+
+@_rule("tile")
+def _tile(operands: Operands) -> list[Stack] | None:
+    table: Any = operands.table(0)
+    # What is the same along an axis stays so.
+    sizes = zip(operands.eqn.params["reps"], table.shape[1:])
+    tiled = np.tile(table, (1, *[1 if size == 1 else n for n, size in sizes]))
+    return operands.by({0: table}, squeezed(tiled))
+
+
+@_rule("stack")
+def _stack(operands: Operands) -> list[Stack] | None:
+    """Joins operands along a new axis: a concatenation of what has it."""
+    if not _are_others_zero(operands):
+        return None
+    axis = operands.eqn.params["axis"]
+    tables = _of_one_size(operands)
+    if tables is None:
+        return None
+    dims = np.broadcast_shapes(*[table.shape for table in tables])
+    whole = np.stack([np.broadcast_to(table, dims) for table in tables], axis + 1)
+    return operands.by(dict(enumerate(tables)), squeezed(whole))
+
+
+def _of_one_size(operands: Operands) -> list[Table] | None:
+    """Returns tables of all operands, with the same number of slots; those that do not
+    move have none. `None` if an operand is dense."""
+    tables = [operands.table(i) for i in operands.moving]
+    if any(table is None for table in tables):
+        return None
+    most = max(len(table) for table in tables if table is not None)
+    found = []
+    for i in range(len(operands.stacks)):
+        table = operands.table(i)
+        if table is None:
+            table = np.full((1, *[1] * len(operands.shape(i))), NOTHING)
+        missing = np.full((most - len(table), *table.shape[1:]), NOTHING)
+        found.append(np.concatenate([table, missing]))
+    return found
+
+
 _LARGEST = 2**22
 
 
@@ -361,19 +424,11 @@ def _without_empty(operands: Operands) -> Operands:
 
 def _concatenated(operands: Operands) -> list[Stack] | None:
     axis = operands.eqn.params["dimension"] + 1
-    tables: list[Any] = [operands.table(i) for i in range(len(operands.stacks))]
-    if any(tables[i] is None for i in operands.moving):
+    tables = _of_one_size(operands)
+    if tables is None:
         return None
-    most = max(len(tables[i]) for i in operands.moving)
     parts = []
-    for i, (stack, table) in enumerate(zip(operands.stacks, tables)):
-        ndim = len(operands.shape(i)) + 1
-        if table is None:
-            table = np.full((1, *[1] * (ndim - 1)), NOTHING)
-        missing = np.full((most - len(table), *table.shape[1:]), NOTHING)
-        table = np.concatenate([table, missing])
-        if stack is not None:
-            tables[i] = table
+    for i, table in enumerate(tables):
         full = list(table.shape)
         full[axis] = operands.shape(i)[axis - 1]
         parts.append(np.broadcast_to(table, full))
@@ -387,7 +442,7 @@ def _concatenated(operands: Operands) -> list[Stack] | None:
     moving: dict[int, Table | None] = {i: tables[i] for i in operands.moving}
     # One table along the axis, if it has no more slots: products need one.
     one = united(result, [axis - 1], operands.count)
-    if one is not None and len(one) <= most:
+    if one is not None and len(one) <= len(result):
         return operands.by(dict.fromkeys(moving, one), one)
     return operands.by(moving, result)
 
