@@ -27,7 +27,11 @@ def _linear(key, size, out, *, bias=True):
 def _rows(linear, x):
     """Applies a layer to the last axis."""
     y = x @ linear.weight.T
-    return y if linear.bias is None else y + linear.bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    return (
+        y
+        if linear.bias is None
+        else y + linear.bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    )
 
 
 def _norm(d):
@@ -76,8 +80,8 @@ class Jastrow(eqx.Module):
 
 
 class Orbitals(eqx.Module):
-    """Determinants of orbitals: a layer, times envelopes that decay from the nuclei. All
-    electrons are in one matrix, or those of each spin in one of their own."""
+    """Determinants of orbitals: a layer, times envelopes that decay from the nuclei.
+    All electrons are in one matrix, or those of each spin in one of their own."""
 
     layers: list
     widths: jax.Array
@@ -113,8 +117,8 @@ class Orbitals(eqx.Module):
 
 def sum_of_products(signs, logs):
     sign, log = signs[0], logs[0]
-    for s, l in zip(signs[1:], logs[1:]):
-        sign, log = sign * s, log + l
+    for other_sign, other in zip(signs[1:], logs[1:]):
+        sign, log = sign * other_sign, log + other
     return sign, log
 
 
@@ -180,7 +184,10 @@ class PauliNet(eqx.Module):
         keys = iter(jax.random.split(key, 5 * layers + 4))
         self.n = n
         self.start = jax.random.normal(next(keys), (2, WIDTH)) / 2
-        make = lambda *sizes: [_linear(next(keys), *sizes) for _ in range(layers)]  # noqa: E731
+
+        def make(*sizes):
+            return [_linear(next(keys), *sizes) for _ in range(layers)]
+
         self.filters = make(8, WIDTH)
         self.messages = make(WIDTH, WIDTH)
         self.of_nuclei = make(8, WIDTH)
@@ -203,14 +210,20 @@ class PauliNet(eqx.Module):
         h = self.start[spins.astype(int)]
         of_pairs, of_nuclei = self._features(apart), self._features(nuclear[..., 3:])
         others = jnp.asarray(1 - np.eye(n)[..., None], x.dtype)
-        for w, m, c, u in zip(self.filters, self.messages, self.of_nuclei, self.updates):
+        for w, m, c, u in zip(
+            self.filters, self.messages, self.of_nuclei, self.updates
+        ):
             sent = jnp.tanh(_rows(w, of_pairs)) * _rows(m, h)[None] * others
             z = jnp.sum(sent, axis=1) + jnp.sum(jnp.tanh(_rows(c, of_nuclei)), axis=1)
             h = h + jnp.tanh(_rows(u, z))
         # The orbitals of each electron alone, and factors that depend on all.
         alone = jnp.tanh(_rows(self.basis, nuclear.reshape(n, -1)))
         total = jnp.sum(jax.vmap(self.last)(h)) / n
-        return self.orbitals(alone * (1 + h / 4), nuclear[..., 3:]) + total + self.jastrow(x)
+        return (
+            self.orbitals(alone * (1 + h / 4), nuclear[..., 3:])
+            + total
+            + self.jastrow(x)
+        )
 
 
 class SlaterJastrow(eqx.Module):
@@ -223,7 +236,10 @@ class SlaterJastrow(eqx.Module):
 
     def __init__(self, n, key):
         a, b, c = jax.random.split(key, 3)
-        self.one, self.two = _linear(a, 4 * len(CHARGES), WIDTH), _linear(b, WIDTH, WIDTH)
+        self.one, self.two = (
+            _linear(a, 4 * len(CHARGES), WIDTH),
+            _linear(b, WIDTH, WIDTH),
+        )
         self.orbitals = Orbitals(n, c, is_full=False)
         self.jastrow = Jastrow()
 
@@ -249,8 +265,12 @@ class Psiformer(eqx.Module):
         keys = iter(jax.random.split(key, 3 * layers + 3))
         self.embed = _linear(next(keys), 4 * len(CHARGES), WIDTH, bias=False)
         self.spin = jax.random.normal(next(keys), (2, WIDTH)) / 2
-        self.qkv = [_linear(next(keys), WIDTH, 3 * WIDTH, bias=False) for _ in range(layers)]
-        self.joins = [_linear(next(keys), WIDTH, WIDTH, bias=False) for _ in range(layers)]
+        self.qkv = [
+            _linear(next(keys), WIDTH, 3 * WIDTH, bias=False) for _ in range(layers)
+        ]
+        self.joins = [
+            _linear(next(keys), WIDTH, WIDTH, bias=False) for _ in range(layers)
+        ]
         self.layers = [_linear(next(keys), WIDTH, WIDTH) for _ in range(layers)]
         self.orbitals = Orbitals(n, next(keys))
         self.jastrow = Jastrow()
@@ -294,15 +314,16 @@ class Siren(eqx.Module):
 class FourierFeatures(eqx.Module):
     """Sines and cosines of random waves, and an MLP of them."""
 
-    waves: np.ndarray = eqx.field(static=True)
+    number: int = eqx.field(static=True)
     mlp: eqx.nn.MLP
 
     def __init__(self, size, key, number=32):
-        self.waves = np.random.default_rng(0).normal(size=(number, size))
+        self.number = number
         self.mlp = eqx.nn.MLP(2 * number, "scalar", 64, 2, jnp.tanh, key=key)
 
     def __call__(self, x):
-        angles = jnp.asarray(self.waves, x.dtype) @ x
+        waves = np.random.default_rng(0).normal(size=(self.number, x.size))
+        angles = jnp.asarray(waves, x.dtype) @ x
         return self.mlp(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)]))
 
 

@@ -211,12 +211,34 @@ _register_within(trace(lambda a: [jnp.linalg.det(a)], _MATRIX), _determinant)
 # solves a system for each coefficient, of all columns of all directions.
 
 
+# X = A⁻¹  =>  X' = -X A' X: products, where JAX's derivative solves systems again.
+
+
+@jax.custom_jvp
+def _inverse(a):
+    return jnp.linalg.inv(a)
+
+
+def _inverse_slope(x, a, da):
+    return -matmul(matmul(x, da), x)
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    [a], [da] = primals, tangents
+    x = _inverse(a)
+    return x, _inverse_slope(x, a, da)
+
+
+register(_inverse, kind="differential equation")(derivative_rule(_inverse_slope))
+
+
 def _log_determinant(
     walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]
 ) -> list[Series]:
     [a] = inputs
     support = walk.analytic_support(inputs)
-    inverse = ft.cache(lambda: jnp.linalg.inv(a[0]))
+    inverse = ft.cache(lambda: _inverse(a[0]))
     is_complex = jnp.issubdtype(a.aval.dtype, jnp.complexfloating)
 
     def ratio(k):
