@@ -88,14 +88,14 @@ def test_operations():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WAVE_FUNCTIONS)
 def test_operations_beside_folx(name):
-    """At most those of its sparse mode, to three in a hundred."""
+    """At most those of its sparse mode, to what XLA computes twice within fusions."""
     pytest.importorskip("folx")
     fun, x = _of(WAVE_FUNCTIONS[name], 12, jnp.float32), walkers(12, 1)[0]
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         both = [cost(lambda x, by=by: by(fun, x), x) for by in (ours, by_sparse_folx)]
     (operations, size), (their_operations, their_size) = both
-    assert operations < 1.03 * their_operations
-    assert size < 1.03 * their_size
+    assert operations < 1.05 * their_operations
+    assert size < their_size
 
 
 def test_flax():
