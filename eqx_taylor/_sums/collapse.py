@@ -421,6 +421,12 @@ def _known_while_tracing(value: Value) -> np.ndarray | None:
     return results[equation.outputs.index(value)]
 
 
+def is_zero(value: Value) -> bool:
+    """Whether a value is known to be zero while tracing."""
+    found = _known_while_tracing(value)
+    return found is not None and not np.any(found)
+
+
 def _on_stacked(
     eqn: JaxprEqn, operands: Sequence[Any], axes: Sequence[int | None]
 ) -> list[Any]:
