@@ -179,15 +179,14 @@ def run(seconds: float, only=None) -> Report:
             if not t.name.startswith("folx"):
                 continue
             work = f"{title}, n = {n}, float32"
-            targets = dict(at_most=1.0)
             figures += [
                 Figure(
                     work, "run", t.name, first.run, t.run,
-                    ours_spread=first.spread, theirs_spread=t.spread, **targets,
+                    ours_spread=first.spread, theirs_spread=t.spread, at_most=1.0,
                 ),
                 Figure(
                     work, "operations", t.name, costs[first.name][0], costs[t.name][0],
-                    "", **targets,
+                    "", at_most=1.0,
                 ),
             ]  # fmt: skip
     table = "\n".join(lines)
@@ -202,11 +201,9 @@ largest, in float32, relative to the largest energy:
     return Report("Wave functions and fields", text, figures, {})
 
 
+def _options(parser) -> None:
+    parser.add_argument("--only", nargs="*", help="beginnings of the names of rows")
+
+
 if __name__ == "__main__":
-    main(
-        run,
-        seconds=2,
-        options=lambda parser: parser.add_argument(
-            "--only", nargs="*", help="beginnings of the names of rows"
-        ),
-    )
+    main(run, seconds=2, options=_options)

@@ -278,9 +278,10 @@ def _slice(operands: Operands) -> list[Stack] | None:
 
 @_rule("split")
 def _split(operands: Operands) -> list[Stack] | None:
-    table: Any = operands.table(0)
-    sizes, axis = operands.eqn.params["sizes"], operands.eqn.params["axis"] + 1
-    arrays = operands.apply([operands.stacks[0].array])
+    stack: Any = operands.stacks[0]
+    table, params = stack.table, operands.eqn.params
+    sizes, axis = params["sizes"], params["axis"] + 1
+    arrays = operands.apply([stack.array])
     if table.shape[axis] == 1:
         return [Stack(array, table) for array in arrays]
     tables = np.split(table, np.cumsum(sizes)[:-1], axis)
@@ -289,9 +290,9 @@ def _split(operands: Operands) -> list[Stack] | None:
 
 @_rule("unstack")
 def _unstack(operands: Operands) -> list[Stack] | None:
-    table: Any = operands.table(0)
-    axis = operands.eqn.params["axis"] + 1
-    arrays = operands.apply([operands.stacks[0].array])
+    stack: Any = operands.stacks[0]
+    table, axis = stack.table, operands.eqn.params["axis"] + 1
+    arrays = operands.apply([stack.array])
     is_same = table.shape[axis] == 1
     return [
         Stack(array, squeezed(table.take(0 if is_same else i, axis)))
@@ -375,7 +376,7 @@ def _reshaped(table: Table, old: Sequence[int], new: Sequence[int]) -> Table | N
 @_rule("concatenate")
 def _concatenate(operands: Operands) -> list[Stack] | None:
     """A product takes the parts one by one, if they differ in what they depend on."""
-    axis = operands.eqn.params["dimension"]
+    axis = int(operands.eqn.params["dimension"])  # JAX has NumPy's there, at times.
     if not _are_others_zero(operands):
         return None
     operands = _without_empty(operands)
