@@ -424,7 +424,7 @@ def _without_empty(operands: Operands) -> Operands:
 
 
 def _concatenated(operands: Operands) -> list[Stack] | None:
-    axis = operands.eqn.params["dimension"] + 1
+    axis = int(operands.eqn.params["dimension"]) + 1
     tables = _of_one_size(operands)
     if tables is None:
         return None
@@ -487,7 +487,7 @@ def _moved_by_indices(operands: Operands) -> list[Stack] | None:
 
 @_rule("reduce_sum")
 def _reduce_sum(operands: Operands) -> list[Stack] | None:
-    axes = operands.eqn.params["axes"]
+    axes = tuple(map(int, operands.eqn.params["axes"]))
     stack: Any = operands.stacks[0]
     if is_same_along(stack.table, axes):
         kept = tuple(axis + 1 for axis in axes)
@@ -497,7 +497,7 @@ def _reduce_sum(operands: Operands) -> list[Stack] | None:
 
 @_rule("cumsum")
 def _cumsum(operands: Operands) -> list[Stack] | None:
-    axes = [operands.eqn.params["axis"]]
+    axes = [int(operands.eqn.params["axis"])]
     own: Any = operands.table(0)
     table = united(own, axes, operands.count)
     return None if table is None else operands.by({0: table}, table)
