@@ -48,7 +48,9 @@ from .._core.jax import (
 from .._core.primitives import callee, CALLS
 from .._core.protocols import Jaxpr, JaxprEqn
 from .._core.rule import RULES, target_key
-from .sparse import on_sparse, Operands, product_of
+from . import contractions as contractions, moves as moves
+from .elementwise import product_of
+from .operands import on_sparse, Operands
 from .stack import Stack
 
 
