@@ -39,8 +39,8 @@ def _compare(fun, xs, tolerance):
     expected, size = jax.jit(jax.vmap(lambda x: _nested(exact, x)))(wide)
     for a, e in zip(found, expected, strict=True):
         assert a.shape == e.shape and a.dtype == xs.dtype
-        error = np.abs(a - e).reshape(len(xs), -1).max(axis=1)
-        assert np.all(error < tolerance * (1 + size))
+        error = np.abs(np.asarray(a) - np.asarray(e)).reshape(len(xs), -1).max(axis=1)
+        assert np.all(error < tolerance * (1 + np.asarray(size)))
 
 
 @pytest.mark.parametrize("name", WAVE_FUNCTIONS)
