@@ -12,6 +12,7 @@ from benchmarks._particles import cost, FUNCTIONS, mean_field, one_body, weights
 from eqx_taylor import (
     biharmonic,
     laplacian,
+    linear_operator,
     value_gradient_laplacian,
     weighted_laplacian,
 )
@@ -326,6 +327,28 @@ def test_operations_of_loops():
     for fun in (*funs, lambda x: _split_and_joined(w, x)):
         operations, _ = cost(lambda x, fun=fun: laplacian(fun, x), x)
         assert operations < 6 * cost(fun, x)[0]
+
+
+def test_linear_operator():
+    """Its directions are zero in most places, too."""
+    w, x = weights(jnp.float64), _point(4)
+
+    def fun(x):
+        return one_body(w, x) + jnp.sum(jnp.sin(x[0] * x[1]))
+
+    def index(*places):
+        found = np.zeros(12, int)
+        np.add.at(found, list(places), 1)
+        return found.reshape(4, 3)
+
+    second = [(1.0, index(i, i)) for i in range(12)]
+    terms = [*second, (0.5, index(0, 3)), (2.0, index(1)), (0.3, index())]
+    of_terms = lambda x: linear_operator(fun, x, terms)  # noqa: E731
+    hessian = jax.hessian(fun)(x).reshape(12, 12)
+    expected = jnp.trace(hessian) + hessian[0, 3] / 2 + 0.3 * fun(x)
+    expected += 2 * jax.grad(fun)(x)[0, 1]
+    assert abs(jax.jit(of_terms)(x) - expected) < 1e-12 * (1 + abs(expected))
+    assert cost(of_terms, x)[0] < 9 * cost(fun, x)[0]
 
 
 def _growing(x):
