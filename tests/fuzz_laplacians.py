@@ -322,9 +322,37 @@ def _mapped(y, rng, numbers):
 
 @_needs(2)
 def _determinant(y, rng, numbers):
-    n = min(y.shape[0], 3)
+    n = min(y.shape[0], rng.randint(2, 5))
     w = jnp.asarray(numbers.normal(size=(int(np.prod(y.shape[1:])), n)))
     return jnp.linalg.slogdet(y.reshape(len(y), -1)[:n] @ w + 2 * jnp.eye(n))[1]
+
+
+@_needs(1)
+def _split(y, rng, numbers):
+    axis = rng.randrange(y.ndim)
+    parts = jnp.split(y, [rng.randint(0, y.shape[axis])], axis)
+    return parts[rng.randrange(2)]
+
+
+@_step
+def _stack(pool, rng, numbers):
+    a = _pick(pool, rng)
+    same = [y for y in pool if y.shape == a.shape]
+    parts = [rng.choice(same), a, *[jnp.zeros_like(a)] * rng.randint(0, 1)]
+    return jnp.stack(parts, rng.randint(0, a.ndim))
+
+
+@_needs(1)
+def _rows(y, rng, numbers):
+    """Of a loop in Python, over slices of an array."""
+    rows = jnp.unstack(y, axis=rng.randrange(y.ndim))
+    return sum(np.cos(i) * jnp.sin(row) for i, row in enumerate(rows))
+
+
+@_needs(1)
+def _tile(y, rng, numbers):
+    tiled = jnp.tile(y, (*[1] * (y.ndim - 1), 2))
+    return tiled * numbers.normal(size=tiled.shape)
 
 
 @_needs(1)

@@ -175,3 +175,61 @@ def test_cost():
     assert counted(4) < 200
     assert counted(8) < 300
     assert counted(40) == counted(12) < 2000
+
+
+# -- logarithms: l' = d' / d, from exact coefficients of the determinant
+
+
+def _exact_log(terms, order):
+    """Coefficients of the sign and of `log |det|`, from order 1 on."""
+    d = [mpmath.mpmathify(complex(x)) for x in _exact(terms, order)]
+    logs = [mpmath.mpf(0)]
+    turns = [d[0] / abs(d[0])]
+    for k in range(1, order + 1):
+        rest = sum((j * logs[j] * d[k - j] for j in range(1, k)), mpmath.mpf(0))
+        logs.append((d[k] - rest / k) / d[0])
+        # s' = i Im(l') s
+        angles = [1j * mpmath.im(x) for x in logs]
+        turn = sum(j * angles[j] * turns[k - j] for j in range(1, k + 1))
+        turns.append(turn / k)
+    found = np.array([[complex(x) for x in both] for both in (turns, logs)])
+    signs, logs = found[0, 1:], found[1, 1:].real
+    return signs if np.iscomplexobj(terms[0]) else np.zeros_like(logs), logs
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128])
+def test_logarithms(dtype):
+    """Of matrices of all kinds of sizes, along parabolas; by both decompositions."""
+    rng = np.random.default_rng(2)
+    methods = ["lu"] if dtype is np.complex128 else ["lu", "qr"]
+    curves = []
+    for n in (1, 2, 3, 4, 9) if dtype is np.float64 else (3, 5):
+        first = (_matrix(rng, n, n, dtype) + 3 * np.eye(n)).astype(dtype)
+        curves.append([first, *[_matrix(rng, n, n, dtype) / 4 for _ in range(2)]])
+    if dtype is np.float64:
+        # Rows of far electrons are small; a matrix of which only a row moves.
+        rows = np.array([[1.0], [1e-6], [1e-12]])
+        curves.append([rows * x for x in curves[2]])
+        curves.append([curves[2][0], curves[2][1] * [[0.0], [1.0], [0.0]]])
+    curves = [[np.asarray(x, dtype) for x in terms] for terms in curves]
+
+    def jets(curves, method):
+        fun = lambda a: tuple(jnp.linalg.slogdet(a, method=method))  # noqa: E731
+        found = []
+        for first, *terms in curves:
+            terms = [*terms, *[None] * (_ORDER - len(terms))]
+            orders = jet(fun, (first,), (terms,), factorial_scaled=False)[1:]
+            found.append([jnp.stack(parts) for parts in zip(*orders)])
+        return found
+
+    jets = jax.jit(jets, static_argnums=1)
+    for method in methods:
+        for terms, found in zip(curves, jets(curves, method), strict=True):
+            signs, logs = _exact_log(terms, _ORDER)
+            condition = np.linalg.cond(
+                terms[0] / np.max(np.abs(terms[0]), axis=1, keepdims=True)
+            )
+            scale = condition * largest(logs)
+            assert_close(found[1], logs.astype(found[1].dtype), 20, scale=scale)
+            scale = condition * max(1.0, largest(signs))
+            assert_close(found[0], signs.astype(found[0].dtype), 20, scale=scale)

@@ -59,7 +59,7 @@ _PART = re.compile(
 
 def _is_missing(title):
     """Whether this is for another library, which is not installed."""
-    others = ("heyoka", "probdiffeq")
+    others = ("folx", "heyoka", "probdiffeq")
     return title in others and importlib.util.find_spec(title) is None
 
 

@@ -12,6 +12,7 @@ from benchmarks._particles import cost, FUNCTIONS, mean_field, one_body, weights
 from eqx_taylor import (
     biharmonic,
     laplacian,
+    linear_operator,
     value_gradient_laplacian,
     weighted_laplacian,
 )
@@ -281,6 +282,100 @@ def test_operations():
             sigma = np.eye(3 * n).reshape(n, 3, 3 * n)
             weighted = lambda x, of=of, s=sigma: weighted_laplacian(of, x, s)  # noqa: E731
             assert cost(weighted, x)[0] < most * cost(of, x)[0]
+
+
+def _end(w, h):
+    return jnp.sum(jnp.tanh(h) @ w["last"])
+
+
+def _step(h, matrix):
+    return h + jnp.tanh(h @ matrix), None
+
+
+def _split_and_joined(w, x):
+    a, b = jnp.split(jnp.tanh(x @ w["one"]), 2, axis=-1)
+    both = jnp.stack([a, jnp.zeros_like(a), b]).sum(axis=0)
+    rows = jnp.unstack(jnp.tile(both, (1, 2)))
+    return sum(_end(w, row @ w["two"]) for row in rows)
+
+
+# Functions of one particle each, and what their layers are written in.
+_LAYERS = {
+    "scan": lambda w, h, ws: lax.scan(_step, h, ws)[0],
+    "checkpoint": lambda w, h, ws: lax.scan(jax.checkpoint(_step), h, ws)[0],
+    "cond": lambda w, h, ws: lax.cond(
+        ws[0, 0, 0] > 9, lambda h: jnp.flip(h @ ws[0], 1), lambda h: h @ ws[1], h
+    ),
+    "from zero": lambda w, h, ws: lax.scan(
+        lambda c, m: (jnp.sin(c) + h @ m, None), jnp.zeros_like(h), ws
+    )[0],
+    "over features": lambda w, h, ws: (
+        lax.scan(lambda c, z: (c + 1, jnp.sin(z) * z), jnp.zeros((), h.dtype), h.T)[1].T
+    ),
+}
+
+
+def test_operations_of_loops():
+    """Layers in a loop, a branch or a checkpoint, and arrays that are split and joined,
+    take the three directions of a particle, and not all 36."""
+    w, x = weights(jnp.float32), _point(12, jnp.float32)
+    ws = jnp.stack([w["two"], w["three"]])
+    funs = [
+        lambda x, layers=layers: _end(w, layers(w, jnp.tanh(x @ w["one"]), ws))
+        for layers in _LAYERS.values()
+    ]
+    for fun in (*funs, lambda x: _split_and_joined(w, x)):
+        operations, _ = cost(lambda x, fun=fun: laplacian(fun, x), x)
+        assert operations < 6 * cost(fun, x)[0]
+
+
+def test_linear_operator():
+    """Its directions are zero in most places, too."""
+    w, x = weights(jnp.float64), _point(4)
+
+    def fun(x):
+        return one_body(w, x) + jnp.sum(jnp.sin(x[0] * x[1]))
+
+    def index(*places):
+        found = np.zeros(12, int)
+        np.add.at(found, list(places), 1)
+        return found.reshape(4, 3)
+
+    second = [(1.0, index(i, i)) for i in range(12)]
+    terms = [*second, (0.5, index(0, 3)), (2.0, index(1)), (0.3, index())]
+    of_terms = lambda x: linear_operator(fun, x, terms)  # noqa: E731
+    hessian = jax.hessian(fun)(x).reshape(12, 12)
+    expected = jnp.trace(hessian) + hessian[0, 3] / 2 + 0.3 * fun(x)
+    expected += 2 * jax.grad(fun)(x)[0, 1]
+    assert abs(jax.jit(of_terms)(x) - expected) < 1e-12 * (1 + abs(expected))
+    assert cost(of_terms, x)[0] < 9 * cost(fun, x)[0]
+
+
+def _growing(x):
+    """In each turn an entry depends on one more particle."""
+
+    def turn(h, _):
+        return jnp.sin(h) + jnp.roll(h, 1, 0) ** 2 / 4, h[:, 0]
+
+    h, ys = lax.scan(turn, x, None, length=2)
+    return jnp.sum(jnp.sin(h)) + jnp.sum(ys**2)
+
+
+def test_values_of_loops():
+    """The directions of what a loop carries grow until they are those of all turns."""
+    w, x = weights(jnp.float64), _point(4)
+    ws = jnp.stack([w["two"], w["three"]])
+
+    def funs(x):
+        h = jnp.tanh(x @ w["one"])
+        return jnp.stack(
+            [*[_end(w, layers(w, h, ws)) for layers in _LAYERS.values()], _growing(x)]
+        )
+
+    found = jax.jit(lambda x: laplacian(funs, x))(x)
+    hessian = jax.jit(jax.jacfwd(jax.jacfwd(funs)))(x).reshape(len(found), 12, 12)
+    expected = jnp.trace(hessian, axis1=-2, axis2=-1)
+    assert np.max(np.abs(found - expected)) < 1e-12 * np.max(np.abs(expected))
 
 
 @pytest.mark.slow

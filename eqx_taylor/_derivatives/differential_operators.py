@@ -479,13 +479,14 @@ def apply_operator(argument: Argument, terms: Sequence[tuple[Any, Sparse]]) -> P
     for directions, orders in families:
         if len(directions) == 0:
             continue
-        rows = argument.split(as_rows(directions, argument.known_size))
+        rows = as_rows(directions, argument.known_size)
         sums = argument.weighted_sums(
-            rows,
+            argument.split(rows),
             {
                 k: as_array(weights.get(v, Fraction(0)) for v in directions)
                 for k, weights in orders.items()
             },
+            argument.parts(rows),
         )
         aux = sums.pop(AUX, None)
         results.extend(sums.values())

@@ -15,13 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .._core.convolution import convolve
 from .._core.jax import is_jaxpr, trace
 from .._core.protocols import JaxprEqn
-from .._core.rule import register, Rule, RULES, target_key
-from .._core.series import Series
+from .._core.recurrence import outputs
+from .._core.rule import Read, register, Rule, RULES, target_key
+from .._core.series import CONSTANT, Series
+from .._core.terms import add, scale
 from .._core.walk import Walk
 from .define import derivative_rule, rewritten
-from .linear_algebra import adjoint, diagonal, matmul
+from .linear_algebra import adjoint, diagonal, matmul, transpose
 
 
 # The largest number of rows that minors are formed of, by n 2^(n-1) products: a series
@@ -181,17 +184,109 @@ def _determinant(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Se
     return [rewritten(walk, eqn, inputs, fun)]
 
 
-def _register_within(jaxpr) -> None:
+def _register_within(jaxpr, read: Read) -> None:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "custom_jvp_call":
-            RULES[target_key(eqn)] = Rule(_determinant)
+            RULES[target_key(eqn)] = Rule(read)
             continue
         for value in eqn.params.values():
             if is_jaxpr(value):
-                _register_within(getattr(value, "jaxpr", value))
+                _register_within(getattr(value, "jaxpr", value), read)
 
 
 # All forms of `det` have one derivative; JAX 0.10 has none for two and three rows.
-_register_within(
-    trace(lambda a: [jnp.linalg.det(a)], jax.ShapeDtypeStruct((4, 4), jnp.float32))
-)
+_MATRIX = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+_register_within(trace(lambda a: [jnp.linalg.det(a)], _MATRIX), _determinant)
+
+
+# -- log det A, by one inverse for all orders
+#
+# With B(t) = A(t) A_0⁻¹ and its inverse W, whose coefficient 0 is the identity,
+#
+#   l' = tr(B' W)   =>  k l_k = Σ_{j=1..k} j tr(B_j W_{k-j})
+#   B W = 1         =>  W_k = -B_k - Σ_{j=1..k-1} B_j W_{k-j}
+#
+# Of orders 1 and 2 there is no product of matrices but B_1, whose rows depend on what
+# those of A_1 do: in a Laplacian the owners of the rows are kept. JAX's own derivative
+# solves a system for each coefficient, of all columns of all directions.
+
+
+# X = A⁻¹  =>  X' = -X A' X: products, where JAX's derivative solves systems again.
+
+
+@jax.custom_jvp
+def _inverse(a):
+    return jnp.linalg.inv(a)
+
+
+def _inverse_slope(x, a, da):
+    return -matmul(matmul(x, da), x)
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    [a], [da] = primals, tangents
+    x = _inverse(a)
+    return x, _inverse_slope(x, a, da)
+
+
+register(_inverse, kind="differential equation")(derivative_rule(_inverse_slope))
+
+
+def _log_determinant(
+    walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]
+) -> list[Series]:
+    [a] = inputs
+    support = walk.analytic_support(inputs)
+    inverse = ft.cache(lambda: _inverse(a[0]))
+    is_complex = jnp.issubdtype(a.aval.dtype, jnp.complexfloating)
+
+    def ratio(k):
+        return None if a[k] is None or k == 0 else matmul(a[k], inverse())
+
+    def inverse_ratio(k):
+        if k == 0:
+            return None
+        rest = add(ratios[k], convolve(matmul, ratios, inverses, k, first=1))
+        return None if rest is None else -rest
+
+    def log(k):
+        total = None
+        if a[k] is not None:
+            total = lax.mul(a[k], transpose(inverse()))
+        for j in range(1, k):
+            if ratios[j] is not None and inverses[k - j] is not None:
+                product = lax.mul(ratios[j], transpose(inverses[k - j]))
+                total = add(total, scale(product, j / k))
+        return None if total is None else jnp.sum(total, axis=(-2, -1))
+
+    def step(k):
+        l_k = logs[k]
+        if l_k is None or not is_complex:
+            return [None, l_k]
+        angle = lax.complex(jnp.zeros_like(l_k.imag), l_k.imag)
+        turn = lax.mul(angle, sign[0])
+        for j in range(1, k):
+            if logs[j] is not None and sign[k - j] is not None:
+                angle = lax.complex(jnp.zeros_like(logs[j].imag), logs[j].imag)
+                turn = add(turn, scale(lax.mul(angle, sign[k - j]), j / k))
+        return [turn, l_k.real]
+
+    ratios = Series(a.aval, support & ~CONSTANT, ratio)
+    inverses = Series(a.aval, support & ~CONSTANT, inverse_ratio)
+    sign_aval, log_aval = (var.aval for var in eqn.outvars)
+    logs = Series(sign_aval, support, lambda k: log(k) if k else None)
+    for series in (ratios, inverses, logs):
+        series.depend_on(inputs)
+    supports = [support if is_complex else CONSTANT, support]
+    sign, log_size = outputs(eqn, inputs, supports, step)
+    return [sign, log_size]
+
+
+# LU decompositions are the default; QR decompositions are asked for by name. Those of
+# one or two rows are formulas, which are read as such.
+for _method in ("lu", "qr"):
+    _register_within(
+        trace(lambda a: [*jnp.linalg.slogdet(a, method=_method)], _MATRIX),  # noqa: B023
+        _log_determinant,
+    )

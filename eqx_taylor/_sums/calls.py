@@ -2,14 +2,17 @@
 
 The program inside is read as the one around it: some of its values are the same for all
 directions, some are there for each, and of some there are sums alone. A loop carries
-what is wanted of its values in the end, or in the next turn.
+what is wanted of its values in the end, or in the next turn. Of what is there for each
+direction a table says which ones an entry depends on; those of the results are found by
+tracing the program inside before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .._core.jax import close, scan_params, without_names
@@ -17,6 +20,7 @@ from .._core.protocols import Jaxpr, JaxprEqn
 from .collapse import (
     demand,
     EACH,
+    is_zero,
     Node,
     read,
     READERS,
@@ -26,7 +30,7 @@ from .collapse import (
     Value,
     Wanted,
 )
-from .stack import Stack
+from .stack import is_same, nothing, Stack, Table, union, united
 
 
 # The form in which a value is handed over: not at all, as it is, or as sums.
@@ -41,34 +45,56 @@ def _form(value: Value, wanted: set[Wanted]) -> Form:
     return [EACH] if EACH in wanted else sorted(wanted)
 
 
-def _take(value: Value, form: Form, sums: Sums) -> list[Any]:
+# Of each value that is handed over: which directions its entries depend on, if it is
+# there for each; `None` stands for all.
+Tables = list[Table | None]
+
+
+def _stack(value: Value, sums: Sums) -> Stack:
+    """Returns a value for each direction. A zero has none."""
+    if value.moves:
+        return value.each
+    if sums.is_sparse and is_zero(value):
+        zero = jnp.asarray(value.shared)
+        return nothing([Stack(zero[None])], zero.shape, zero.dtype)
+    return Stack(value.for_each(sums))
+
+
+def _tables(values, forms, sums) -> Tables:
+    return [
+        _stack(value, sums).table if form == [EACH] else None
+        for value, form in zip(values, forms)
+    ]
+
+
+def _take(value: Value, form: Form, sums: Sums, table: Table | None) -> list[Any]:
     def one(key):
         if key == SHARED:
             return jnp.asarray(value.shared)
         if key == EACH:
-            return value.for_each(sums)
+            return _stack(value, sums).by(table, sums.count)
         return jnp.asarray(value.sum(key, sums))
 
     return [one(key) for key in form]
 
 
-def _put(value: Value, form: Form, arrays: Sequence[Any]) -> None:
+def _put(value: Value, form: Form, arrays: Sequence[Any], table: Table | None) -> None:
     for key, array in zip(form, arrays):
         if key == SHARED:
             value.shared = array
         elif key == EACH:
-            value.each = Stack(array)
+            value.each = Stack(array, table)
         else:
             value.sums[key] = array
 
 
-def _take_all(values, forms, sums) -> list[list[Any]]:
-    return [_take(value, form, sums) for value, form in zip(values, forms)]
+def _take_all(values, forms, sums, tables) -> list[list[Any]]:
+    return [_take(*each) for each in zip(values, forms, len(forms) * [sums], tables)]
 
 
-def _put_all(values, forms, arrays) -> None:
-    for value, form, some in zip(values, forms, arrays):
-        _put(value, form, some)
+def _put_all(values, forms, arrays, tables) -> None:
+    for value, form, some, table in zip(values, forms, arrays, tables):
+        _put(value, form, some, table)
 
 
 class _Body:
@@ -92,13 +118,40 @@ class _Body:
         demand(self.program)
         return [set(value.wanted) for value in self.inputs]
 
-    def call(self, forms, arrays, out_forms, sums) -> list[list[Any]]:
-        _put_all(self.inputs, forms, arrays)
+    def call(
+        self,
+        forms: Sequence[Form],
+        arrays: Sequence[Any],
+        tables: Tables,
+        out_forms: Sequence[Form],
+        sums: Sums,
+        choose: Callable[[Tables], Tables] = lambda tables: tables,
+    ) -> list[list[Any]]:
+        """Runs the program. `choose` is told the tables of the results, and returns
+        those by which they are handed over."""
+        _put_all(self.inputs, forms, arrays, tables)
         run(self.program, sums)
-        results = _take_all(self.outputs, out_forms, sums)
+        out_tables = choose(_tables(self.outputs, out_forms, sums))
+        results = _take_all(self.outputs, out_forms, sums, out_tables)
         for value in self._values():  # It may be traced again, by other tracers.
             value.forget()
         return results
+
+    def out_tables(self, forms, arrays, tables, out_forms, sums) -> Tables:
+        """Returns the tables of the results. Nothing of it stays in the program."""
+        if not sums.is_sparse or all(table is None for table in tables):
+            return [None] * len(out_forms)
+        found: list[Tables] = []
+
+        def choose(out_tables):
+            found.append(out_tables)
+            return out_tables
+
+        jax.eval_shape(
+            lambda arrays: self.call(forms, arrays, tables, out_forms, sums, choose),
+            arrays,
+        )
+        return found[-1]
 
 
 class _Scan(Node):
@@ -135,13 +188,23 @@ class _Scan(Node):
     def run(self, sums: Sums) -> None:
         p, first = self.params, self.params.num_consts
         last = first + p.num_carry
-        arrays = _take_all(self.inputs, self.forms, sums)
+        tables = _tables(self.inputs, self.forms, sums)
+        tables[last:] = [_of_turn(table, sums.count) for table in tables[last:]]
+        of_xs = [t if t is None else np.expand_dims(t, 1) for t in tables[last:]]
+        tables[self.carry] = self._carried(tables, of_xs, sums)
+        arrays = self._arrays(tables, of_xs, sums)
         consts, init, xs = arrays[:first], arrays[first:last], arrays[last:]
-        xs = _moved(xs, self.forms[last:], 0, 1)
+        found: list[Tables] = []
+
+        def choose(out_tables):
+            found.append([*tables[self.carry], *out_tables[p.num_carry :]])
+            return found[-1]
 
         def body(carry, x):
             everything = [*consts, *carry, *x]
-            out = self.body.call(self.forms, everything, self.out_forms, sums)
+            out = self.body.call(
+                self.forms, everything, tables, self.out_forms, sums, choose
+            )
             return out[: p.num_carry], out[p.num_carry :]
 
         # `lax.scan` takes no symbolic length (of `jax.export`); it has that of `xs`.
@@ -150,7 +213,44 @@ class _Scan(Node):
             body, init, xs, length=length, reverse=p.reverse, unroll=p.unroll
         )
         ys = _moved(ys, self.out_forms[p.num_carry :], 1, 0)
-        _put_all(self.outputs, self.out_forms, [*final, *ys])
+        of_ys = [
+            t if t is None else np.expand_dims(t, 1) for t in found[-1][p.num_carry :]
+        ]
+        out_tables = [*found[-1][: p.num_carry], *of_ys]
+        _put_all(self.outputs, self.out_forms, [*final, *ys], out_tables)
+
+    def _arrays(self, tables: Tables, of_xs: Tables, sums: Sums) -> list[list[Any]]:
+        last = self.params.num_consts + self.params.num_carry
+        by = [*tables[:last], *of_xs]
+        arrays = _take_all(self.inputs, self.forms, sums, by)
+        arrays[last:] = _moved(arrays[last:], self.forms[last:], 0, 1)
+        return arrays
+
+    def _carried(self, tables: Tables, of_xs: Tables, sums: Sums) -> Tables:
+        """Returns tables of what is carried that are those of the next turn as well:
+        they grow until they are."""
+        last = self.params.num_consts + self.params.num_carry
+        tables = list(tables)
+        while True:
+            carried = tables[self.carry]
+            arrays = self._arrays(tables, of_xs, sums)
+            arrays[last:] = [[x[0] for x in some] for some in arrays[last:]]
+            after = self.body.out_tables(
+                self.forms, arrays, tables, self.out_forms, sums
+            )
+            grown = [
+                union(pair, sums.count) if form == [EACH] else None
+                for form, *pair in zip(self.forms[self.carry], carried, after)
+            ]
+            if all(map(is_same, grown, carried)):
+                return grown
+            tables[self.carry] = grown
+
+
+def _of_turn(table: Table | None, count: int) -> Table | None:
+    """Returns a table for all turns of what a loop goes over."""
+    table = None if table is None else united(table, [0], count)
+    return None if table is None else table.squeeze(1)
 
 
 def _moved(arrays, forms, source: int, destination: int) -> list[list[Any]]:
@@ -177,13 +277,21 @@ class _Checkpoint(Node):
             value.wanted |= some
 
     def run(self, sums: Sums) -> None:
+        tables, found = _tables(self.inputs, self.forms, sums), []
+
+        def choose(out_tables):
+            found.append(out_tables)
+            return out_tables
+
         def call(arrays):
-            return self.body.call(self.forms, arrays, self.out_forms, sums)
+            return self.body.call(
+                self.forms, arrays, tables, self.out_forms, sums, choose
+            )
 
         policy, prevent_cse = self.eqn.params["policy"], self.eqn.params["prevent_cse"]
         call = jax.checkpoint(call, policy=policy, prevent_cse=prevent_cse)
-        arrays = call(_take_all(self.inputs, self.forms, sums))
-        _put_all(self.outputs, self.out_forms, arrays)
+        arrays = call(_take_all(self.inputs, self.forms, sums, tables))
+        _put_all(self.outputs, self.out_forms, arrays, found[-1])
 
 
 class _Branches(Node):
@@ -208,15 +316,26 @@ class _Branches(Node):
             value.wanted |= some
 
     def run(self, sums: Sums) -> None:
+        tables = _tables(self.inputs[1:], self.forms, sums)
+        arrays = _take_all(self.inputs[1:], self.forms, sums, tables)
+        every = [
+            body.out_tables(self.forms, arrays, tables, self.out_forms, sums)
+            for body in self.bodies
+        ]
+        out_tables = [
+            union(some, sums.count) if form == [EACH] else None
+            for form, *some in zip(self.out_forms, *every)
+        ]
+
         def branch(body):
-            return lambda arrays: body.call(self.forms, arrays, self.out_forms, sums)
+            return lambda arrays: body.call(
+                self.forms, arrays, tables, self.out_forms, sums, lambda _: out_tables
+            )
 
         arrays = lax.switch(
-            self.inputs[0].shared,
-            [branch(body) for body in self.bodies],
-            _take_all(self.inputs[1:], self.forms, sums),
+            self.inputs[0].shared, [branch(body) for body in self.bodies], arrays
         )
-        _put_all(self.outputs, self.out_forms, arrays)
+        _put_all(self.outputs, self.out_forms, arrays, out_tables)
 
 
 def _branches(eqn: JaxprEqn, inputs: list[Value]) -> _Branches | None:

@@ -49,7 +49,9 @@ from .._core.jax import (
 from .._core.primitives import callee, CALLS
 from .._core.protocols import Jaxpr, JaxprEqn
 from .._core.rule import RULES, target_key
-from .sparse import on_sparse, Operands, product_of
+from . import contractions as contractions, moves as moves
+from .elementwise import product_of
+from .operands import on_sparse, Operands
 from .stack import Stack
 
 
@@ -420,6 +422,12 @@ def _known_while_tracing(value: Value) -> np.ndarray | None:
         results = bind(equation.eqn, list(map(jnp.asarray, operands)))
         results = list(map(np.asarray, results))
     return results[equation.outputs.index(value)]
+
+
+def is_zero(value: Value) -> bool:
+    """Whether a value is known to be zero while tracing."""
+    found = _known_while_tracing(value)
+    return found is not None and not np.any(found)
 
 
 def _on_stacked(
