@@ -6,9 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_integer, describe
+from .._core.custom_types import PyTree
 from .argument import Argument
 from .old_forms import takes_old_form
 

@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import PyTree
 
 from .. import _rules as _rules
 from .._core.check import (
@@ -20,6 +19,7 @@ from .._core.check import (
     UNTRACEABLE,
     untraceable,
 )
+from .._core.custom_types import PyTree
 from .._core.jax import (
     all_varying,
     as_type,

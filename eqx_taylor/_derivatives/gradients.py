@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_integer, describe, UNTRACEABLE, untraceable
+from .._core.custom_types import PyTree
 from .._core.jax import as_type, filled, joint_axes, vary, varying_axes
 from .argument import Argument
 from .filter_jet import jet_of_trees

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_integer
+from .._core.custom_types import PyTree
 from .argument import Argument
 from .differential_operators import apply_operator, as_multi_index
 from .interpolation_weights import as_rows, interpolated, Sparse

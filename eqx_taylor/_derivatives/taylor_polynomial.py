@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree, Real, Shaped
+from jaxtyping import Array, Real
 
 from .._core.check import check_integer
+from .._core.custom_types import Coefficients, PyTree
 from .._core.polynomial import evaluate
 from .argument import Argument
 from .derivatives import stacked
@@ -43,7 +44,7 @@ class TaylorPolynomial(eqx.Module):
         ```
     """
 
-    coefficients: PyTree[Shaped[Array, "order_plus_one ?*y"], "Y"]  # noqa: F821
+    coefficients: Coefficients
 
     @property
     def order(self) -> int:

@@ -9,11 +9,11 @@ import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .. import _rules as _rules
 from .._core.check import trace_on_devices, UNTRACEABLE, untraceable
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .._core.drivers import order_by_order
 from .._core.jax import (
     all_varying,

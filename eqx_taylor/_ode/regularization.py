@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import optimistix
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._core.check import check_integer, check_scalar, describe
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .check import check_state
 from .regularizers import AbstractRegularizer, chosen, is_regularizer, rates_along
 from .vector_field import as_ode_term

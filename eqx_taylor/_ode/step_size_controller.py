@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optimistix
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_boolean, describe
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .._core.representation import as_call
 from .check import check_state, check_step_limits, check_term, check_tolerances
 from .error_estimate import (
