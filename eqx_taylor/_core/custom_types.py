@@ -3,7 +3,7 @@
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Array, ArrayLike, Real, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Int, Real, Shaped
 
 
 # jaxtyping's `PyTree` is a type for checks at run time. Static checkers cannot know
@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
     _Leaf = TypeVar("_Leaf", default=Any)
     PyTree = TypeAliasType("PyTree", Any, type_params=(_Leaf,))
+    BoolScalarLike = bool | Array | np.ndarray
+    IntScalarLike = int | Array | np.ndarray
     RealScalarLike = int | float | Array | np.ndarray
     Y = PyTree
     Coefficients = PyTree
 else:
     from jaxtyping import PyTree
 
+    BoolScalarLike = Bool[ArrayLike, ""]
+    IntScalarLike = Int[ArrayLike, ""]
     RealScalarLike = Real[ArrayLike, ""]
     Y = PyTree[Shaped[ArrayLike, "?*y"], "Y"]
     # Arrays with a leading axis over orders.
