@@ -66,7 +66,8 @@ def of_functions() -> list[Array]:
     assert_type(product, Field)
     polynomial = eqx_taylor.taylor_polynomial(field, x, v, 4)
     assert_type(polynomial, eqx_taylor.TaylorPolynomial)
-    laplacian = cast(Array, eqx_taylor.laplacian(field, x))
+    laplacian = eqx_taylor.laplacian(field, x)
+    assert_type(laplacian, Array)
     return [y, *terms, all_of_them, slope, aux["norm"], product.scale, laplacian]
 
 
