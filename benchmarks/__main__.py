@@ -129,7 +129,8 @@ def _overview(figures: Sequence[Figure]) -> list[str]:
     )
     return [
         "## Targets",
-        "Every figure that has a target, which is a ratio: of ours to the peer's. "
+        "This section has every figure with a target. A target is a ratio of ours to "
+        "the peer's. "
         + met
         + " Times are medians, ± half the distance between the quartiles.",
         table(figures),
@@ -154,17 +155,17 @@ def page(outcomes: Mapping[str, Outcome], images: Mapping[str, str]) -> str:
         "<!-- Written by `python -m benchmarks`. What is changed here is lost. -->",
         "# Benchmarks",
         "This page is written by `python -m benchmarks`, in a clone of the repository, "
-        'with `pip install ".[benchmarks,plot]"`. Each comparison is made in one '
-        "process, the rivals taking turns; the results are checked to be equal, or the "
-        "errors to be. `python -m benchmarks.NAME` makes one of them alone.",
+        'with `pip install ".[benchmarks,plot]"`. Each comparison runs in one process, '
+        "in which the rivals take turns, and checks that their results, or their "
+        "errors, are equal. `python -m benchmarks.NAME` runs one comparison.",
         *_where(outcomes),
     ]
     if failed:
         lines = [f"    - `{name}`: {why}" for name, why in failed.items()]
         parts.append('!!! warning "Without figures"\n\n' + "\n".join(lines))
     parts.append(
-        '!!! note "On a GPU"\n\n    These are figures of a CPU. What there is of a GPU '
-        "is [at the end](#on-a-gpu)."
+        '!!! note "On a GPU"\n\n    These figures are of a CPU. Those of a GPU are '
+        "[at the end](#on-a-gpu)."
     )
     parts += _overview(
         [f for r in reports.values() for f in r.figures if f.at_most is not None]

@@ -17,15 +17,16 @@ from .jet_mlp import ORDER
 
 TITLE = "What did not help"
 TEXT = f"""
-- **One product for all orders**: the {ORDER + 1} coefficients of a layer's input, of
-  shape (128, 256) in float32, times its weights, stacked in one product or one each.
-- **Tiles**: the recurrence of `tanh` for these coefficients, of whole arrays, or one
-  after another of 8 parts, which stay in the cache.
-- **Tracing**: what reading the field and emitting all orders takes of the time until
-  `ode_jet` of order 20 of an MLP 64-256-256-64 is compiled. (To keep traces for
-  another time could save no more than that.)
+- **One product for all orders**: the products of the {ORDER + 1} coefficients of
+  a layer's input, of shape (128, 256) in float32, with its weights, stacked in one
+  product or computed one by one.
+- **Tiles**: the recurrence of `tanh` for these coefficients, over whole arrays, or over
+  8 parts one after another, which stay in the cache.
+- **Tracing**: the part of the time until `ode_jet` of order 20 of an MLP 64-256-256-64
+  is compiled that goes to reading the field and emitting all orders. (A cache of traces
+  could save no more than that.)
 
-"Ours" is what was tried, "peer" what is done.
+"Ours" is what was tried, "peer" is what is used.
 """
 
 

@@ -27,21 +27,23 @@ from .work_precision import take_turns
 
 TITLE = "What each choice in the engine is worth"
 TEXT = """
-Solves at a tolerance of 2.2e-16 and order 20: Lorenz to $t = 50$, the outer Solar
-System over 100 years. "Ours" is the engine as it is, "peer" the engine without one
-choice; a ratio below 1 is what the choice saves.
+The solves are at a tolerance of 2.2e-16 and order 20: Lorenz to $t = 50$, the outer
+Solar System over 100 years. "Ours" is the engine as it is, "peer" the engine without
+one choice; a ratio below 1 shows what the choice saves.
 
 - **stored**: a coefficient that later orders use is stored
   (`jax.lax.optimization_barrier`), not computed again in each XLA fusion that uses it.
-- **not if used once**: what a single equation uses is a part of its loop instead.
-- **side by side**: sums of products in four parts, which do not wait for each other.
-- **long loops**: products over joined axes, (36, 3) and not (6, 6, 3), with broadcast
-  operands stored in that shape.
-- **probe**: the error is looked at inside the step as well. This one costs time.
+- **not if used once**: a coefficient that a single equation uses is computed in the
+  loop of that equation instead.
+- **side by side**: sums of products are split in four parts, which do not wait for
+  each other.
+- **long loops**: products run over joined axes, (36, 3) instead of (6, 6, 3), with
+  broadcast operands stored in that shape.
+- **probe**: the error is checked inside the step as well. This choice costs time.
 
-The table has what XLA made of the program: fusions are loops with a kernel of their
-own, operations the multiplications and additions of arrays in all of them, of which the
-same one counts as often as it is computed again.
+The table shows the program that XLA compiled: fusions are loops with a kernel of their
+own, operations are the multiplications and additions of arrays in all fusions. An
+operation that is computed several times counts several times.
 """
 
 

@@ -158,9 +158,10 @@ def _nearest(rows: Sequence[Row], target: float) -> Row:
 
 def _text(vector: jax.Array) -> str:
     return f"""
-A tanh MLP 8-24-24-8 with {vector.size} parameters, twice those that it is initialised
-to, float64, to $t = {T1:g}$; the gradient of the norm of the final state by Diffrax's
-default adjoint. `TaylorSolver` takes its order from the tolerance. Errors are relative.
+The field is a tanh MLP 8-24-24-8 with {vector.size} parameters, twice their
+initial values. The solve is in float64, to $t = {T1:g}$; the gradient is that
+of the norm of the final state, by Diffrax's default adjoint. `TaylorSolver` takes its
+order from the tolerance. Errors are relative.
 """
 
 

@@ -59,17 +59,19 @@ def cores() -> int:
 
 def text(devices: int, threads: int) -> str:
     return f"""
-Lorenz to $t = 50$, from states around $(1, 2, 3)$; the outer Solar System over 100
-years, each number of its state changed by a thousandth. Tolerances as for one solve.
+The problems are Lorenz to $t = 50$, from states around $(1, 2, 3)$, and the outer Solar
+System over 100 years, with each entry of its state changed by a thousandth. Tolerances
+are those of one solve.
 
-Ours: trajectories along the last axis, in blocks of {BLOCK} (`jax.lax.map`), on
-{devices} device(s) (`jax.shard_map`). "One system": all of a block take the same steps,
-by the norm of the worst, as docs/ensembles.md recommends for members that are alike.
-"Lanes": `jax.vmap` of a solve, with its own steps for each.
+Ours has trajectories along the last axis, in blocks of {BLOCK} (`jax.lax.map`), on
+{devices} device(s) (`jax.shard_map`). In "one system" all members of a block take the
+same steps, chosen by the norm of the worst one, as docs/ensembles.md recommends for
+members that are alike. "Lanes" is `jax.vmap` of a solve, where each has its own steps.
 
-heyoka, in {threads} thread(s), batches of trajectories in one register: "ensemble" is
-`ensemble_propagate_until_batch`, which copies the integrator, code and all, for every
-batch; "kept" is a loop of ours over batches that keeps an integrator for each thread.
+heyoka runs in {threads} thread(s), with batches of trajectories in one register.
+"Ensemble" is `ensemble_propagate_until_batch`, which copies the integrator with its
+code for every batch; "kept" is our own loop over batches, which keeps an integrator
+for each thread.
 """
 
 

@@ -35,14 +35,15 @@ from .work_precision import take_turns
 
 TITLE = "A solve at a tolerance of 2.2e-16, against heyoka"
 TEXT = f"""
-Lorenz to $t = 50$; the outer Solar System over 1000 years. Both have order 20.
-`heyoka.taylor_adaptive` with its default tolerance of {EPS:.1e}, `propagate_until`
-without output; `TaylorSolver` and `TaylorController` with the same for `rtol`, and for
-`atol` as well (Lorenz), or a thousandth of it (outer Solar System, where velocities are
-1e-3), in `diffrax.diffeqsolve` with `ForwardMode` and `max_steps=None`, under `jit`.
+The problems are Lorenz to $t = 50$ and the outer Solar System over 1000 years. Both
+solvers have order 20. `heyoka.taylor_adaptive` has its default tolerance of {EPS:.1e},
+and `propagate_until` has no output. `TaylorSolver` and `TaylorController` have the same
+tolerance as `rtol`, and as `atol` this (Lorenz) or a thousandth of it (outer Solar
+System, where velocities are 1e-3), in `diffrax.diffeqsolve` with `ForwardMode` and
+`max_steps=None`, under `jit`.
 
-Errors are relative, and those of the final state at $t = 10$ (Lorenz) and after 100
-years; of the energy after 1000 years.
+Errors are relative. Those of the state are measured at $t = 10$ (Lorenz) and after 100
+years, those of the energy after 1000 years.
 """
 
 # Ours may have so many times the error of heyoka's, and so much in addition. Errors of

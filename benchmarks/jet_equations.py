@@ -72,8 +72,9 @@ def run(seconds: float) -> Report:
         lines.append(f"| {' | '.join(cells)} |")
     table = "\n".join(lines)
     text = f"""
-Equations in the jaxpr of the value and the derivatives of `0.3 * sin(t) * t**10`, those
-inside of calls counted in their place. Each has to be traced, lowered and compiled.
+The table counts equations in the jaxpr of the value and the derivatives of
+`0.3 * sin(t) * t**10`, including those inside calls. Each of them has to be traced,
+lowered and compiled.
 
 {table}
 """

@@ -39,10 +39,11 @@ def run(seconds: float) -> Report:
     error = check_equal(result, expected, 1e-3, "filter_jet")
     table = "\n".join(lines)
     text = f"""
-The jet of a tanh MLP 64-256-256-256-64 at 128 points, in float32. What XLA sets aside
-for everything that is neither an argument nor a result, as the executable's
-`memory_analysis` has it; that is the peak, as buffers whose lives do not overlap share
-their place. The MLP's weights are constants of the program and not counted.
+The jet of a tanh MLP 64-256-256-256-64 at 128 points, in float32. The table has the
+memory that XLA allocates for everything that is neither an argument nor a result,
+according to the executable's `memory_analysis`. This is the peak, as buffers whose
+lifetimes do not overlap share memory. The MLP's weights are constants of the program
+and are not counted.
 
 {table}
 

@@ -77,16 +77,17 @@ def run(seconds: float) -> Report:
     )
     text = f"""
 The derivatives of orders 1 to {ORDER} of a tanh MLP 64-256-256-256-64 along a line, at
-128 points at once, in float32. Given are the point and the direction; that the line has
-no higher derivatives is said by `None` to `filter_jet`, by zeros to
-`jax.experimental.jet`, which knows no other way.
+128 points at once, in float32. The inputs are the point and the direction. The line has
+no higher derivatives: `filter_jet` gets `None` for them, and `jax.experimental.jet`,
+which has no other way to say so, gets zeros.
 
 {timing_table(timings)}
 
-The products with the weights alone, which no jet can do without, take
-{products.run / theirs.run:.2f} of the time of `jax.experimental.jet`: less is not to be
-had. The largest relative difference between the results is {error:.1e}. Compile times
-are medians of {len(ours.compiles)} compilations, each with the caches of JAX emptied.
+The products with the weights alone, which every jet needs, take
+{products.run / theirs.run:.2f} of the time of `jax.experimental.jet`; this is
+a lower bound. The largest relative difference between the results is {error:.1e}.
+Compile times are medians of {len(ours.compiles)} compilations, each with the caches of
+JAX emptied.
 """
     work = f"jet of order {ORDER}, MLP 64-256-256-256-64, batch 128, float32"
     peer = "`jax.experimental.jet`"

@@ -301,20 +301,20 @@ def run(seconds: float) -> Report:
     }
     worst = "; ".join(f"{name} {error:.0e}" for name, error in errors.items())
     text = f"""
-The value and the derivatives along a line, by `filter_jet`, by `jax.experimental.jet`
-and by `jvp` within `jvp`. The functions:
+The value and the derivatives along a line are computed by `filter_jet`, by
+`jax.experimental.jet` and by nested `jvp`. The functions are:
 
 {what}
 
-Run time relative to that of the faster peer, which is `jax.experimental.jet` (ʲ) or
-nested `jvp` (ⁿ); to be at most {AT_MOST_LOW:g}, and {AT_MOST_HIGH:g} from order {HIGH}
-on:
+The table has run times relative to that of the faster peer, which is
+`jax.experimental.jet` (ʲ) or nested `jvp` (ⁿ). The targets are at most
+{AT_MOST_LOW:g}, and {AT_MOST_HIGH:g} from order {HIGH} on:
 
 {table(rows)}
 
-Where there is "-", no peer works. Nested `jvp` takes twice as long to compile with
-every order: an order is tried if the compile time of the one before, doubled so often,
-is below {NESTED_SECONDS:g} s.
+"-" means that no peer works. The compile time of nested `jvp` doubles with every order:
+an order is tried if the compile time extrapolated from the last one is below
+{NESTED_SECONDS:g} s.
 
 {missing(rows)}
 

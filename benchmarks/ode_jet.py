@@ -199,15 +199,17 @@ def run_ensembles(seconds: float) -> tuple[str, list[Figure], dict]:
     text = f"""
 ### {BATCH} states at once
 
-In float64, by `jax.vmap`, against the routines of probdiffeq that reach order {ORDER}:
+`ode_jet`, in float64 under `jax.vmap`, is compared with the routines of probdiffeq that
+reach order {ORDER}:
 `jetexpand_ode_padded_scan`, `jetexpand_ode_unroll`, and
-`jetexpand_ode_doubling_unroll`, which has no orders between 14 and 30 (what is above
-{ORDER} is cut off). The last is measured for Lorenz only: of the outer Solar System it
-took minutes to compile, and a run a hundred times that of the others.
-`jetexpand_ode_via_jvp` doubles its work with every order and is not tried. The target
-is against the routine with the least run time, whose compile time is taken, too; that
-of the one that compiles soonest is in a row of its own. Ours are coefficients, theirs
-are derivatives; neither are converted while timed.
+`jetexpand_ode_doubling_unroll`, which has no orders between 14 and 30 (orders above
+{ORDER} are cut off). The last one is measured for Lorenz only: for the outer Solar
+System it took minutes to compile, and a run took a hundred times as long as with the
+others.
+`jetexpand_ode_via_jvp` doubles its work with every order and is not tried. The targets
+are relative to the routine with the least run time, and to its compile time; the
+routine that compiles fastest has a row of its own. `ode_jet` returns coefficients,
+probdiffeq derivatives; the time to convert them is not included.
 
 {table}
 
@@ -292,9 +294,9 @@ def run_loops(seconds: float) -> tuple[str, list[Figure], dict]:
     text = f"""
 ### One state, {STEPS} steps
 
-Float64, against `jax.experimental.jet`, called once for each order as ODE codes do.
-The largest difference of a coefficient in the last step, relative to each order's
-largest, is {worst:.1e}.
+`ode_jet`, in float64, is compared with `jax.experimental.jet`, called once for each
+order as ODE codes do. The largest difference of a coefficient in the last step,
+relative to each order's largest, is {worst:.1e}.
 """
     return text, figures, data
 

@@ -170,12 +170,13 @@ def run(seconds: float) -> Report:
     error = abs(float(by_name[QUADRATURE].result[1] / exact - 1))
     network = f"{SIZE}-{HIDDEN}-{SIZE}"
     text = f"""
-One step of gradient descent for a neural ODE with a network {network} of tanh, to both
-layers of which the time is appended, and a linear classifier; a batch of {BATCH}, in
-float32. It is solved by {STEPS} steps of Tsit5 with Diffrax's default adjoint.
+This is one step of gradient descent for a neural ODE with a tanh network {network},
+with time appended to the input of both layers, and a linear classifier; the batch has
+{BATCH} members, in float32. The ODE is solved by {STEPS} steps of Tsit5
+with Diffrax's default adjoint.
 $R_{ORDER}$, the integral of the mean square of the derivative of order {ORDER}, is one
-more state of the equation, or computed from {POINTS} points of the solution (here with
-a relative error of {math.ceil(error * 1e6) * 1e-6:.0e}).
+more state of the equation, or is computed from {POINTS} points of the solution (here
+with a relative error of {math.ceil(error * 1e6) * 1e-6:.0e}).
 
 {timing_table(timings)}
 

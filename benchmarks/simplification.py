@@ -234,16 +234,16 @@ def run(seconds: float) -> Report:
     jet = total(second_order_jet, 1.1, 0.7)
     figures, tables, equations = timed(seconds)
     text = [
-        "Equations of the value and all derivatives of `0.3 * sin(x) * x**10` up to an "
-        "order:",
+        "The table counts equations of the value and all derivatives of "
+        "`0.3 * sin(x) * x**10` up to an order:",
         "\n".join(lines),
-        f"The fourth derivative along `t` at 2: {total(directional, 1.0)} equations, "
-        f"simplified {one}. Second derivatives taken by two callers: "
+        f"The fourth derivative along `t` at 2 has {total(directional, 1.0)} "
+        f"equations, simplified {one}. Second derivatives taken by two callers have "
         f"{total(two_callers, 1.1, 0.7)} equations, simplified {callers}; the jet of "
-        f"order 2: {jet}.",
+        f"order 2 has {jet}.",
         *tables,
-        "Milliseconds to trace a program, to simplify it, and to compile both "
-        "it and its simplification:",
+        "This table has the milliseconds to trace a program, to simplify it, and to "
+        "compile both it and its simplification:",
         stages(),
     ]
     last = rows[-1]

@@ -17,11 +17,11 @@ from .work_precision import measure, Method, METHODS, Row, time_to_error
 
 TITLE = "Solves at equal error, against the fastest Runge-Kutta method"
 TEXT = """
-The time that brings an error is between the tolerances by a power law, and the peer is
+The time for an error is interpolated between tolerances by a power law, and the peer is
 the fastest of Tsit5, Dopri5 and Dopri8 (`diffrax.PIDController`) at that error. Errors
-are at the end, relative to the largest component. "Geometric mean" is that of the
-ratios, over the problems on which `TaylorSolver` and at least one of the others reach
-the error.
+are those of the final state, relative to its largest component. "Geometric mean" is the
+mean of the ratios over the problems on which `TaylorSolver` and at least one of the
+other solvers reach the error.
 """
 # An error, and what the geometric mean of the ratios is to be at most.
 ERRORS = {1e-6: 1.0, 1e-9: 0.5, 1e-12: 0.33}

@@ -17,21 +17,21 @@ import primitive_coverage as coverage  # noqa: E402
 _HEAD = """\
 <!-- Made by generate_primitives.py: change the tables there, and make it again. -->
 
-# Primitives
+# Supported primitives
 
-A function that is differentiated is read as a program of primitives: those of JAX, and
-the few that Equinox and Lineax add. (Optimistix and Diffrax have none of their own.)
-Here is what becomes of each, in JAX 0.10 to 0.12. Not every version has all of them,
-and some are internal to JAX, or to kernels for one kind of hardware.
+A function that is differentiated is evaluated as a program of primitives: those of JAX,
+and the few that Equinox and Lineax add. (Optimistix and Diffrax have none of their
+own.) This page lists how each is differentiated, in JAX 0.10 to 0.12. Not every version
+has all of them, and some are internal to JAX, or to kernels for one kind of hardware.
 
-A test finds all primitives of the versions that are installed, and fails where one is
-not on this page. Another has a program for each that can be differentiated, and
-compares its derivatives with nested forward mode. One more asks JAX whether those that
-are said to have no derivative have none.
+A test finds all primitives of the installed versions, and fails if one is missing on
+this page. Another has a program for each that can be differentiated, and compares its
+derivatives with nested forward mode. A third asks JAX whether the primitives listed
+without a derivative have none.
 
-Functions with a `jax.custom_jvp` are differentiated by what it says, at every order.
-Both they and primitives can be given
-[a rule of one's own](devdocs/adding_a_rule.md).
+A function with a `jax.custom_jvp` is differentiated by that rule, at every order. You
+can write [a custom rule](devdocs/adding_a_rule.md) for such a function, or for a
+primitive.
 """
 
 
@@ -55,22 +55,24 @@ def page() -> str:
     moving = sorted(differentiated - set(zero))
 
     parts = [_HEAD]
-    parts.append("## What is done\n")
-    parts.append(_table(("How", "What it is"), list(coverage.KINDS.items())))
-    parts.append("## With coefficients of every order\n")
-    rows = [(coverage.package(n), _code(n), kinds[n]) for n in moving]
-    parts.append(_table(("Package", "Primitive", "How"), rows))
-    parts.append("## With no coefficient but the first\n")
-    rows = [(coverage.package(n), _code(n), "zero", zero[n]) for n in sorted(zero)]
-    parts.append(_table(("Package", "Primitive", "How", "Why"), rows))
+    parts.append("## Kinds of rules\n")
     parts.append(
-        "## Not differentiated\n\nWhere an operand of one of these moves, there is an "
-        "error that says so. What does not move, such as the result of\n"
-        "`jax.lax.stop_gradient`, may be given to all of them.\n"
+        _table(("Rule", "Coefficients of the result"), list(coverage.KINDS.items()))
+    )
+    parts.append("## Primitives with coefficients of every order\n")
+    rows = [(coverage.package(n), _code(n), kinds[n]) for n in moving]
+    parts.append(_table(("Package", "Primitive", "Rule"), rows))
+    parts.append("## Primitives whose derivatives are zero\n")
+    rows = [(coverage.package(n), _code(n), "zero", zero[n]) for n in sorted(zero)]
+    parts.append(_table(("Package", "Primitive", "Rule", "Reason"), rows))
+    parts.append(
+        "## Not differentiated\n\nIf an operand of one of these primitives depends on "
+        "the differentiated arguments, an error says so.\nOther operands, such as the "
+        "result of `jax.lax.stop_gradient`, are allowed.\n"
     )
     refused = coverage.UNSUPPORTED
     rows = [(coverage.package(n), _code(n), "none", refused[n]) for n in refused]
-    parts.append(_table(("Package", "Primitive", "How", "Why"), rows))
+    parts.append(_table(("Package", "Primitive", "Rule", "Reason"), rows))
     return "\n".join(parts)
 
 

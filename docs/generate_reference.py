@@ -1,6 +1,7 @@
-"""How mkdocstrings reads the docstrings of the API reference."""
+"""How mkdocstrings reads the docstrings of the API reference, and shows signatures."""
 
 import inspect
+import re
 
 import griffe
 
@@ -14,3 +15,41 @@ class NoInheritedInit(griffe.Extension):
         if init is not None and init.docstring is not None:
             if init.docstring.value == inspect.getdoc(object.__init__):
                 init.docstring = None
+
+
+# What the names of types stand for, as it is written where a module is inspected.
+_NUMBER = "Union[Real[Array, ''], Real[ndarray, ''], number, int, float"
+_STATE = (
+    "PyTree[Shaped[Array, '?*y'] | Shaped[ndarray, '?*y'] | bool | number | bool | int"
+    " | float | complex, Y]"
+)
+_NAMES = {
+    f"{_NUMBER}, NoneType]": "RealScalarLike | None",
+    f"{_NUMBER}]": "RealScalarLike",
+    _STATE: "Y",
+    "Union[Array, ndarray, bool, number, bool, int, float, complex]": "ArrayLike",
+    "Union[Key[Array, ''], UInt32[Array, 2], UInt32[Array, 4]]": "PRNGKeyArray",
+}
+_MODULES = re.compile(r"\b(?:[a-z_]\w*\.)+(?=[A-Z]|number\b|ndarray\b|bool)")
+
+
+class ShortTypes(griffe.Extension):
+    """Types are shown by their names, not by what these stand for, and without the
+    modules that they come from."""
+
+    def on_function(self, *, func: griffe.Function, **kwargs) -> None:
+        for parameter in func.parameters:
+            parameter.annotation = _short(parameter.annotation)
+        func.returns = _short(func.returns)
+
+    def on_attribute(self, *, attr: griffe.Attribute, **kwargs) -> None:
+        attr.annotation = _short(attr.annotation)
+
+
+def _short(annotation):
+    if annotation is None:
+        return None
+    text = _MODULES.sub("", str(annotation)).replace('"', "'")
+    for long, name in _NAMES.items():
+        text = text.replace(long, name)
+    return text

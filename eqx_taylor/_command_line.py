@@ -51,7 +51,7 @@ def _plot_file(text: str) -> pathlib.Path:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError:
         raise argparse.ArgumentTypeError(
-            "needs matplotlib: run `pip install eqx_taylor[plot]`, or leave --plot out"
+            "needs matplotlib: run `pip install matplotlib`, or leave --plot out"
         ) from None
     path = pathlib.Path(text)
     formats = FigureCanvasBase.get_supported_filetypes()

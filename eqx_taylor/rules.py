@@ -11,6 +11,7 @@ from ._rules.define import (
     define_recurrence as define_recurrence,
     define_rewrite as define_rewrite,
 )
+from ._rules.jet_rules import define_jet_rule as define_jet_rule
 from ._rules.kinks import define_piecewise_linear as define_piecewise_linear
 from ._rules.linear import (
     define_bilinear as define_bilinear,

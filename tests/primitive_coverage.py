@@ -43,12 +43,12 @@ enter(
 )
 enter(
     ZERO,
-    "Has no operands that could move.",
+    "Has no operands that can be differentiated.",
     "after_all create_token dim_as_value dimension_size empty empty2 iota",
 )
 enter(
     ZERO,
-    "Random bits and keys: integers, of integers only.",
+    "Computes random bits and keys: integers from integers.",
     """
     consume iota_2x32_shape philox2x32 philox4x32 random_bits random_clone
     random_fold_in random_seed random_split random_unwrap random_wrap
@@ -57,7 +57,7 @@ enter(
 )
 enter(
     ZERO,
-    "Has no outputs: it happens once, with the values.",
+    "Has no outputs: it runs once, on the values.",
     """
     assert_consumed_value check dce_sink debug_callback debug_print inspect_sharding
     shape_assertion
@@ -178,23 +178,23 @@ enter(
 
 # What the words that `kind` returns say.
 KINDS = {
-    "linear": "The same operation, on each coefficient.",
+    "linear": "The same operation, applied to each coefficient.",
     "product": "The Cauchy product of two series, with this operation as the product.",
-    "piecewise linear": "The derivative at the first coefficient, on each of the "
-    "others: which entry is the largest, say, does not change along the curve.",
+    "piecewise linear": "The derivative at coefficient 0, applied to each of the "
+    "others: the largest entry, for example, stays the same along the curve.",
     "differential equation": "A recurrence, from `y' = g(x, y) x'`.",
     "recurrence": "A recurrence of its own.",
     "rewrite": "The series of another expression.",
     "matrix equation": "A recurrence, from an equation between matrices: one "
     "factorisation serves all orders.",
     "implicit function": "A recurrence, from an equation that the result solves.",
-    "control flow": "A loop or a branch, of all coefficients.",
+    "control flow": "A loop or a branch over all coefficients.",
     "call": "The series of the function that is called.",
     "derived": "A recurrence, from the derivative that JAX defines.",
-    "zero": "No coefficient but the first.",
-    "reference": "A value that is handed on, where the function itself has made the "
-    "mutable reference (`jax.new_ref`).",
-    "none": "A `NotImplementedError`, where an operand moves.",
+    "zero": "Coefficient 0 only: all others are zero.",
+    "reference": "The value of a mutable reference (`jax.new_ref`) that the function "
+    "itself has made.",
+    "none": "A `NotImplementedError`, if an operand is differentiated.",
 }
 
 

@@ -293,3 +293,76 @@ def test_old_forms(new, name):
     assert_close(new(fun, x=0.3, order=3, a=2.0), wanted)
     with pytest.raises(TypeError):
         new(fun)
+
+
+# -- compiled, and exported
+
+
+def test_jitted_as_they_are():
+    mlp = eqx.nn.MLP(3, "scalar", 8, 1, jnp.tanh, key=jax.random.key(0))
+    x = jnp.array([0.1, 0.2, 0.3])
+    hessian = jax.hessian(mlp)(x)
+    laplacian = eqx.filter_jit(eqx_taylor.laplacian)
+    assert_close(laplacian(mlp, x), jnp.trace(hessian), ulps=50)
+    masked = laplacian(mlp, x, mask=(True, False, True))
+    assert_close(masked, hessian[0, 0] + hessian[2, 2], ulps=50)
+    weighted = eqx.filter_jit(eqx_taylor.weighted_laplacian)
+    # Columns that are traced, as an array and as rows of a list.
+    for sigma in (jnp.eye(3), [*jnp.eye(3)], np.eye(3)):
+        assert_close(weighted(mlp, x, sigma), jnp.trace(hessian), ulps=50)
+    partial = eqx.filter_jit(eqx_taylor.partial_derivative)
+    assert_close(partial(mlp, x, (1, 0, 1)), hessian[0, 2], ulps=200)
+    with pytest.raises(TypeError, match="integers that are known while tracing"):
+        partial(mlp, x, jnp.array([1, 0, 1]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_radius_of_convergence_has_the_precision_of_its_coefficients(dtype):
+    p = taylor_polynomial(jnp.log, jnp.asarray(1.5, dtype), jnp.asarray(1.0, dtype), 20)
+    radius = p.radius_of_convergence()
+    assert radius.dtype == dtype and abs(radius / 1.5 - 1) < 0.01
+
+
+def _energy(x):
+    return jnp.sum(jnp.sin(x) ** 2)
+
+
+_EXPORTED = {
+    "jet": lambda x: eqx_taylor.filter_jet(_energy, (x,), ([x, None],)),
+    "derivatives": jax.vmap(lambda t: derivatives(jnp.sin, t, 4)),
+    "hvp": lambda x: eqx_taylor.hvp(_energy, x, x),
+    "directional_gradients": (
+        lambda x: eqx_taylor.directional_gradients(_energy, x, x, 2)
+    ),
+    "ode_jet": lambda x: eqx_taylor.ode_jet(lambda t, y, _: -y * y, 0.0, x, order=3),
+    "laplacian": jax.vmap(
+        lambda x: eqx_taylor.laplacian(lambda q: _energy(q * x), jnp.ones(3))
+    ),
+    "simplify": eqx_taylor.programs.simplify(lambda x: jnp.sin(x) ** 2 - jnp.sin(x)),
+}
+
+
+@pytest.mark.parametrize("name", _EXPORTED)
+def test_symbolic_dimensions(name):
+    fun, x = jax.jit(_EXPORTED[name]), jnp.array([0.3, 0.5, -0.2])
+    shape = jax.export.symbolic_shape("n")
+    program = jax.export.export(fun)(jax.ShapeDtypeStruct(shape, x.dtype))
+    for a, b in zip(*map(jax.tree.leaves, (program.call(x), fun(x))), strict=True):
+        assert_close(a, b, ulps=10)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        eqx_taylor.laplacian,
+        eqx_taylor.biharmonic,
+        eqx_taylor.value_jacobian_hessian,
+        lambda fun, x: eqx_taylor.derivative_tensor(fun, x, 2),
+    ],
+)
+def test_a_direction_for_each_of_unknown_numbers(operator):
+    shape = jax.export.symbolic_shape("n")
+    with pytest.raises(TypeError, match="their number is not known: it is n,"):
+        jax.export.export(jax.jit(lambda x: operator(_energy, x)))(
+            jax.ShapeDtypeStruct(shape, float)
+        )

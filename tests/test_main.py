@@ -118,7 +118,7 @@ def test_plot_without_matplotlib(monkeypatch, capsys):
         demonstration.main(["--plot", "a.png"])
     assert info.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pip install eqx_taylor[plot]" in line
+    assert "pip install matplotlib" in line
 
 
 @pytest.mark.slow

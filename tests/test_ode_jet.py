@@ -374,3 +374,21 @@ def test_cost_is_quadratic():
 
     counts = np.array([count(order) for order in (8, 16, 32)])
     assert np.all(counts[1:] < 4 * counts[:-1]), counts
+
+
+def test_factorials():
+    """Derivatives of exp(t) sin(t) are (√2)^k exp(t) sin(t + k π/4)."""
+
+    def field(t, y, args):
+        return y[0] + y[1], y[1] - y[0]
+
+    y0 = jnp.array(0.0), jnp.array(1.0)
+    for unroll in (True, False):
+        found, _ = ode_jet(
+            field, 0.0, y0, order=12, unroll=unroll, factorial_scaled=True
+        )
+        k = np.arange(13)
+        exact = np.round(2.0 ** (k / 2) * np.sin(k * np.pi / 4))
+        np.testing.assert_allclose(found, exact, rtol=1e-14, atol=1e-14)
+    with pytest.raises(TypeError, match="factorial_scaled"):
+        ode_jet(field, 0.0, y0, order=2, factorial_scaled=1)

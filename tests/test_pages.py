@@ -59,7 +59,8 @@ _PART = re.compile(
 
 def _is_missing(title):
     """Whether this is for another library, which is not installed."""
-    return title == "heyoka" and importlib.util.find_spec("heyoka") is None
+    others = ("heyoka", "probdiffeq")
+    return title in others and importlib.util.find_spec(title) is None
 
 
 @pytest.mark.sample(5)

@@ -67,7 +67,7 @@ _EXPECTED = """
     programs.PrimitiveCounts programs.count_primitives programs.cse programs.jarrett
     programs.plot_primitive_counts programs.simplify
     rules.Series rules.Walk rules.add rules.bind rules.convolve rules.convolve_square
-    rules.define_bilinear rules.define_derivative rules.define_linear
+    rules.define_bilinear rules.define_derivative rules.define_jet_rule rules.define_linear
     rules.define_piecewise_linear rules.define_recurrence rules.define_rewrite
     rules.over rules.register rules.scale rules.sub
 """.split()

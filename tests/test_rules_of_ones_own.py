@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from helpers import derivatives
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 import eqx_taylor
-from eqx_taylor import rules
+from eqx_taylor import jet, rules
 
 
 _PAGE = pathlib.Path(__file__).parents[1] / "docs/devdocs/adding_a_rule.md"
@@ -406,3 +407,101 @@ def test_diff_on_the_page(tmp_path):
     assert result.returncode == 0, result.stdout
     passed = re.search(r"(\d+) passed", result.stdout)
     assert passed is not None and int(passed[1]) >= 5
+
+
+# -- rules that were written for `jax.experimental.jet`
+
+
+def _product_rule(primals_in, series_in):
+    """As `jax.experimental.jet` has it for bilinear primitives."""
+    u, w = ([x, *terms] for x, terms in zip(primals_in, series_in))
+    v = [sum(u[j] * w[k - j] for j in range(k + 1)) for k in range(len(u))]
+    return v[0], v[1:]
+
+
+def _times():
+    @jax.custom_jvp
+    def times(x, y):
+        return x * y
+
+    @times.defjvp
+    def _(primals, tangents):
+        (x, y), (dx, dy) = primals, tangents
+        return times(x, y), times(dx, y) + times(x, dy)
+
+    return times
+
+
+def test_jet_rule():
+    calls = []
+
+    def rule(primals_in, series_in):
+        calls.append(len(series_in[0]))
+        return _product_rule(primals_in, series_in)
+
+    times = _times()
+    rules.define_jet_rule(times, rule)
+    x = jnp.array([0.3, -0.7])
+    found = jax.jit(
+        lambda t: eqx_taylor.derivatives(
+            lambda t: times(jnp.sin(t * x), jnp.exp(t * x)), t, 5
+        )
+    )(0.4)
+    exact = derivatives(lambda t: jnp.sin(t * x) * jnp.exp(t * x), 5)(0.4)
+    np.testing.assert_allclose(found, np.stack(exact), rtol=1e-13, atol=1e-15)
+    assert max(calls) == 5
+    # In a vector field, and in a sum over directions.
+    terms = eqx_taylor.ode_jet(lambda t, y, args: times(y, y), 0.0, x, order=4)
+    np.testing.assert_allclose(terms, [x**k for k in range(1, 6)], rtol=1e-14)
+    laplacian = eqx_taylor.laplacian(lambda x: jnp.sum(times(x, x)), x)
+    np.testing.assert_allclose(laplacian, 4.0, rtol=1e-15)
+
+
+def test_jet_rule_of_a_primitive_with_several_outputs():
+    primitive = Primitive("sin_and_sign")
+    primitive.multiple_results = True
+
+    def implementation(x, *, scale):
+        return [jnp.sin(scale * x), jnp.sign(x)]
+
+    primitive.def_impl(implementation)
+    primitive.def_abstract_eval(lambda x, *, scale: [x, x])
+    mlir.register_lowering(primitive, mlir.lower_fun(implementation, True))
+
+    def rule(primals_in, series_in, *, scale):
+        y, terms = jet(
+            lambda x: jnp.sin(scale * x), primals_in, series_in, factorial_scaled=False
+        )
+        return [y, jnp.sign(primals_in[0])], [terms, None]
+
+    rules.define_jet_rule(primitive, rule)
+    y, (of_sin, of_sign) = jet(
+        lambda x: primitive.bind(x, scale=2.0), (jnp.array(0.3),), ([1.0, 0.0],)
+    )
+    np.testing.assert_allclose(y[0], np.sin(0.6))
+    assert y[1] == 1
+    exact = [2 * np.cos(0.6), -4 * np.sin(0.6)]
+    np.testing.assert_allclose(of_sin, exact, rtol=1e-15)
+    np.testing.assert_array_equal(of_sign, 0)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda primals, series: primals[0],
+        lambda primals, series: (primals[0], []),
+        lambda primals, series: None,
+    ],
+)
+def test_wrong_jet_rules(rule):
+    times = _times()
+    rules.define_jet_rule(times, rule)
+    with pytest.raises(ValueError, match="the jet rule for `times` must return a pair"):
+        jet(times, (1.0, 2.0), ([1.0], [1.0]))
+
+
+def test_jet_rule_of_another_type():
+    times = _times()
+    rules.define_jet_rule(times, lambda p, s: (p[0], [jnp.ones(3) for _ in s[0]]))
+    with pytest.raises(ValueError, match=r"coefficient 1 of type float64\[3\]"):
+        jet(times, (1.0, 2.0), ([1.0], [1.0]))

@@ -35,6 +35,7 @@ _DECLARATIONS = {
         lambda y, x: lambda k: None
     ),
     "define_rewrite": lambda target: rules.define_rewrite(target, jnp.sin),
+    "define_jet_rule": lambda target: rules.define_jet_rule(target, jnp.sin),
     "define_derivative": lambda target: rules.define_derivative(
         target, lambda y, x, dx: dx
     ),

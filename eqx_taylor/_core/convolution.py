@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 from jax import lax
 
 from .jax import explicit_sharding
@@ -149,7 +148,7 @@ def disjoined(total: Term, a: Series, b: Series) -> Term:
     return lax.reshape(policy().store(total), shape)
 
 
-def _joint_shape(a: Series, b: Series) -> tuple[int, ...] | None:
+def _joint_shape(a: Series, b: Series) -> tuple[Any, ...] | None:
     """The shape whose last axes are joined for products of `a` and `b`. It is `None`
     where there is one product at each order; and in a jet, where XLA's own form is
     faster, and takes less memory."""
@@ -157,7 +156,7 @@ def _joint_shape(a: Series, b: Series) -> tuple[int, ...] | None:
         return None
     if explicit_sharding(a.aval) or explicit_sharding(b.aval):
         return None  # Axes along which an array is divided stay as they are.
-    return np.broadcast_shapes(a.aval.shape, b.aval.shape)
+    return lax.broadcast_shapes(a.aval.shape, b.aval.shape)
 
 
 def _meet(a: Series, i: int, b: Series, j: int) -> bool:

@@ -36,6 +36,12 @@ Aval = Any
 OpenJaxpr = Any
 
 
+def known_size(x: Any) -> float:
+    """Returns the number of entries of an array or its type; infinity where it is
+    symbolic, by `jax.export.symbolic_shape`."""
+    return float(x.size) if isinstance(x.size, int) else float("inf")
+
+
 def trace(fun: Callable, *avals: Aval) -> Jaxpr:
     """Traces `fun`, a function from arrays to a list of arrays, to a closed jaxpr."""
     return jax.make_jaxpr(fun)(*avals)
@@ -531,7 +537,7 @@ def unstacked_type(aval: Aval) -> Aval:
     return _reshaped(aval, aval.shape[1:], lambda spec: spec[1:])
 
 
-def _reshaped(aval: Aval, shape: tuple[int, ...], respec: Callable) -> Aval:
+def _reshaped(aval: Aval, shape: tuple[Any, ...], respec: Callable) -> Aval:
     sharding = explicit_sharding(aval)
     if sharding is None:
         return aval.update(shape=shape)

@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jax.core import ShapedArray, Tracer
 
-from .jax import custom_jvp_rule, is_jaxpr, is_literal
+from .jax import custom_jvp_rule, is_jaxpr, is_literal, known_size
 
 
 def equation_key(eqn: Any, inputs: Sequence[Any]) -> Hashable:
@@ -65,7 +65,7 @@ def constant_key(aval: Any, value: Any) -> Hashable:
     that are traced anew make anew; its identity for others."""
     # PRNG keys and mutable references are among these others.
     is_number = isinstance(aval, ShapedArray) and isinstance(aval.dtype, np.dtype)
-    if isinstance(value, Tracer) or not is_number or aval.size > 16:
+    if isinstance(value, Tracer) or not is_number or known_size(aval) > 16:
         return ("id", id(value))
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return ("id", id(value))

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .jax import at_place, current_place, filled
+from .jax import at_place, current_place, filled, known_size
 from .order import outside, Table
 from .protocols import Aval
 from .rule import Cost
@@ -220,7 +220,7 @@ class Series:
         if len(self._terms) == k:
             self._terms.append(term)
 
-    def for_products(self, k: Any, shape: tuple[int, ...] | None = None) -> Term:
+    def for_products(self, k: Any, shape: tuple[Any, ...] | None = None) -> Term:
         """Returns coefficient `k`, for products with many other orders. From now on it
         is one that XLA has stored. With a `shape` it is broadcast to that, and axes are
         joined."""
@@ -228,7 +228,7 @@ class Series:
         if term is None or isinstance(k, Table) or shape is None and self.is_known:
             return term
         if shape is None or shape == self.aval.shape:
-            is_cheap = self.is_constant or self.aval.size < policy().small
+            is_cheap = self.is_constant or known_size(self.aval) < policy().small
             term = self._terms[k] = self.storage.before_products(k, term, is_cheap)
         return term if shape is None else self.storage.in_form(k, term, shape)
 

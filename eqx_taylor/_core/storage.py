@@ -137,7 +137,7 @@ class Storage:
         self._pending &= ~bit
         return policy().store(term)
 
-    def in_form(self, k: int, term: Any, shape: tuple[int, ...]) -> Any:
+    def in_form(self, k: int, term: Any, shape: tuple[Any, ...]) -> Any:
         """Broadcasts coefficient `k` to a shape, and joins axes."""
         known, form = self._forms.get((k, shape), (None, None))
         if known is not term:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from .jax import (
@@ -44,7 +43,7 @@ def sum_over_orders(
     """
     if product is lax.mul:
         total = _elementwise(a, b, weights, first, last)
-        shapes = np.broadcast_shapes(a.shape[1:], b.shape[1:])
+        shapes = lax.broadcast_shapes(a.shape[1:], b.shape[1:])
         return lax.reshape(total, shapes) if total.shape != shapes else total
     jaxpr = trace(lambda x, y: [product(x, y)], *map(_row_type, (a, b)))
 
@@ -71,7 +70,7 @@ def _elementwise(a, b, weights, first, last):
         lax.reshape(x, (x.shape[0], *(1,) * (rank - x.ndim), *x.shape[1:]))
         for x in (a, b)
     )
-    shape, dtype = np.broadcast_shapes(a.shape[1:], b.shape[1:]), a.dtype
+    shape, dtype = lax.broadcast_shapes(a.shape[1:], b.shape[1:]), a.dtype
 
     def zero():
         array = jnp.zeros(shape, dtype)

@@ -97,8 +97,21 @@ class Argument:
     # -- its numbers
 
     @property
-    def size(self) -> int:
+    def size(self) -> Any:
+        """The number of its numbers; not an integer where it is symbolic."""
         return sum(array.size for array in self.arrays)
+
+    @property
+    def known_size(self) -> int:
+        """The size, where one direction is made for each number."""
+        if not isinstance(self.size, int):
+            raise TypeError(
+                f"{self.caller}: there is a direction for each number of the point, "
+                f"and their number is not known: it is {self.size}, by the symbolic "
+                "dimensions of `jax.export`. Those of a batch, over which `jax.vmap` "
+                "maps, may be symbolic, and those of further arguments of `fun`."
+            )
+        return self.size
 
     @property
     def dtype(self) -> Any:

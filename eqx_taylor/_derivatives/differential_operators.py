@@ -172,7 +172,7 @@ def value_gradient_laplacian(
     caller = "value_gradient_laplacian"
     argument = Argument(caller, fun, x, args, kwargs, real=True, has_aux=has_aux)
     weights = np.where(_selected(argument, mask), 2.0, 0.0)
-    rows = np.eye(argument.size, dtype=bool)
+    rows = np.eye(argument.known_size, dtype=bool)
     wanted = {0: SHARED, 1: EACH, 2: weights}
     found = argument.weighted_sums(argument.split(rows), wanted, argument.parts(rows))
     gradient = jtu.tree_map(lambda y: argument.tensor(y, 1), found[1])
@@ -293,6 +293,8 @@ def weighted_laplacian(
             directions.append(None)
             known.append(None)
             continue
+        if any(isinstance(column, Tracer) for column in jtu.tree_leaves(columns)):
+            columns = jnp.asarray(columns)  # NumPy does not take a list of these.
         if np.shape(columns)[:-1] != array.shape or np.ndim(columns) == 0:
             raise ValueError(
                 f"weighted_laplacian: `sigma` must have the shape of {name}, which is "
@@ -506,7 +508,7 @@ def apply_operator(argument: Argument, terms: Sequence[tuple[Any, Sparse]]) -> P
     for directions, orders in families:
         if len(directions) == 0:
             continue
-        rows = argument.split(as_rows(directions, argument.size))
+        rows = argument.split(as_rows(directions, argument.known_size))
         sums = argument.weighted_sums(
             rows,
             {
@@ -532,7 +534,7 @@ def _times(coefficient: Any, y: Any) -> Any:
 def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree:
     """Sums the second derivatives with respect to the entries that the mask selects."""
     [places] = np.nonzero(_selected(argument, mask))
-    rows = np.zeros((len(places), argument.size), bool)
+    rows = np.zeros((len(places), argument.known_size), bool)
     rows[np.arange(len(places)), places] = True
     weights = np.full(len(places), 2.0)
     directions = argument.split(rows)
@@ -542,7 +544,7 @@ def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree:
 
 def _selected(argument: Argument, mask: PyTree | None) -> np.ndarray:
     """Returns whether the mask selects an entry, for all of them."""
-    selected = np.ones(argument.size, bool)
+    selected = np.ones(argument.known_size, bool)
     if mask is not None:
         flat = []
         for name, array, leaf in zip(

@@ -335,7 +335,7 @@ def value_jacobian_hessian(
     is_complex = any(
         jnp.iscomplexobj(y) for y in [*argument.arrays, *jtu.tree_leaves(out)]
     )
-    if is_complex or 2 * count > argument.size:
+    if is_complex or 2 * count > argument.known_size:
         jacobian, hessian = tensors(argument, 2, [1, 2])
     else:
         jacobian, hessian = _by_reverse_mode(argument, jtu.tree_leaves(out))
@@ -349,7 +349,7 @@ def _by_reverse_mode(
     """Computes the rows of the Jacobian and the Hessian for each number that is
     returned: the gradients of the slope in all directions. `out` are the types of what
     is returned."""
-    size, dtype = argument.size, argument.dtype
+    size, dtype = argument.known_size, argument.dtype
     # Each device of a `shard_map` has derivatives of what it returns itself, as with
     # jets alone: JAX adds up gradients with respect to what is the same on all.
     axes = joint_axes(out)

@@ -149,7 +149,7 @@ def tensors(
     """Computes the derivative tensors of the orders that are wanted, from the jets of
     one order along the directions of [Griewank, Utke and Walther
     (2000)][griewank2000evaluating]."""
-    size = argument.size
+    size = argument.known_size
     lines = [_counted(c) for c in _combinations(size, order)]
     directions = argument.split(as_rows(lines, size))
     moving = [i for i, v in enumerate(directions) if v is not None]
@@ -169,7 +169,7 @@ def tensors(
 
 
 def _interpolate(argument: Argument, y: Any, lines: list[Sparse], k: int) -> PyTree:
-    size = argument.size
+    size = argument.known_size
     place = {v: n for n, v in enumerate(lines)}
     unique = list(_combinations(size, k))
     [order] = {sum(n for _, n in v) for v in lines}

@@ -141,7 +141,8 @@ class TaylorPolynomial(eqx.Module):
 
         **Returns:**
 
-        A real scalar. It is not meant to be differentiated.
+        A real scalar of the precision of the coefficients. It is not meant to be
+        differentiated.
 
         **Raises:**
 
@@ -166,12 +167,13 @@ class TaylorPolynomial(eqx.Module):
                 "the coefficients, which takes an order of at least 4; got "
                 f"{self.order}."
             )
-        columns = []
-        for c in jtu.tree_leaves(self.coefficients):
+        columns, leaves = [], jtu.tree_leaves(self.coefficients)
+        for c in leaves:
             c = jax.lax.stop_gradient(c).reshape(c.shape[0], -1)
             parts = [c.real, c.imag] if jnp.iscomplexobj(c) else [c]
             columns += [part.astype(jnp.result_type(float)) for part in parts]
-        return _radius(jnp.concatenate(columns, axis=1))
+        dtype = jnp.finfo(jnp.result_type(*leaves)).dtype
+        return _radius(jnp.concatenate(columns, axis=1)).astype(dtype)
 
 
 def _radius(c):

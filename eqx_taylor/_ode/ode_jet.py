@@ -11,7 +11,12 @@ import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike
 
 from .. import _rules as _rules
-from .._core.check import trace_on_devices, UNTRACEABLE, untraceable
+from .._core.check import (
+    check_boolean,
+    trace_on_devices,
+    UNTRACEABLE,
+    untraceable,
+)
 from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .._core.drivers import order_by_order
 from .._core.jax import (
@@ -39,6 +44,7 @@ def ode_jet(
     args: Args = None,
     *,
     order: int,
+    factorial_scaled: bool = False,
     unroll: bool | None = None,
 ) -> Array: ...
 
@@ -51,6 +57,7 @@ def ode_jet(
     args: Args = None,
     *,
     order: int,
+    factorial_scaled: bool = False,
     unroll: bool | None = None,
 ) -> PyTree[Array]: ...
 
@@ -63,6 +70,7 @@ def ode_jet(
     *,
     order: int,
     unroll: bool | None = None,
+    factorial_scaled: bool = False,
 ) -> PyTree[Array]:
     r"""Taylor coefficients of the solution of an ODE at a point.
 
@@ -94,12 +102,16 @@ def ode_jet(
         array) is unrolled in any case, with a warning that names the primitive. `None`
         unrolls all programs up to a size whose compilation takes half a minute.
         Coefficients are the same up to rounding. Keyword only.
+    - `factorial_scaled`: whether to return the derivatives $y^{(k)}(t_0)$, as
+        [`eqx_taylor.filter_jet`][] does by default, in the place of coefficients.
+        Keyword only.
 
     **Returns:**
 
     A PyTree of the structure of `y0`. Each leaf has a leading axis of length
     `order + 1`: the coefficients, normalised by the factorial, `y0` first. Coefficient
-    $k$ has the units of the state over those of time to the power $k$.
+    $k$ has the units of the state over those of time to the power $k$. With
+    `factorial_scaled=True` they are derivatives, and not normalised.
 
     **Raises:**
 
@@ -107,7 +119,8 @@ def ode_jet(
     for a state with leaves that are not floating-point or complex, for a vector field
     whose output does not have the structure of the state, and for a
     `diffrax.ControlTerm`, which can be converted by its method `to_ode`; `TypeError`
-    for an `unroll` that is not `True`, `False` or `None`.
+    for an `unroll` that is not `True`, `False` or `None`, and for a `factorial_scaled`
+    that is not `True` or `False`.
 
     !!! example
 
@@ -136,7 +149,16 @@ def ode_jet(
     if not jnp.issubdtype(t0.dtype, jnp.inexact):
         t0 = t0.astype(jnp.result_type(float))
     unit = unit_of(t0, y0)
-    return solution_series(term, t0, unit, y0, args, order, unroll=unroll).stacked()
+    found = solution_series(term, t0, unit, y0, args, order, unroll=unroll).stacked()
+    if not check_boolean("ode_jet", "factorial_scaled", factorial_scaled):
+        return found
+    factorials = [float(math.factorial(k)) for k in range(order + 1)]
+
+    def derivatives(c):
+        shape = (order + 1, *[1] * (c.ndim - 1))
+        return c * jnp.asarray(factorials, c.dtype).reshape(shape)
+
+    return jtu.tree_map(derivatives, found)
 
 
 class SolutionSeries(NamedTuple):

@@ -94,8 +94,8 @@ def operations(eqn: JaxprEqn) -> float:
     elementwise function, two for each product in a contraction. Moving numbers is free.
     """
     name = eqn.primitive.name
-    ins: list[Any] = [getattr(var.aval, "shape", ()) for var in eqn.invars]
-    size = sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)
+    ins = [_shape(var.aval) for var in eqn.invars]
+    size = sum(math.prod(_shape(var.aval)) for var in eqn.outvars)
     if name in FREE:
         return 0.0
     if name == "dot_general":
@@ -122,3 +122,13 @@ def operations(eqn: JaxprEqn) -> float:
         width = ins[1][-1] if name == "triangular_solve" else n
         return float(factor) * math.prod(ins[0][:-1]) * n * width
     return float(size)
+
+
+# What a symbolic dimension of `jax.export` counts as: any number that is not small will
+# do, as programs of the same arguments are compared.
+_SYMBOLIC = 64
+
+
+def _shape(aval: Any) -> list[int]:
+    shape = getattr(aval, "shape", ())
+    return [n if isinstance(n, int) else _SYMBOLIC for n in shape]

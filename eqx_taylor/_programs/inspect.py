@@ -142,7 +142,7 @@ def plot_primitive_counts(
     except ModuleNotFoundError as e:
         raise ModuleNotFoundError(
             "plot_primitive_counts: matplotlib is not installed: "
-            'python -m pip install "eqx_taylor[plot]"'
+            "python -m pip install matplotlib"
         ) from e
     counts = counts_by_order(fun, orders, x)
     if ax is None:

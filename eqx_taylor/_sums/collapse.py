@@ -40,6 +40,7 @@ from .._core.jax import (
     is_differentiable,
     is_literal,
     joint_axes,
+    known_size,
     live_equations,
     located,
     unstacked_type,
@@ -407,7 +408,7 @@ def _known_while_tracing(value: Value) -> np.ndarray | None:
     equation = value.origin
     if value.moves or equation is None or equation.eqn.effects:
         return None
-    if any(var.aval.size > _LARGEST for var in equation.eqn.outvars):
+    if any(known_size(var.aval) > _LARGEST for var in equation.eqn.outvars):
         return None
     operands = [_known_while_tracing(x) for x in equation.inputs]
     if any(x is None for x in operands):

@@ -49,7 +49,7 @@ class Inverse(NamedTuple):
 
 class Indeterminate(NamedTuple):
     what: Leaf | Moved | Sum | Inverse
-    shape: tuple[int, ...]
+    shape: tuple[Any, ...]
     dtype: Any
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ..._core.jax import bind, number_like
+from ..._core.jax import bind, known_size, number_like
 from ..._core.primitives import ELEMENTWISE, REARRANGING
 from .graph import Graph, is_known, Operation, Value
 
@@ -88,7 +88,7 @@ def number_in(value: Value) -> Any:
         value = value.node.inputs[0]
     if not value.constant or not is_known(value.aval, value.constant[0]):
         return None
-    if not 1 <= value.aval.size <= 16:
+    if not 1 <= known_size(value.aval) <= 16:
         return None
     numbers = np.asarray(value.constant[0]).ravel()
     same = all(x.tobytes() == numbers[0].tobytes() for x in numbers)

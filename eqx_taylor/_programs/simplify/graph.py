@@ -131,7 +131,7 @@ class Value:
         self.constant: tuple[()] | tuple[Any] = ()
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         return self.aval.shape
 
     @property

@@ -1,5 +1,7 @@
 """Operations that move or copy the entries of an array, and do nothing else."""
 
+from typing import Any
+
 import numpy as np
 from jax import lax
 
@@ -36,7 +38,7 @@ def composed(first: Operation, second: Operation) -> Operation | None:
     return broadcast(kind, new.shape, tuple(int(onto[i]) for i in axes))
 
 
-def broadcast(kind, shape: tuple[int, ...], axes: tuple[int, ...]) -> Operation:
+def broadcast(kind, shape: tuple[Any, ...], axes: tuple[int, ...]) -> Operation:
     return operation(
         lax.broadcast_in_dim, [kind], shape=shape, broadcast_dimensions=axes
     )

@@ -37,7 +37,7 @@ class Operand(NamedTuple):
     """A value that an operation needs as an array."""
 
     polynomial: Polynomial
-    shape: tuple[int, ...]
+    shape: tuple[Any, ...]
     dtype: Any
     value: Value
     # True if it is the value but for a number that has passed.
