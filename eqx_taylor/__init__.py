@@ -62,7 +62,7 @@ from ._derivatives.taylor_polynomial import (
 )
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     """Finds what has moved to `eqx_taylor.programs`, for one more release."""
     import warnings
 

@@ -337,7 +337,7 @@ position error: of the body that is furthest off at t1, against {how}."""
         print(f"Wrote {options.plot}.")
 
 
-def main(argv: list[str] | None = None):
+def main(argv: list[str] | None = None) -> None:
     """Runs the demonstration; `argv` is the command line, `sys.argv` if not given."""
     options = parse(argv)
     # float64, as 1e-12 needs it. And on the CPU: the arrays have 18 elements.

@@ -84,10 +84,10 @@ class Found:
     """The kinds of decisions in a program: `steps`, `kinks`; false for neither."""
 
     def __init__(self):
-        self.steps = False
-        self.kinks = False
+        self.steps: bool = False
+        self.kinks: bool = False
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.steps or self.kinks
 
 

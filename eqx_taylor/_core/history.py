@@ -24,7 +24,9 @@ class History:
         self.fresh: Entries = {}
         self.prefix = prefix
 
-    def cached(self, place: str, compute: Callable[[int], Term]):
+    def cached(
+        self, place: str, compute: Callable[[int], Term]
+    ) -> Callable[[int], Term]:
         def cached_compute(k):
             key = self.prefix + place, k
             if key in self.stored:

@@ -125,26 +125,26 @@ class Series:
         terms: Sequence[Term] = (),
         is_kept: bool = False,
     ):
-        self.aval = aval
-        self.support = support
-        self.is_known = is_known
+        self.aval: Aval = aval
+        self.support: Support = support
+        self.is_known: bool = is_known
         # Whether a walk keeps its coefficients, or need not: the series is given, or is
         # a view of one that is kept.
-        self.is_kept = is_kept
+        self.is_kept: bool = is_kept
         # The name of its coefficients in a history.
-        self.key = ""
+        self.key: str = ""
         # The recurrence of the equation that it is an output of, if several are.
         self.recurrence: Any = None
         # The series under construction that it depends on, and how many orders ahead.
         self.tentative: dict[Tentative, int] = {}
         # Whether `tentative` is found as coefficients are computed. (That of an
         # equation's outputs is known from its inputs.)
-        self.is_tracked = not is_kept
-        self.storage = Storage()
+        self.is_tracked: bool = not is_kept
+        self.storage: Storage = Storage()
         # The loop over orders that it is computed in, if there is one; and whether its
         # coefficient 0 is computed as all others are.
         self.loop: Any = None
-        self.is_linear = False
+        self.is_linear: bool = False
         self._compute = compute
         # The place in the source of its equation, for whenever a coefficient is
         # computed.
@@ -353,7 +353,7 @@ class Tentative:
     can be supposed, to see what follows from it, and be taken back."""
 
     def __init__(self, series: Sequence[Series]):
-        self.dependents = list(series)
+        self.dependents: list[Series] = list(series)
         for one in series:
             one.tentative[self] = 0
 

@@ -83,12 +83,12 @@ class Storage:
     __slots__ = ("sources", "uses", "cost", "_pending", "_stored", "_forms")
 
     def __init__(self, cost: Cost = Cost.WORK):
-        self.cost = cost
+        self.cost: Cost = cost
         # Storages of the operands, where coefficient `k` takes coefficient `k` of these
         # and next to no work; `None` where it takes products with all lower orders.
         self.sources: Sequence[Storage] | None = None
         # Uses by later equations; an equation that is not fused counts twice.
-        self.uses = 0
+        self.uses: int = 0
         # Orders, as the bits of an integer: of coefficients that are work, which XLA
         # would do again for each use; and of those that it has to store.
         self._pending = 0

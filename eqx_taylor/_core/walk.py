@@ -119,11 +119,11 @@ class Walk:
         loop: Any = None,
     ):
         self.order = order
-        self.stop = order if stop is None else stop
+        self.stop: int = order if stop is None else stop
         self.history = history
         self.reach = reach
         # Whether there are prints and callbacks: once, not again at each order.
-        self.effects = effects and reach is not Reach.NOTHING
+        self.effects: bool = effects and reach is not Reach.NOTHING
         # Whether decisions are made ahead of the point, where series look ahead; or at
         # the point, in formulas of rules, which avoid by them what is singular there.
         self.decides_ahead = decides_ahead
@@ -334,7 +334,9 @@ class Walk:
         """Finds the decisions in a jaxpr."""
         return self.cached("decisions", jaxpr, lambda: decisions(jaxpr))
 
-    def assume_outputs(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
+    def assume_outputs(
+        self, eqn: JaxprEqn, inputs: Sequence[Series], outputs: list[Series]
+    ) -> None:
         """Enters an equation into the memo, to be found with these outputs."""
         self._memo[equation_key(eqn, inputs)] = (outputs, (eqn, inputs))
 

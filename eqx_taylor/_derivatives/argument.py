@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import describe, is_none
+from .._core.custom_types import PyTree
 from .._core.jax import as_type
 from .._sums import calls as calls
 from .._sums.collapse import SHARED, sums_over_directions

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import describe, dtype_kind, is_none
+from .._core.custom_types import PyTree
 from .._core.terms import Term
 
 

@@ -1,27 +1,33 @@
 """Derivatives along a line: of functions of a scalar, and in a direction."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_integer, describe
+from .._core.custom_types import PyTree
 from .argument import Argument
 from .old_forms import takes_old_form
 
 
+# What a function returns. What becomes of it has the same type: with other arrays, and
+# with `None` in the place of leaves that are not differentiable.
+_T = TypeVar("_T")
+
+
 @takes_old_form("order")
 def derivatives(
-    fun: Callable[..., PyTree],
+    fun: Callable[..., _T],
     x: ArrayLike,
     order: int,
     *args: Any,
     has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree:
+) -> _T:
     r"""All derivatives of a function of a scalar, up to some order.
 
     They are computed in one pass, in $O(K^2)$ work for order $K$.
@@ -72,13 +78,13 @@ def derivatives(
 
 @takes_old_form("n")
 def nth_derivative(
-    fun: Callable[..., PyTree],
+    fun: Callable[..., _T],
     x: ArrayLike,
     order: int,
     *args: Any,
     has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree:
+) -> _T:
     r"""One derivative of a function of a scalar; see [`eqx_taylor.derivatives`][].
 
     **Arguments:**
@@ -138,14 +144,14 @@ def _of_scalar(
 
 
 def directional_derivatives(
-    fun: Callable[..., PyTree],
+    fun: Callable[..., _T],
     x: PyTree,
     v: PyTree,
     order: int,
     *args: Any,
     has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree:
+) -> _T:
     r"""The derivatives of $f(x + t v)$ with respect to $t$ at $t = 0$, to some order.
 
     **Arguments:**

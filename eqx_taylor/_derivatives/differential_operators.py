@@ -5,7 +5,7 @@ import math
 import numbers
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, overload, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
 
 from .._core.check import describe
+from .._core.custom_types import PyTree
 from .._sums.collapse import EACH, SHARED
 from .argument import Argument, AUX
 from .interpolation_weights import (
@@ -28,14 +28,21 @@ from .interpolation_weights import (
 )
 
 
+# What a function returns. What becomes of it has the same type: with other arrays, and
+# with `None` in the place of leaves that are not differentiable.
+_T = TypeVar("_T")
+# What a function returns besides.
+_Aux = TypeVar("_Aux")
+
+
 def laplacian(
-    fun: Callable[..., PyTree],
+    fun: Callable[..., _T],
     x: PyTree,
     *args: Any,
     mask: PyTree | None = None,
     has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree:
+) -> _T:
     r"""The Laplacian $\sum_d \partial^2 f / \partial x_d^2$.
 
     The sum over $d$ is propagated as one vector (Dangel et al. 2025), because second
@@ -92,6 +99,28 @@ def laplacian(
     return _sum_of_squares(argument, mask)
 
 
+@overload
+def value_gradient_laplacian(
+    fun: Callable[..., _T],
+    x: PyTree,
+    *args: Any,
+    mask: PyTree | None = None,
+    has_aux: Literal[False] = False,
+    **kwargs: Any,
+) -> tuple[_T, PyTree, _T]: ...
+
+
+@overload
+def value_gradient_laplacian(
+    fun: Callable[..., tuple[_T, _Aux]],
+    x: PyTree,
+    *args: Any,
+    mask: PyTree | None = None,
+    has_aux: Literal[True],
+    **kwargs: Any,
+) -> tuple[tuple[_T, _Aux], PyTree, _T]: ...
+
+
 def value_gradient_laplacian(
     fun: Callable[..., PyTree],
     x: PyTree,
@@ -99,7 +128,7 @@ def value_gradient_laplacian(
     mask: PyTree | None = None,
     has_aux: bool = False,
     **kwargs: Any,
-) -> tuple[PyTree, PyTree, PyTree]:
+) -> tuple[Any, ...]:
     r"""The value of a function, its gradient and its Laplacian, in one pass: what a
     local energy or the residual of a PDE is made of.
 
@@ -151,13 +180,13 @@ def value_gradient_laplacian(
 
 
 def biharmonic(
-    fun: Callable[..., PyTree],
+    fun: Callable[..., _T],
     x: PyTree,
     *args: Any,
     mask: PyTree | None = None,
     has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree:
+) -> _T:
     r"""The biharmonic operator $\Delta^2 f = \sum_{d, e} \partial^4 f / \partial x_d^2
     \partial x_e^2$.
 
@@ -202,13 +231,13 @@ def biharmonic(
 
 
 def weighted_laplacian(
-    fun: Callable[..., PyTree],
+    fun: Callable[..., _T],
     x: PyTree,
     sigma: PyTree,
     *args: Any,
     has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree:
+) -> _T:
     r"""The weighted Laplacian $\operatorname{tr}(\sigma \sigma^\top \nabla^2 f) =
     \sum_r \sigma_r^\top (\nabla^2 f) \sigma_r$: twice the generator of a diffusion $dX
     = \sigma\, dW$, for one.
@@ -298,13 +327,13 @@ def weighted_laplacian(
 
 
 def linear_operator(
-    fun: Callable[..., PyTree],
+    fun: Callable[..., _T],
     x: PyTree,
     terms: Sequence[Any],
     *args: Any,
     has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree:
+) -> _T:
     r"""A linear differential operator $\sum_i c_i\, \partial^{|i|} f / \partial
     x_1^{i_1} \partial x_2^{i_2} \cdots$, given by its terms: derivatives, with no
     factorials.

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import PyTree
 
 from .. import _rules as _rules
 from .._core.check import (
@@ -20,6 +19,7 @@ from .._core.check import (
     UNTRACEABLE,
     untraceable,
 )
+from .._core.custom_types import PyTree
 from .._core.jax import (
     all_varying,
     as_type,
@@ -41,13 +41,18 @@ from .check import (
 )
 
 
+# What a function returns. Its terms have the same type: with other arrays, and with
+# `None` in the place of leaves that are not differentiable.
+_T = TypeVar("_T")
+
+
 def jet(
-    fun: Callable[..., Any],
+    fun: Callable[..., _T],
     primals: Sequence[PyTree],
     series: Sequence[PyTree],
     *,
     factorial_scaled: bool = True,
-) -> tuple[PyTree, PyTree]:
+) -> tuple[_T, PyTree]:
     r"""Taylor-mode automatic differentiation, with the arguments and results of
     `jax.experimental.jet.jet`: to switch, change the import.
 
@@ -141,14 +146,14 @@ def jet(
 
 
 def filter_jet(
-    fun: Callable[..., Any],
+    fun: Callable[..., _T],
     primals: tuple[PyTree, ...],
     series: tuple[Sequence[PyTree] | None, ...],
     /,
     *,
     factorial_scaled: bool = True,
     **kwargs: Any,
-) -> tuple[PyTree, list[PyTree]]:
+) -> tuple[_T, list[_T]]:
     r"""Taylor-mode automatic differentiation of a function of arbitrary PyTrees: the
     higher-order sibling of `equinox.filter_jvp`.
 

@@ -2,18 +2,48 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_integer, describe, UNTRACEABLE, untraceable
+from .._core.custom_types import PyTree
 from .._core.jax import as_type, filled, joint_axes, vary, varying_axes
 from .argument import Argument
 from .filter_jet import jet_of_trees
 from .mixed_partials import tensors
+
+
+# The point, or what a function returns, and what has the same structure: with other
+# arrays, and with `None` in the place of leaves that are not differentiable.
+_T = TypeVar("_T")
+# What a function returns besides.
+_Aux = TypeVar("_Aux")
+
+
+@overload
+def hvp(
+    fun: Callable[..., Any],
+    x: _T,
+    v: PyTree,
+    *args: Any,
+    has_aux: Literal[False] = False,
+    **kwargs: Any,
+) -> _T: ...
+
+
+@overload
+def hvp(
+    fun: Callable[..., Any],
+    x: _T,
+    v: PyTree,
+    *args: Any,
+    has_aux: Literal[True],
+    **kwargs: Any,
+) -> tuple[_T, PyTree]: ...
 
 
 def hvp(
@@ -75,6 +105,30 @@ def hvp(
     terms = _gradient_coefficients(argument, argument.direction(v), 1)
     product = argument.replaced([leaf[1] for leaf in terms], otherwise=None)
     return argument.with_aux(product, argument.aux())
+
+
+@overload
+def directional_gradients(
+    fun: Callable[..., Any],
+    x: _T,
+    v: PyTree,
+    order: int,
+    *args: Any,
+    has_aux: Literal[False] = False,
+    **kwargs: Any,
+) -> _T: ...
+
+
+@overload
+def directional_gradients(
+    fun: Callable[..., Any],
+    x: _T,
+    v: PyTree,
+    order: int,
+    *args: Any,
+    has_aux: Literal[True],
+    **kwargs: Any,
+) -> tuple[_T, PyTree]: ...
 
 
 def directional_gradients(
@@ -201,6 +255,26 @@ def _scalar(argument: Argument, x: Any, is_tree: bool = False) -> Array:
             "see `value_jacobian_hessian` and `directional_derivatives`."
         )
     return jnp.asarray(y)
+
+
+@overload
+def value_jacobian_hessian(
+    fun: Callable[..., _T],
+    x: PyTree,
+    *args: Any,
+    has_aux: Literal[False] = False,
+    **kwargs: Any,
+) -> tuple[_T, PyTree, PyTree]: ...
+
+
+@overload
+def value_jacobian_hessian(
+    fun: Callable[..., tuple[_T, _Aux]],
+    x: PyTree,
+    *args: Any,
+    has_aux: Literal[True],
+    **kwargs: Any,
+) -> tuple[tuple[_T, PyTree, PyTree], _Aux]: ...
 
 
 def value_jacobian_hessian(

@@ -2,28 +2,33 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_integer
+from .._core.custom_types import PyTree
 from .argument import Argument
 from .differential_operators import apply_operator, as_multi_index
 from .interpolation_weights import as_rows, interpolated, Sparse
 
 
+# What a function returns, and the type of its partial derivative.
+_T = TypeVar("_T")
+
+
 def partial_derivative(
-    fun: Callable[..., PyTree],
+    fun: Callable[..., _T],
     x: PyTree,
     multi_index: PyTree,
     *args: Any,
     has_aux: bool = False,
     **kwargs: Any,
-) -> PyTree:
+) -> _T:
     r"""A mixed partial derivative, $\partial^{|i|} f / \partial x_1^{i_1} \partial
     x_2^{i_2} \cdots$.
 

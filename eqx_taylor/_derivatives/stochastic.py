@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -10,10 +10,19 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax import lax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray
 
 from .._core.check import check_integer, check_key
+from .._core.custom_types import PyTree
 from .argument import Argument, AUX
+
+
+# Checks at run time leave other strings to the function, which has the better message.
+if TYPE_CHECKING:
+    _Sampling = Literal["rademacher", "normal", "sphere", "sparse"]
+    _SamplingOfFourths = Literal["sphere", "normal", "sparse"]
+else:
+    _Sampling = _SamplingOfFourths = str
 
 
 class Estimate(eqx.Module):
@@ -47,6 +56,7 @@ class Estimate(eqx.Module):
         return jtu.tree_map(jnp.sqrt, self.variance)
 
 
+@overload
 def stochastic_laplacian(
     fun: Callable[..., PyTree],
     x: PyTree,
@@ -54,7 +64,34 @@ def stochastic_laplacian(
     *args: Any,
     num_samples: int,
     batch_size: int | None = None,
-    sampling: str = "rademacher",
+    sampling: _Sampling = "rademacher",
+    has_aux: Literal[False] = False,
+    **kwargs: Any,
+) -> Estimate: ...
+
+
+@overload
+def stochastic_laplacian(
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    key: PRNGKeyArray,
+    *args: Any,
+    num_samples: int,
+    batch_size: int | None = None,
+    sampling: _Sampling = "rademacher",
+    has_aux: Literal[True],
+    **kwargs: Any,
+) -> tuple[Estimate, PyTree]: ...
+
+
+def stochastic_laplacian(
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    key: PRNGKeyArray,
+    *args: Any,
+    num_samples: int,
+    batch_size: int | None = None,
+    sampling: _Sampling = "rademacher",
     has_aux: bool = False,
     **kwargs: Any,
 ) -> Any:
@@ -135,6 +172,7 @@ def stochastic_laplacian(
     return _estimate(argument, key, count, 2, sample)
 
 
+@overload
 def stochastic_biharmonic(
     fun: Callable[..., PyTree],
     x: PyTree,
@@ -142,7 +180,34 @@ def stochastic_biharmonic(
     *args: Any,
     num_samples: int,
     batch_size: int | None = None,
-    sampling: str = "sphere",
+    sampling: _SamplingOfFourths = "sphere",
+    has_aux: Literal[False] = False,
+    **kwargs: Any,
+) -> Estimate: ...
+
+
+@overload
+def stochastic_biharmonic(
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    key: PRNGKeyArray,
+    *args: Any,
+    num_samples: int,
+    batch_size: int | None = None,
+    sampling: _SamplingOfFourths = "sphere",
+    has_aux: Literal[True],
+    **kwargs: Any,
+) -> tuple[Estimate, PyTree]: ...
+
+
+def stochastic_biharmonic(
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    key: PRNGKeyArray,
+    *args: Any,
+    num_samples: int,
+    batch_size: int | None = None,
+    sampling: _SamplingOfFourths = "sphere",
     has_aux: bool = False,
     **kwargs: Any,
 ) -> Any:

@@ -1,15 +1,16 @@
 """Taylor polynomials along a line, as objects."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree, Real, Shaped
+from jaxtyping import Array, ArrayLike, Real
 
 from .._core.check import check_integer
+from .._core.custom_types import Coefficients, PyTree
 from .._core.polynomial import evaluate
 from .argument import Argument
 from .derivatives import stacked
@@ -43,14 +44,14 @@ class TaylorPolynomial(eqx.Module):
         ```
     """
 
-    coefficients: PyTree[Shaped[Array, "order_plus_one ?*y"], "Y"]  # noqa: F821
+    coefficients: Coefficients
 
     @property
     def order(self) -> int:
         """The order $K$; an integer."""
         return jtu.tree_leaves(self.coefficients)[0].shape[0] - 1
 
-    def evaluate(self, s) -> PyTree[Array]:
+    def evaluate(self, s: ArrayLike) -> PyTree[Array]:
         """The value of the polynomial, by Horner's rule. The polynomial itself can be
         called, too.
 
@@ -200,6 +201,30 @@ def _radius(c):
     real = jnp.abs(half) + jnp.sqrt(jnp.where(inside > 0, inside, 0))
     root = jnp.where(inside < 0, jnp.sqrt(jnp.where(inside < 0, -b, 1)), real)
     return jnp.where(root > 0, unit / jnp.where(root > 0, root, 1), jnp.inf)
+
+
+@overload
+def taylor_polynomial(
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    v: PyTree,
+    order: int,
+    *args: Any,
+    has_aux: Literal[False] = False,
+    **kwargs: Any,
+) -> TaylorPolynomial: ...
+
+
+@overload
+def taylor_polynomial(
+    fun: Callable[..., PyTree],
+    x: PyTree,
+    v: PyTree,
+    order: int,
+    *args: Any,
+    has_aux: Literal[True],
+    **kwargs: Any,
+) -> tuple[TaylorPolynomial, PyTree]: ...
 
 
 def taylor_polynomial(

@@ -8,10 +8,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_integer, check_scalar, describe
-from .._core.custom_types import Y
+from .._core.custom_types import PyTree, Y
 
 
 def check_order(caller: str, order: Any) -> int:

@@ -9,9 +9,9 @@ import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree, Real, Shaped
+from jaxtyping import Array, Real, Shaped
 
-from .._core.custom_types import RealScalarLike
+from .._core.custom_types import PyTree, RealScalarLike
 from .._core.polynomial import evaluate_derivative
 from .event_watch import wrong_controller
 

@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from .._core.check import check_integer
-from .._core.custom_types import Args
+from .._core.custom_types import Args, PyTree
 from .event_conditions import (
     check_is_event,
     condition_series,

@@ -7,9 +7,9 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._core.custom_types import Args, RealScalarLike
+from .._core.custom_types import Args, PyTree, RealScalarLike
 from .._core.jax import evaluate, joint_axes, trace, vary
 from .ode_jet import solution_series, unit_near, unit_of, usable
 

@@ -8,10 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from .._core.check import check_integer, check_scalar, describe
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .check import check_state
 from .event_conditions import check_is_event, read_real_conditions
 from .find_events import Events

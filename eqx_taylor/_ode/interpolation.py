@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from diffrax import AbstractLocalInterpolation
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array
 
-from .._core.custom_types import RealScalarLike
+from .._core.custom_types import Coefficients, PyTree, RealScalarLike
 from .._core.polynomial import evaluate
 
 
@@ -58,7 +58,7 @@ class TaylorInterpolation(AbstractLocalInterpolation):
     t0: RealScalarLike
     t1: RealScalarLike
     unit: RealScalarLike
-    coefficients: PyTree[Shaped[Array, "order_plus_one ?*y"], "Y"]  # noqa: F821
+    coefficients: Coefficients
 
     def evaluate(
         self, t0: RealScalarLike, t1: RealScalarLike | None = None, left: bool = True

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import diffrax
 import optimistix
-from jaxtyping import PyTree
 
-from .._core.custom_types import RealScalarLike
+from .._core.custom_types import PyTree, RealScalarLike
 from .solver import TaylorSolver
 from .step_size_controller import TaylorController
 from .tolerances import choose_order

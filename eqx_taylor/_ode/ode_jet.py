@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
-import diffrax
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike
 
 from .. import _rules as _rules
 from .._core.check import (
@@ -18,7 +17,7 @@ from .._core.check import (
     UNTRACEABLE,
     untraceable,
 )
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .._core.drivers import order_by_order
 from .._core.jax import (
     all_varying,
@@ -32,12 +31,39 @@ from .._core.series import given, mask, unknown
 from .._core.units import power_of_two
 from .._core.walk import Walk
 from .check import check_order, check_state
+from .custom_types import AbstractTerm
 from .unroll import expand_in_loop, is_unrolled, lift
 from .vector_field import as_ode_term, as_slope
 
 
+@overload
 def ode_jet(
-    vector_field: Callable[[RealScalarLike, Y, Args], Y] | diffrax.AbstractTerm,
+    vector_field: Callable[[RealScalarLike, Any, Any], Any] | AbstractTerm,
+    t0: RealScalarLike,
+    y0: ArrayLike,
+    args: Args = None,
+    *,
+    order: int,
+    factorial_scaled: bool = False,
+    unroll: bool | None = None,
+) -> Array: ...
+
+
+@overload
+def ode_jet(
+    vector_field: Callable[[RealScalarLike, Any, Any], Any] | AbstractTerm,
+    t0: RealScalarLike,
+    y0: Y,
+    args: Args = None,
+    *,
+    order: int,
+    factorial_scaled: bool = False,
+    unroll: bool | None = None,
+) -> PyTree[Array]: ...
+
+
+def ode_jet(
+    vector_field: Callable[[RealScalarLike, Y, Args], Y] | AbstractTerm,
     t0: RealScalarLike,
     y0: Y,
     args: Args = None,
@@ -198,15 +224,13 @@ def unit_of(t: Array, y: PyTree[Array]) -> Array:
 
 
 def increment(
-    term: diffrax.AbstractTerm, t: RealScalarLike, y: Y, args: Args, control: Any
+    term: AbstractTerm, t: RealScalarLike, y: Y, args: Args, control: Any
 ) -> Y:
     """Computes the slope at a point times `control`, a length of time."""
     return jtu.tree_map_with_path(as_slope, term.vf_prod(t, y, args, control), y)
 
 
-def slope(
-    term: diffrax.AbstractTerm, t: RealScalarLike, y: PyTree[Array], args: Args
-) -> Y:
+def slope(term: AbstractTerm, t: RealScalarLike, y: PyTree[Array], args: Args) -> Y:
     """Computes the slope of the solution at a point."""
     unit = unit_of(jnp.asarray(t), y)
     return increment(term, t, y, args, term.contr(jnp.zeros_like(unit), unit))
@@ -214,7 +238,7 @@ def slope(
 
 @jax.named_scope("ode_jet")
 def solution_series(
-    term: diffrax.AbstractTerm,
+    term: AbstractTerm,
     t0: RealScalarLike,
     unit: RealScalarLike,
     y0: PyTree[Array],

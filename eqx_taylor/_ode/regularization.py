@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import optimistix
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._core.check import check_integer, check_scalar, describe
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .check import check_state
+from .custom_types import AbstractTerm, ODETerm
 from .regularizers import AbstractRegularizer, chosen, is_regularizer, rates_along
 from .vector_field import as_ode_term
 
@@ -24,7 +25,7 @@ from .vector_field import as_ode_term
 class _RegularizedField(eqx.Module):
     """The vector field of `(y, r)`."""
 
-    term: diffrax.AbstractTerm
+    term: AbstractTerm
     regularizer: PyTree[AbstractRegularizer]
 
     def __call__(self, t, state, args):
@@ -38,7 +39,7 @@ def regularized(
     regularizer: Any = None,
     *,
     order: int | None = None,
-) -> diffrax.ODETerm:
+) -> ODETerm:
     r"""The ODE with one more state: what it is regularised by, integrated.
 
     With `order=K`, the term for $(y, r)$ with
@@ -205,7 +206,7 @@ class GaussLegendre(eqx.Module):
     t1: RealScalarLike
     num_points: int = eqx.field(static=True)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_integer("GaussLegendre", "num_points", self.num_points, least=1)
         for name, t in [("t0", self.t0), ("t1", self.t1)]:
             check_scalar("GaussLegendre", name, t)

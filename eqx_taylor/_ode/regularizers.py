@@ -4,17 +4,17 @@ import abc
 import math
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._core.check import check_key, describe
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .check import check_order
+from .custom_types import AbstractTerm
 from .ode_jet import slope, solution_series, unit_of
 
 
@@ -51,7 +51,7 @@ class AbstractRegularizer(eqx.Module):
     @abc.abstractmethod
     def rate(
         self,
-        term: diffrax.AbstractTerm,
+        term: AbstractTerm,
         t: RealScalarLike,
         y: Y,
         args: Args,
@@ -111,7 +111,14 @@ class SolutionDerivative(AbstractRegularizer):
     def __init__(self, order: int):
         self.order = check_order("SolutionDerivative", order)
 
-    def rate(self, term, t, y, args, derivatives):
+    def rate(
+        self,
+        term: AbstractTerm,
+        t: RealScalarLike,
+        y: Y,
+        args: Args,
+        derivatives: tuple[Y, ...],
+    ) -> Float[Array, ""]:
         del term, t, y, args
         return _mean_square(derivatives[self.order - 1])
 
@@ -137,7 +144,14 @@ class KineticEnergy(AbstractRegularizer):
 
     order: int = eqx.field(default=1, init=False, static=True)
 
-    def rate(self, term, t, y, args, derivatives):
+    def rate(
+        self,
+        term: AbstractTerm,
+        t: RealScalarLike,
+        y: Y,
+        args: Args,
+        derivatives: tuple[Y, ...],
+    ) -> Float[Array, ""]:
         del term, t, y, args
         return _mean_square(derivatives[0])
 
@@ -180,7 +194,14 @@ class JacobianFrobenius(AbstractRegularizer):
     key: Any = None
     order: int = eqx.field(default=1, init=False, static=True)
 
-    def rate(self, term, t, y, args, derivatives):
+    def rate(
+        self,
+        term: AbstractTerm,
+        t: RealScalarLike,
+        y: Y,
+        args: Args,
+        derivatives: tuple[Y, ...],
+    ) -> Float[Array, ""]:
         del derivatives
         for path, leaf in jtu.tree_leaves_with_path(y):
             if jnp.iscomplexobj(leaf):
@@ -215,7 +236,7 @@ def _mean_square(tree: Y) -> Float[Array, ""]:
 
 
 def rates_along(
-    term: diffrax.AbstractTerm,
+    term: AbstractTerm,
     regularizer: PyTree[AbstractRegularizer],
     t: RealScalarLike,
     y: Y,

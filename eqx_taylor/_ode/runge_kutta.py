@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._core.custom_types import Args, RealScalarLike
+from .._core.custom_types import Args, PyTree, RealScalarLike
 from .ode_jet import increment
 
 

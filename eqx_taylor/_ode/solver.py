@@ -1,5 +1,6 @@
 """The Taylor method as a Diffrax solver."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import diffrax
@@ -7,12 +8,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_boolean, check_integer
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, BoolScalarLike, PyTree, RealScalarLike, Y
 from .._core.representation import as_call
 from .check import check_state, check_term, check_unroll
+from .custom_types import AbstractTerm
 from .error_estimate import (
     BROKEN_AT_END,
     Defect,
@@ -173,8 +175,10 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     unroll: bool | None = eqx.field(static=True)
     event: diffrax.Event | None
 
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = TaylorInterpolation
+    term_structure: ClassVar[Any] = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., TaylorInterpolation]] = (
+        TaylorInterpolation
+    )
 
     def __init__(
         self,
@@ -203,17 +207,17 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     def __repr__(self) -> str:
         return as_call(self, order="taylor_order")
 
-    def order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
+    def order(self, terms: PyTree[AbstractTerm]) -> int:
         del terms
         return self.taylor_order
 
-    def error_order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
+    def error_order(self, terms: PyTree[AbstractTerm]) -> int:
         del terms
         return self.taylor_order + 1
 
     def init(
         self,
-        terms: diffrax.AbstractTerm,
+        terms: AbstractTerm,
         t0: RealScalarLike,
         t1: RealScalarLike,
         y0: Y,
@@ -232,13 +236,13 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
 
     def step(
         self,
-        terms: diffrax.AbstractTerm,
+        terms: AbstractTerm,
         t0: RealScalarLike,
         t1: RealScalarLike,
         y0: Y,
         args: Args,
         solver_state: TaylorState,
-        made_jump,
+        made_jump: BoolScalarLike,
     ) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
         # Numbers of Python would each be compiled for.
         t0, t1, made_jump = map(jnp.asarray, (t0, t1, made_jump))
@@ -249,9 +253,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         call = None if self.event is None else call
         return _step(self, terms, t0, t1, y0, args, solver_state, made_jump, call)
 
-    def func(
-        self, terms: diffrax.AbstractTerm, t0: RealScalarLike, y0: Y, args: Args
-    ) -> Y:
+    def func(self, terms: AbstractTerm, t0: RealScalarLike, y0: Y, args: Args) -> Y:
         return terms.vf(t0, y0, args)
 
 

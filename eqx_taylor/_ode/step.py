@@ -10,9 +10,9 @@ import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .._core.jax import joint_axes, vary
 from .._core.polynomial import evaluate, evaluate_compensated
 from .check import check_carried

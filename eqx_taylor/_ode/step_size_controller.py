@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optimistix
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._core.check import check_boolean, describe
-from .._core.custom_types import Args, RealScalarLike, Y
+from .._core.custom_types import Args, IntScalarLike, PyTree, RealScalarLike, Y
 from .._core.representation import as_call
 from .check import check_state, check_step_limits, check_term, check_tolerances
+from .custom_types import AbstractTerm
 from .error_estimate import (
     BROKEN_AT_END,
     BY_RUNGE_KUTTA,
@@ -160,7 +161,7 @@ class TaylorController(
     """
 
     # A solver that watches for an event asks for it.
-    ends_steps_at_events: ClassVar = True
+    ends_steps_at_events: ClassVar[bool] = True
 
     rtol: RealScalarLike
     atol: RealScalarLike
@@ -171,7 +172,7 @@ class TaylorController(
     safety: RealScalarLike = 0.9
     factormax: RealScalarLike = 10.0
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_tolerances("TaylorController", self.rtol, self.atol)
         limits = self.dtmin, self.dtmax, self.safety, self.factormax
         check_step_limits("TaylorController", *limits)
@@ -184,13 +185,13 @@ class TaylorController(
     def __repr__(self) -> str:
         return as_call(self)
 
-    def wrap(self, direction) -> "TaylorController":
+    def wrap(self, direction: IntScalarLike) -> "TaylorController":
         del direction
         return self
 
     def init(
         self,
-        terms: PyTree[diffrax.AbstractTerm],
+        terms: PyTree[AbstractTerm],
         t0: RealScalarLike,
         t1: RealScalarLike,
         y0: Y,
@@ -223,7 +224,7 @@ class TaylorController(
         y_error: PyTree[ErrorEstimate],
         error_order: int,
         controller_state: Array,
-    ):
+    ) -> tuple[Array, RealScalarLike, Array, bool, Array, diffrax.RESULTS]:
         del args
         state = ControllerState(*controller_state)
         # The lengths of steps are not differentiated. (They may be infinite on the way,

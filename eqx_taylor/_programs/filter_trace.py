@@ -2,7 +2,16 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    NamedTuple,
+    overload,
+    ParamSpec,
+    TYPE_CHECKING,
+    TypeVar,
+)
 
 import equinox as eqx
 import jax.tree_util as jtu
@@ -59,23 +68,51 @@ def filter_trace(
     return Traced(jaxpr, leaves, restored)
 
 
-class Wrapper(abc.ABC):
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Self = TypeVar("_Self")
+_Rest = ParamSpec("_Rest")
+
+
+class Wrapper(Generic[_P, _T], abc.ABC):
     """A function that looks like another one, which it traces anew with every call: it
-    has that one's name, and is a method in a class."""
+    has that one's name, documentation and signature, and is a method in a class."""
 
     # Anything: PyTrees are made of other things than functions on the way.
     fun: Any
 
+    def __post_init__(self) -> None:
+        # An attribute of the object comes before the text of its class.
+        object.__setattr__(self, "__doc__", getattr(self.fun, "__doc__", None))
+
     @abc.abstractmethod
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
 
     @property
-    def __wrapped__(self):
+    def __wrapped__(self) -> Callable[_P, _T]:
         return self.fun
 
     @property
-    def __name__(self):
+    def __name__(self) -> str:
         return getattr(self.fun, "__name__", type(self.fun).__name__)
 
-    def __get__(self, instance, owner):
+    def as_call(self, caller: str, *options: str) -> str:
+        """Writes this as the call that made it, with no more than the name of the
+        function."""
+        name = getattr(self.fun, "__qualname__", type(self.fun).__name__)
+        return f"{caller}({', '.join([name, *options])})"
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: Any) -> "Wrapper[_P, _T]": ...
+
+        @overload
+        def __get__(
+            self: "Wrapper[Concatenate[_Self, _Rest], _T]",
+            instance: _Self,
+            owner: Any,
+        ) -> Callable[_Rest, _T]: ...
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
         return self if instance is None else eqx.Partial(self, instance)

@@ -10,7 +10,7 @@ transpose needs no more than `f_a` and `f_b`. They are computed by forward mode,
 import dataclasses
 import functools as ft
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,11 @@ from .filter_trace import filter_trace, Wrapper
 from .simplify.cse import cse_jaxpr
 
 
-def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def jarrett(fun: Callable[_P, _T]) -> "Jarrett[_P, _T]":
     r"""An elementwise function, of which reverse-mode differentiation stores nothing
     but its partial derivatives: one array for each argument, however many operations it
     consists of.
@@ -61,10 +65,10 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     **Returns:**
 
-    A function of the same arguments with the same results. All of JAX's transformations
-    apply to it: `jit`, `vmap`, `jvp`, `grad` of `grad`, and
-    [`eqx_taylor.filter_jet`][]. Of second derivatives as well, reverse mode stores
-    nothing but these.
+    A function of the same arguments with the same results, and of the same signature
+    for type checkers. All of JAX's transformations apply to it: `jit`, `vmap`, `jvp`,
+    `grad` of `grad`, and [`eqx_taylor.filter_jet`][]. Of second derivatives as well,
+    reverse mode stores nothing but these.
 
     **Raises:**
 
@@ -96,14 +100,17 @@ def jarrett(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @ft.partial(jtu.register_dataclass, data_fields=["fun"], meta_fields=[])
-@dataclasses.dataclass(frozen=True, eq=False)
-class Jarrett(Wrapper):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Jarrett(Wrapper[_P, _T]):
     """An elementwise function with its custom derivative; a PyTree of the function's
     arrays."""
 
     fun: Any
 
-    def __call__(self, /, *args, **kwargs):
+    def __repr__(self) -> str:
+        return self.as_call("jarrett")
+
+    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         jaxpr, leaves, restored = filter_trace("jarrett", self.fun, args, kwargs)
         # What `fun` closes over may be what is differentiated.
         tracers = [x for x in jaxpr.consts if isinstance(x, Tracer)]

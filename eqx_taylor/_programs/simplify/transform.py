@@ -4,7 +4,7 @@ import dataclasses
 import functools as ft
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax.extend.linear_util as lu
 import jax.tree_util as jtu
@@ -22,7 +22,11 @@ from .exact import exact_jaxpr
 from .reform import Change, simplified_jaxpr
 
 
-def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def cse(fun: Callable[_P, _T]) -> "Rewritten[_P, _T]":
     r"""Common subexpression elimination: the same function, in whose program every
     computation is there once, and none in vain.
 
@@ -49,10 +53,11 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     **Returns:**
 
-    A function of the same arguments with the same results. Every operation that is left
-    gets the same operands, so that results are the same bit for bit, as far as the
-    compiler takes care: XLA contracts `a * b + c` to one rounding where it puts both
-    into one loop, which may differ between two programs that are compiled.
+    A function of the same arguments with the same results, and of the same signature
+    for type checkers. Every operation that is left gets the same operands, so that
+    results are the same bit for bit, as far as the compiler takes care: XLA contracts
+    `a * b + c` to one rounding where it puts both into one loop, which may differ
+    between two programs that are compiled.
 
     It can be differentiated, vectorised and compiled; it is to be called within
     `jax.jit`, since it is traced anew with every call. Apply it last: to
@@ -84,9 +89,7 @@ def cse(fun: Callable[..., Any]) -> Callable[..., Any]:
     return _rewritten("cse", fun, _cse)
 
 
-def simplify(
-    fun: Callable[..., Any], *, reassociate: bool = True
-) -> Callable[..., Any]:
+def simplify(fun: Callable[_P, _T], *, reassociate: bool = True) -> "Rewritten[_P, _T]":
     r"""The same function, by a program of fewer equations:
     [`eqx_taylor.programs.cse`][], and sums and products as polynomials.
 
@@ -134,10 +137,11 @@ def simplify(
 
     **Returns:**
 
-    A function of the same arguments with the same results. It can be differentiated,
-    vectorised and compiled. As it is traced with every call, call it within `jax.jit`:
-    outside of it, it remembers programs as [`eqx_taylor.programs.cse`][] does. Apply it
-    last: to `jax.hessian(f)`, not to `f`.
+    A function of the same arguments with the same results, and of the same signature
+    for type checkers, with a method `explain` of these arguments. It can be
+    differentiated, vectorised and compiled. As it is traced with every call, call it
+    within `jax.jit`: outside of it, it remembers programs as
+    [`eqx_taylor.programs.cse`][] does. Apply it last: to `jax.hessian(f)`, not to `f`.
 
     **Raises:**
 
@@ -180,7 +184,9 @@ def _exact(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr:
     return exact_jaxpr(jaxpr)
 
 
-def _rewritten(caller: str, fun: Any, rewrite: Callable[..., Jaxpr]) -> Callable:
+def _rewritten(
+    caller: str, fun: Callable[_P, _T], rewrite: Callable[..., Jaxpr]
+) -> "Rewritten[_P, _T]":
     if not callable(fun):
         raise TypeError(f"{caller}: `fun` must be callable; got {describe(fun)}.")
     return Rewritten(fun, rewrite, caller)
@@ -191,19 +197,23 @@ def _rewritten(caller: str, fun: Any, rewrite: Callable[..., Jaxpr]) -> Callable
 @ft.partial(
     jtu.register_dataclass, data_fields=["fun"], meta_fields=["rewrite", "caller"]
 )
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rewritten(Wrapper):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Rewritten(Wrapper[_P, _T]):
     """A function whose program is rewritten whenever it is called."""
 
     fun: Any
     rewrite: Callable[..., Jaxpr]
     caller: str
 
-    def __call__(self, /, *args, **kwargs):
+    def __repr__(self) -> str:
+        options = ["reassociate=False"] if self.rewrite is _exact else []
+        return self.as_call(self.caller, *options)
+
+    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         jaxpr, leaves, restored = filter_trace(self.caller, self.fun, args, kwargs)
         return restored(evaluate(_remembered(self, jaxpr, leaves), leaves))
 
-    def explain(self, /, *args, **kwargs) -> str:
+    def explain(self, /, *args: _P.args, **kwargs: _P.kwargs) -> str:
         """Says in words what becomes of the program for these arguments."""
         jaxpr = filter_trace(self.caller, self.fun, args, kwargs).jaxpr
         changes: list[Change] = []
@@ -230,7 +240,7 @@ def _memory(fun: lu.WrappedFun) -> OrderedDict[Hashable, tuple[Jaxpr, Jaxpr]]:
     return OrderedDict()
 
 
-def _remembered(fun: Rewritten, jaxpr: Jaxpr, leaves: list[Any]) -> Jaxpr:
+def _remembered(fun: Rewritten[..., Any], jaxpr: Jaxpr, leaves: list[Any]) -> Jaxpr:
     """Returns the rewritten program. Outside of `jit` it is the same one for the same
     program, as JAX compiles the calls inside of a new one anew."""
     if any(isinstance(x, Tracer) for x in [*leaves, *jaxpr.consts]):
