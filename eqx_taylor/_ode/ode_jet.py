@@ -274,7 +274,7 @@ class Field(NamedTuple):
 
 
 def read_field(
-    term: diffrax.AbstractTerm,
+    term: AbstractTerm,
     t0: RealScalarLike,
     unit: RealScalarLike,
     y0: PyTree[Array],
