@@ -5,6 +5,7 @@ solution all along the step, and so the conditions: here is the length of time a
 which a step has to end so that one condition, and no other, has changed its sign.
 """
 
+import functools as ft
 import math
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,8 @@ from .event_conditions import (
     polynomials_of_step,
 )
 from .ode_jet import unit_near
-from .roots import first_crossing, noise_of
+from .roots import first_crossing, is_far_from_zero, NOISE, noise_of, normalised
+from .small_loop import in_small_loop
 
 
 # A condition is not its series if they differ by so many times the last two terms of
@@ -119,36 +121,73 @@ def first_event(
     """Finds the part of a step behind which one condition has changed its sign, for
     certain; and whether there is one."""
     t0, h, series, unit, y1 = jax.lax.stop_gradient((t0, h, series, unit, y1))
-    curves = polynomials_of_step(series, unit, h)
-    caller = "TaylorSolver"
-    rows = jax.lax.stop_gradient(condition_series(caller, conditions, t0, h, curves))
+
+    def each(t, y):
+        return list(map(jax.lax.stop_gradient, conditions.each(t, y)))
+
+    def look():
+        """The series of each condition; its value at the start; and whether it differs
+        from its series."""
+        curves = polynomials_of_step(series, unit, h)
+        rows = condition_series("TaylorSolver", conditions, t0, h, curves)
+        at_start = each(t0, jtu.tree_map(lambda c: c[0], series))
+        inside = probe_points(1)
+        at_points = [
+            each(t0 + h, y1),
+            *(each(t0 + p * h, evaluate_polynomials(curves, p)) for p in inside),
+        ]
+        points = [1.0, *inside]
+        foreign = [
+            _differs(terms, points, there) for terms, *there in zip(rows, *at_points)
+        ]
+        return curves, rows, at_start, foreign
+
+    def find():
+        curves, rows, at_start, foreign = look()
+
+        def values(x):
+            y = evaluate_polynomials(curves, x)
+            return jnp.stack(each(t0 + x.astype(h.dtype) * h, y))
+
+        rows = jnp.stack(list(map(jnp.stack, rows)))
+        return _first_change(rows, jnp.stack(foreign), jnp.stack(at_start), values)
+
+    def find_if_any() -> list[Array]:
+        # In most steps every condition is its series, which stays away from zero.
+        _, rows, at_start, foreign = look()
+        quiet = jnp.array(True)
+        for terms, start, differs in zip(rows, at_start, foreign):
+            same_sign = jnp.sign(start) * terms[0] > 0
+            quiet = quiet & ~differs & same_sign & is_far_from_zero(terms)
+        nothing = jnp.ones_like(rows[0][0]), jnp.zeros_like(quiet)
+        # `find` looks again: what it were handed would be written to memory in each
+        # step, which takes longer than all else here.
+        found = jax.lax.cond(eqxi.unvmap_any(~quiet), find, lambda: nothing)
+        return list(found)
+
+    x, is_within = in_small_loop(find_if_any)
+    return x, is_within
+
+
+def _first_change(
+    rows: Array, foreign: Array, at_start: Array, values: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    """Finds the part of a step behind which one of the conditions has changed its sign,
+    and whether there is one, by their series; or by their values, where they are
+    `foreign` to their series. `at_start` is their values at the start."""
+    rows, factors = normalised(rows)
     noise = noise_of(rows)
-
-    def values(x):
-        y = evaluate_polynomials(curves, x)
-        return jax.lax.stop_gradient(conditions.values(t0 + x.astype(h.dtype) * h, y))
-
-    foreign = is_foreign(rows, noise, values, conditions.values(t0 + h, y1))
     # What is said of it, at the very start, is what Diffrax sees.
-    at_start = conditions.values(t0, jtu.tree_map(lambda c: c[0], series))
-    is_known = (jnp.abs(rows[:, 0]) > noise / 2) | (jnp.abs(at_start) > noise / 2)
-    side = jnp.where(foreign | ~is_known, 0, jnp.sign(at_start))
-    start = jnp.zeros_like(noise)
-
-    def leaving_zero():
-        """A condition that starts from zero leaves it for one side or the other, and
-        Diffrax may see it on either side at the start: the step ends where it has
-        left."""
-        of_zero = jnp.where(foreign | is_known, 0, 1)
-        sides = jnp.concatenate([jnp.where(is_known, side, of_zero), -of_zero])
-        twice = [jnp.concatenate([x, x]) for x in (rows, start, noise)]
-        return first_crossing(twice[0], sides, *twice[1:]).behind.min()
-
-    behind = jax.lax.cond(
-        eqxi.unvmap_any(~jnp.all(is_known)),
-        leaving_zero,
-        lambda: jnp.min(first_crossing(rows, side, start, noise).behind),
-    )
+    said = jnp.abs(at_start * factors)
+    is_known = (jnp.abs(rows[:, 0]) > noise / 2) | (said > noise / 2)
+    # A condition that starts from zero leaves it for one side or the other, and Diffrax
+    # may see it on either side at the start: the step ends where it has left.
+    side = jnp.where(is_known, jnp.sign(at_start), 1)
+    other = jnp.where(is_known, 0, -1)
+    sides = [jnp.where(foreign, 0, x) for x in (side, other)]
+    twice = [jnp.concatenate([x, x]) for x in (rows, jnp.zeros_like(noise), noise)]
+    crossing = first_crossing(twice[0], jnp.concatenate(sides), *twice[1:])
+    behind = jnp.min(crossing.behind)
     by_samples = jax.lax.cond(
         eqxi.unvmap_any(jnp.any(foreign)),
         lambda: _by_samples(foreign, values, rows.dtype),
@@ -163,25 +202,27 @@ def first_event(
     return jnp.where(is_within, x, 1), is_within
 
 
-def is_foreign(
-    rows: Array, noise: Array, values: Callable[[Array], Array], at_end: Array
-) -> Array:
+def is_foreign(rows: Array, values: Callable[[Array], Array], at_end: Array) -> Array:
     """Whether each condition differs from its series, at the end of the step or at a
     point inside; which is where it has a kink, or its series does not converge."""
-    foreign = jnp.zeros(rows.shape[:1], bool)
-    terms = list(rows.T)
-    last = jnp.abs(terms[-1])
-    if len(terms) > 2:
-        last = jnp.maximum(last, jnp.abs(terms[-2]))
-    size = jnp.sum(jnp.abs(rows), axis=1)
-    part = math.sqrt(float(jnp.finfo(rows.dtype).eps))
-    most = jnp.minimum(_FOREIGN_TERMS * last, part * size)
+    inside = probe_points(1)
+    at_points = [at_end, *(values(jnp.asarray(p, rows.dtype)) for p in inside)]
+    return _differs(list(rows.T), [1.0, *inside], at_points)
+
+
+def _differs(terms: list[Array], points: list[float], values: list[Array]) -> Array:
+    """Whether a condition, of which these are the values at parts of the step, differs
+    from its series."""
+    sizes = list(map(jnp.abs, terms))
+    size = ft.reduce(jnp.add, sizes)
+    last = jnp.maximum(*sizes[-2:]) if len(sizes) > 2 else sizes[-1]
+    eps = float(jnp.finfo(size.dtype).eps)
+    most = jnp.minimum(_FOREIGN_TERMS * last, math.sqrt(eps) * size)
     # The condition's own rounding errors are of what its value is made of.
-    most = most + 16 * noise
-    for part in [1.0, *probe_points(1)]:
-        x = jnp.asarray(part, rows.dtype)
-        value = at_end if part == 1.0 else values(x)
-        difference = jax.lax.stop_gradient(value) - evaluate(terms, x)
+    most = most + 16 * NOISE * eps * size
+    foreign = jnp.zeros(size.shape, bool)
+    for point, value in zip(points, values):
+        difference = jax.lax.stop_gradient(value) - evaluate(terms, point)
         foreign = foreign | ~(jnp.abs(difference) <= most)
     return foreign
 

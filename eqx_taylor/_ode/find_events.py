@@ -21,7 +21,7 @@ from .event_conditions import (
 )
 from .event_steps import is_foreign
 from .interpolation import TaylorInterpolation
-from .roots import departure, first_crossing, noise_of, restriction
+from .roots import departure, first_crossing, noise_of, normalised, restricted
 
 
 # The shortest part of a step in which a condition is looked at that is not its series,
@@ -236,18 +236,18 @@ def _search(
         start_time = direction * (t0 + left * (t1 - t0))
         h = direction * (t1 - t0) * width
         rows = condition_series("find_events", conditions, start_time, h, curves)
-        rows = jax.lax.stop_gradient(rows)
+        rows, factors = normalised(jnp.stack(list(map(jnp.stack, rows))))
         noise = noise_of(rows)
 
         def values(x):
             y = evaluate_polynomials(curves, x)
             t = start_time + x.astype(h.dtype) * h
-            return jax.lax.stop_gradient(conditions.values(t, y))
+            return jax.lax.stop_gradient(conditions.values(t, y) * factors)
 
         one = jnp.ones((), rows.dtype)
         at_end = values(one)
         side = jnp.where(found.side == 0, departure(rows, noise), found.side)
-        foreign = is_foreign(rows, noise, values, at_end)
+        foreign = is_foreign(rows, values, at_end)
         halve = jnp.any(foreign) & (width > _SHORTEST)
         looked_at = jnp.where(foreign, 0, side)
         start = found.start.astype(rows.dtype)
@@ -313,10 +313,8 @@ def _search(
 def _part_of(c: Array, left: Array, width: Array) -> Array:
     """The polynomial on a part of the step, in its length as the unit."""
     dtype = jnp.finfo(c.dtype).dtype
-    [matrix] = restriction(
-        left[None].astype(dtype), width[None].astype(dtype), len(c) - 1
-    )
-    return jnp.tensordot(matrix.astype(c.dtype), c, 1)
+    left, width = (x.astype(dtype).astype(c.dtype) for x in (left, width))
+    return jnp.moveaxis(restricted(jnp.moveaxis(c, 0, -1), left, width), -1, 0)
 
 
 def _bisect(values: Any, side: Array) -> Array:

@@ -10,8 +10,8 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.custom_types import Args, RealScalarLike
-from .._core.jax import evaluate, joint_axes, trace, vary
 from .ode_jet import solution_series, unit_near, unit_of, usable
+from .small_loop import in_small_loop
 
 
 # The order of the jet that the first step is chosen by. It is compiled besides that of
@@ -47,7 +47,7 @@ def first_step(
         _, dt = judge(y0, y0, no_error, last, unit, order, error_order)
         return [dt]
 
-    [dt] = _in_loop(by_series)
+    [dt] = in_small_loop(by_series)
     # One step will do where nothing moves: of some length, if there is no end. Diffrax
     # ends it at `t1`. If it ended there by itself, the derivative of the smaller of two
     # equal times would be half of that of either.
@@ -87,22 +87,3 @@ def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], A
         return jnp.stack([c[-2] * factor ** (order - 1), c[-1] * factor**order])
 
     return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter
-
-
-def _in_loop(fun: Callable[[], list[Array]]) -> list[Array]:
-    """Calls a function, which returns a list of arrays, in a loop that is passed once.
-
-    On CPUs XLA makes one piece of machine code of a loop over small arrays. Elsewhere
-    each operation has its own, which takes longer to compile and to run.
-    """
-    jaxpr = trace(fun)
-    axes = joint_axes(jaxpr.out_avals)
-
-    def carry(is_left, outs):
-        return [vary(x, axes) for x in (jnp.array(is_left), *outs)]
-
-    start = carry(True, [jnp.zeros(x.shape, x.dtype) for x in jaxpr.out_avals])
-    _, *outs = jax.lax.while_loop(
-        lambda loop: loop[0], lambda loop: carry(False, evaluate(jaxpr, [])), start
-    )
-    return outs
