@@ -23,13 +23,24 @@ class Conditions(NamedTuple):
 
     **Fields:**
 
-    - `each`: a function from time and state to the list of their values, scalars of one
-        dtype.
-    - `number`: the number of these conditions.
+    - `functions`: functions from time and state to their values, which are scalars.
+    - `dtype`: the dtype of the values.
     """
 
-    each: Callable[[RealScalarLike, PyTree[Array]], list[Array]]
-    number: int
+    functions: list[Callable[[RealScalarLike, PyTree[Array]], Any]]
+    dtype: Any
+
+    @property
+    def number(self) -> int:
+        return len(self.functions)
+
+    def each(self, t: RealScalarLike, y: PyTree[Array]) -> list[Array]:
+        """The values of the conditions, as scalars."""
+        return [jnp.asarray(f(t, y)).astype(self.dtype) for f in self.functions]
+
+    def apart(self) -> "list[Conditions]":
+        """Each of the conditions alone."""
+        return [Conditions([f], self.dtype) for f in self.functions]
 
     def values(self, t: RealScalarLike, y: PyTree[Array]) -> Array:
         """The vector of the values of the conditions."""
@@ -64,10 +75,7 @@ def read_conditions(
             dtypes.append(dtype)
     widest = max(dtypes, key=lambda d: jnp.finfo(d).nmant, default=None)
 
-    def each(t, y):
-        return [jnp.asarray(f(t, y)).astype(widest) for f in functions]
-
-    return Conditions(each, len(functions))
+    return Conditions(functions, widest)
 
 
 def check_is_event(caller: str, event: Any) -> None:

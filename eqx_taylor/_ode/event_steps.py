@@ -25,7 +25,6 @@ from .event_conditions import (
     evaluate_polynomials,
     polynomials_of_step,
 )
-from .ode_jet import unit_near
 from .roots import first_crossing, is_far_from_zero, NOISE, noise_of, normalised
 from .small_loop import in_small_loop
 
@@ -38,6 +37,13 @@ _FOREIGN_TERMS = 5
 # Chosen: to look at is all that can be done with a function of which nothing is known.
 _SAMPLES = 16
 _BISECTIONS = 60
+# The number of entries of a state up to which all conditions are looked at in one loop,
+# as the whole solve is one piece of machine code then. Otherwise each has a loop of its
+# own, as XLA takes four times as long to compile one that is twice as large. Chosen,
+# between the Lorenz system (3 entries; ten conditions together are compiled in 10 s and
+# add 55 to 80 % to a step, apart 31 s and 250 %) and the outer Solar System (36; three
+# conditions together 34 s, apart 17 s).
+_SMALL_STATE = 8
 
 
 def length_to_first_event(
@@ -85,30 +91,6 @@ def end_at_event(t0: Array, cut: Array | None, state: Any, decided: tuple) -> tu
     return keep_step & ~is_cut, *times, new, result
 
 
-def in_longer_unit(
-    last: list[Array], y: list[Array], unit: Array, order: int
-) -> tuple[list[Array], Array]:
-    """Returns the last two coefficients of a series in a unit of time in which they are
-    of the size of the state: behind a step that was cut, which may be very short, their
-    squares would underflow in a norm."""
-
-    def largest(xs):
-        sizes = [jnp.max(jnp.abs(x), initial=0).astype(unit.dtype) for x in xs]
-        return jnp.max(jnp.stack(sizes))
-
-    size, top = largest(y), largest(last)
-    exists = (size > 0) & (top > 0)
-    ratio = jnp.where(exists, size, 1) / jnp.where(exists, top, 1)
-    factor = unit_near(jnp.maximum(ratio, 1) ** (1 / order))
-
-    def scaled(c):
-        power = factor.astype(jnp.finfo(c.dtype).dtype)
-        both = jnp.stack([power ** (order - 1), power**order]).astype(c.dtype)
-        return c * both.reshape(2, *[1] * (c.ndim - 1))
-
-    return list(map(scaled, last)), unit * factor
-
-
 @jax.named_scope("events")
 def first_event(
     conditions: Conditions,
@@ -122,56 +104,64 @@ def first_event(
     certain; and whether there is one."""
     t0, h, series, unit, y1 = jax.lax.stop_gradient((t0, h, series, unit, y1))
 
-    def each(t, y):
-        return list(map(jax.lax.stop_gradient, conditions.each(t, y)))
+    def values(x):
+        y = evaluate_polynomials(polynomials_of_step(series, unit, h), x)
+        there = conditions.values(t0 + x.astype(h.dtype) * h, y)
+        return jax.lax.stop_gradient(there)
 
-    def look():
-        """The series of each condition; its value at the start; and whether it differs
-        from its series."""
+    def look(group):
+        """The series of conditions; their values at the start; and whether they differ
+        from their series."""
         curves = polynomials_of_step(series, unit, h)
-        rows = condition_series("TaylorSolver", conditions, t0, h, curves)
-        at_start = each(t0, jtu.tree_map(lambda c: c[0], series))
+        rows = condition_series("TaylorSolver", group, t0, h, curves)
         inside = probe_points(1)
-        at_points = [
-            each(t0 + h, y1),
-            *(each(t0 + p * h, evaluate_polynomials(curves, p)) for p in inside),
+        states = [
+            (t0, jtu.tree_map(lambda c: c[0], series)),
+            (t0 + h, y1),
+            *((t0 + p * h, evaluate_polynomials(curves, p)) for p in inside),
+        ]
+        at_start, *there = [
+            list(map(jax.lax.stop_gradient, group.each(*state))) for state in states
         ]
         points = [1.0, *inside]
-        foreign = [
-            _differs(terms, points, there) for terms, *there in zip(rows, *at_points)
-        ]
-        return curves, rows, at_start, foreign
+        foreign = [_differs(row, points, values) for row, *values in zip(rows, *there)]
+        return rows, at_start, foreign
 
-    def find():
-        curves, rows, at_start, foreign = look()
-
-        def values(x):
-            y = evaluate_polynomials(curves, x)
-            return jnp.stack(each(t0 + x.astype(h.dtype) * h, y))
-
+    def stacked(group) -> list[Array]:
+        rows, at_start, foreign = look(group)
         rows = jnp.stack(list(map(jnp.stack, rows)))
-        return _first_change(rows, jnp.stack(foreign), jnp.stack(at_start), values)
+        return [rows, jnp.stack(at_start), jnp.stack(foreign)]
 
-    def find_if_any() -> list[Array]:
-        # In most steps every condition is its series, which stays away from zero.
-        _, rows, at_start, foreign = look()
-        quiet = jnp.array(True)
-        for terms, start, differs in zip(rows, at_start, foreign):
-            same_sign = jnp.sign(start) * terms[0] > 0
-            quiet = quiet & ~differs & same_sign & is_far_from_zero(terms)
-        nothing = jnp.ones_like(rows[0][0]), jnp.zeros_like(quiet)
-        # `find` looks again: what it were handed would be written to memory in each
-        # step, which takes longer than all else here.
-        found = jax.lax.cond(eqxi.unvmap_any(~quiet), find, lambda: nothing)
-        return list(found)
+    def find() -> list[Array]:
+        found = [in_small_loop(ft.partial(stacked, group)) for group in groups]
+        rows, at_start, foreign = map(jnp.concatenate, zip(*found))
+        return in_small_loop(lambda: _first_change(rows, foreign, at_start, values))
 
-    x, is_within = in_small_loop(find_if_any)
+    def is_quiet(group, quiet) -> list[Array]:
+        """Whether every condition is its series, which stays away from zero."""
+        for row, start, differs in zip(*look(group)):
+            same_sign = jnp.sign(start) * row[0] > 0
+            quiet = quiet & ~differs & same_sign & is_far_from_zero(row)
+        return [quiet]
+
+    # Most steps are quiet. In the others `find` looks again: what it were handed would
+    # be written to memory in each step, which takes longer than all else here.
+    size = sum(y.size for y in jtu.tree_leaves(y1))
+    groups = [conditions] if size <= _SMALL_STATE else conditions.apart()
+    quiet = jnp.array(True)
+    for group in groups:
+        [quiet] = in_small_loop(ft.partial(is_quiet, group, quiet))
+    x, is_within = jax.lax.cond(
+        eqxi.unvmap_any(~quiet),
+        find,
+        lambda: [jnp.ones((), conditions.dtype), jnp.zeros_like(quiet)],
+    )
     return x, is_within
 
 
 def _first_change(
     rows: Array, foreign: Array, at_start: Array, values: Callable[[Array], Array]
-) -> tuple[Array, Array]:
+) -> list[Array]:
     """Finds the part of a step behind which one of the conditions has changed its sign,
     and whether there is one, by their series; or by their values, where they are
     `foreign` to their series. `at_start` is their values at the start."""
@@ -199,7 +189,7 @@ def _first_change(
     least = float(jnp.finfo(rows.dtype).tiny) ** (1 / (2 * order))
     x = jnp.maximum(jnp.minimum(behind, by_samples), least)
     is_within = x <= 1
-    return jnp.where(is_within, x, 1), is_within
+    return [jnp.where(is_within, x, 1), is_within]
 
 
 def is_foreign(rows: Array, values: Callable[[Array], Array], at_end: Array) -> Array:

@@ -22,6 +22,7 @@ from .event_conditions import (
 from .event_steps import is_foreign
 from .interpolation import TaylorInterpolation
 from .roots import departure, first_crossing, noise_of, normalised, restricted
+from .small_loop import in_small_loop
 
 
 # The shortest part of a step in which a condition is looked at that is not its series,
@@ -235,8 +236,17 @@ def _search(
         curves = jtu.tree_map(lambda c: _part_of(c, left, width), whole)
         start_time = direction * (t0 + left * (t1 - t0))
         h = direction * (t1 - t0) * width
-        rows = condition_series("find_events", conditions, start_time, h, curves)
-        rows, factors = normalised(jnp.stack(list(map(jnp.stack, rows))))
+
+        def series_of(one):
+            [terms] = condition_series("find_events", one, start_time, h, curves)
+            return [jnp.stack(terms)]
+
+        # Each in a loop of its own, as large loops take long to compile.
+        rows = [
+            in_small_loop(lambda one=one: series_of(one))[0]
+            for one in conditions.apart()
+        ]
+        rows, factors = normalised(jnp.stack(rows))
         noise = noise_of(rows)
 
         def values(x):

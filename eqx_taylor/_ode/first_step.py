@@ -10,6 +10,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._core.custom_types import Args, RealScalarLike
+from .last_terms import last_terms
 from .ode_jet import solution_series, unit_near, unit_of, usable
 from .small_loop import in_small_loop
 
@@ -42,7 +43,10 @@ def first_step(
     def by_series():
         unit = jnp.minimum(unit_near(t1 - t0), _longest_unit(t0, y0, order))
         series = solution_series(terms, t0, unit, y0, args, order)
-        last, unit = _last_of(usable(series.stacked()), unit)
+        leaves, treedef = jtu.tree_flatten(usable(series.stacked()))
+        last, values = [c[-2:] for c in leaves], [c[0] for c in leaves]
+        last, unit = last_terms(last, values, unit, order)
+        last = jtu.tree_unflatten(treedef, last)
         no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
         _, dt = judge(y0, y0, no_error, last, unit, order, error_order)
         return [dt]
@@ -60,30 +64,3 @@ def _longest_unit(t0: Array, y0: PyTree[Array], order: int) -> float:
     order 4, 256 in float32. The length of the whole solve may be any."""
     largest = float(jnp.finfo(unit_of(t0, y0).dtype).max)
     return 2.0 ** (math.log2(largest) // (4 * order))
-
-
-def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], Array]:
-    """Returns the last two coefficients, in a unit of time in which they are no larger
-    than the state: a norm takes their squares, which in float32 overflow soon."""
-    leaves, treedef = jtu.tree_flatten(coefficients)
-    order = len(leaves[0]) - 1 if leaves else 1
-
-    def largest(k):
-        sizes = [jnp.max(jnp.abs(c[k]), initial=0) for c in leaves]
-        return jnp.max(
-            jnp.array([size.astype(unit.dtype) for size in sizes]), initial=0
-        )
-
-    # At rest in the origin the state has no size of its own.
-    size = jnp.where(largest(0) > 0, largest(0), 1)
-    shorter = jnp.minimum((size / largest(order)) ** (1 / order), 1)
-    if order > 1:
-        below = (size / largest(order - 1)) ** (1 / (order - 1))
-        shorter = jnp.minimum(shorter, below)
-    shorter = unit_near(shorter)
-
-    def scaled(c):
-        factor = shorter.astype(c.dtype)
-        return jnp.stack([c[-2] * factor ** (order - 1), c[-1] * factor**order])
-
-    return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter

@@ -222,10 +222,8 @@ def hybrid_solve(
         0 for the others, which are where they were."""
         values, slope, _ = jax.lax.stop_gradient(slopes(t, y))
         slope = slope * sign.astype(slope.dtype)
-        eps = float(jnp.finfo(values.dtype).eps)
-        tiny = float(jnp.finfo(values.dtype).tiny)
         size = _size(conditions.values, t, y)
-        at_zero = jnp.abs(values) <= 1e3 * (eps * size + tiny) + _moved(t, slope)
+        at_zero = _in_roundings(values) <= size + _moved(t, slope)
         # The new state may have turned the way around: that of a ball at a bounce.
         same_way = jnp.sign(slope) * jnp.sign(behind)
         there = jnp.where(same_way == 0, crossed, crossed * same_way)
@@ -319,10 +317,17 @@ _TOO_MANY = (
 )
 
 
+def _in_roundings(values: Array) -> Array:
+    """Absolute values in units of so many roundings: what may be next to underflow is
+    not multiplied by one."""
+    return jnp.abs(values) / (1e3 * float(jnp.finfo(values.dtype).eps))
+
+
 def _moved(t: Array, slope: Array) -> Array:
-    """The change of a condition in so much time as an event may be wrong by."""
-    time = 1e3 * float(jnp.finfo(t.dtype).eps) * (1 + jnp.abs(t))
-    return jnp.abs(slope) * time.astype(slope.dtype)
+    """The change of a condition in so much time as an event may be wrong by, in the
+    same units."""
+    ratio = float(jnp.finfo(t.dtype).eps) / float(jnp.finfo(slope.dtype).eps)
+    return jnp.abs(slope) * (ratio * (1 + jnp.abs(t))).astype(slope.dtype)
 
 
 def _size(values: Callable[..., Array], t: Array, y: Y) -> Array:

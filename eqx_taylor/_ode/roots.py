@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._core.polynomial import evaluate, evaluate_derivative
-from .ode_jet import unit_near
+from .._core.units import power_of_two
 
 
 # What rounding makes of a polynomial, in units of the last place of the sum of its
@@ -51,7 +51,9 @@ def normalised(
 ) -> tuple[Float[Array, "rows terms"], Float[Array, " rows"]]:
     """Multiplies each polynomial by a power of two, so that its largest coefficient is
     near 1: sums neither overflow nor underflow. Returns these factors as well."""
-    factors = 1 / unit_near(jnp.max(jnp.abs(polynomials), axis=1))
+    size = jnp.max(jnp.abs(polynomials), axis=1)
+    is_size = (size > 0) & jnp.isfinite(size)
+    factors = 1 / power_of_two(jnp.where(is_size, size, 1))
     return polynomials * factors[:, None], factors
 
 
