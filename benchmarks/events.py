@@ -211,12 +211,13 @@ def count():
 
             return value
 
-        @jax.jit
-        def find(args, solution=solution, make=condition):
+        def program(make, solution=solution):
             event = diffrax.Event([make(i) for i in range(CONDITIONS)])
-            return find_events(solution, event, args, max_events=4000)
+            return jax.jit(
+                lambda args: find_events(solution, event, args, max_events=4000)
+            )
 
-        find_extremes = jax.jit(lambda args: find(args, make=slope))
+        find, find_extremes = program(condition), program(slope)
 
         def stacked(sets):
             return tuple(jnp.array(x) for x in map(np.array, zip(*sets)))

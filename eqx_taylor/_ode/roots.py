@@ -267,7 +267,8 @@ def restricted(terms: Array, left: Array, width: Array) -> Array:
     coefficients are along the last axis. `left` and `width` have the other axes, or
     fewer in front."""
     order = terms.shape[-1] - 1
-    left, width = (x.reshape(*x.shape, *[1] * (terms.ndim - x.ndim)) for x in (left, width))  # fmt: skip
+    axes = [1] * (terms.ndim - left.ndim)
+    left, width = (x.reshape(*x.shape, *axes) for x in (left, width))
     first = jnp.asarray(np.arange(order + 1) == 0, terms.dtype)
     first = first.reshape(*[1] * (terms.ndim - 1), order + 1)
 
