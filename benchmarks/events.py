@@ -176,7 +176,7 @@ def tangent(rng, sets, extremes):
 def count():
     import heyoka as hy  # pyright: ignore[reportMissingImports]
 
-    rng = np.random.default_rng(0)
+    rng, rng_of_tangents = map(np.random.default_rng, (0, 1))
     total = 0
     columns = "events   differ  here  heyoka"
     print(f"{'':14} {columns:>31}   near-double roots: {columns}")
@@ -224,12 +224,13 @@ def count():
 
         tallies = Tally(), Tally()
         for k in range(SETS + 1):
-            sets = [coefficients(rng, points) for _ in range(CONDITIONS)]
+            draws = rng if k < SETS else rng_of_tangents
+            sets = [coefficients(draws, points) for _ in range(CONDITIONS)]
             if k == SETS:
                 found = find_extremes(stacked(sets))
                 index, ys = np.asarray(found.index), np.asarray(found.ys)
                 extremes = [ys[index == i] for i in range(CONDITIONS)]
-                sets = tangent(rng, sets, extremes)
+                sets = tangent(draws, sets, extremes)
             events = find(stacked(sets))
             ts, index, upwards = map(
                 np.asarray, (events.ts, events.index, events.upwards)

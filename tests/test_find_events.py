@@ -296,6 +296,18 @@ def test_all_events_without_keeping_the_solution():
     assert list(upwards) == [False, True, True, False, True]
 
 
+def test_one_direction_again_and_again():
+    """The condition goes through zero the other way in between, which is no event."""
+    condition = diffrax.Event(lambda t, y, args, **kwargs: y[1], direction=True)
+    solution = hybrid_solve(
+        CIRCLE, TaylorSolver(order=8), 0.0, 18.0, None, Y0, event=condition, max_events=5,
+        stepsize_controller=TaylorController(1e-11, 1e-11),
+    )  # fmt: skip
+    ts, _, upwards = listed(solution.events)
+    np.testing.assert_allclose(ts, np.pi * np.array([1, 3, 5]), rtol=0, atol=1e-9)
+    assert upwards.all()
+
+
 # -- many events at one time, or at none
 
 

@@ -164,10 +164,7 @@ def find_events(
     y0 = jtu.tree_map(lambda c: c[0, 0], interpolation.infos["coefficients"])
     conditions = read_real_conditions("find_events", event, t0, y0, args)
     structure = jtu.tree_structure(event.cond_fn, is_leaf=callable)
-    directions = jtu.tree_leaves(event.direction, is_leaf=lambda x: x is None)
-    # 0 for both, 1 for upwards.
-    wanted = jnp.array([0 if d is None else 2 * int(d) - 1 for d in directions])
-    found = _search(interpolation, conditions, wanted, max_events)
+    found = _search(interpolation, conditions, wanted_directions(event), max_events)
     ts, ys = _differentiable(interpolation, conditions, found)
     exists = found.index >= 0
     mask = [found.index == i for i in range(conditions.number)]
@@ -180,6 +177,13 @@ def find_events(
         jnp.minimum(found.count, max_events),
         found.count > max_events,
     )
+
+
+def wanted_directions(event: diffrax.Event) -> Array:
+    """1 for each condition whose events are those upwards, -1 for downwards, 0 for
+    both."""
+    directions = jtu.tree_leaves(event.direction, is_leaf=lambda x: x is None)
+    return jnp.array([0 if d is None else 2 * int(d) - 1 for d in directions])
 
 
 def _check_solution(solution: Any) -> Any:

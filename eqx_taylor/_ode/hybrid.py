@@ -14,7 +14,7 @@ from .._core.check import check_integer, check_scalar, describe
 from .._core.custom_types import Args, RealScalarLike, Y
 from .check import check_state
 from .event_conditions import check_is_event, read_real_conditions
-from .find_events import Events
+from .find_events import Events, wanted_directions
 from .ode_jet import increment, unit_of
 from .solver import TaylorSolver
 from .vector_field import as_ode_term
@@ -190,6 +190,7 @@ def hybrid_solve(
     t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
     conditions = read_real_conditions("hybrid_solve", event, t0, y0, args)
     functions, structure = jtu.tree_flatten(event.cond_fn, is_leaf=callable)
+    wanted = wanted_directions(event)
     update = _checked(update, y0)
     sign = jnp.where(t0 <= t1, 1, -1).astype(dtype)
     kwargs = {} if adjoint is None else dict(adjoint=adjoint)
@@ -260,13 +261,16 @@ def hybrid_solve(
         flags = jnp.stack(jtu.tree_leaves(mask)) & ~has_ended
         occurred = jnp.any(flags) & (solution.result == diffrax.RESULTS.event_occurred)
         result = diffrax.RESULTS.where(has_ended, result, solution.result)
-        crossed = jnp.where(flags, -sides, 0)
+        # Where a direction is given, the condition may have crossed zero the other way
+        # since the last event.
+        towards = jnp.where(wanted == 0, -sides, wanted.astype(sides.dtype))
+        crossed = jnp.where(flags, towards, 0)
         t, y, before = to_root(start, t, y, flags)
         after = update(t, y, args, mask)
         after = jtu.tree_map(lambda a, b: jnp.where(occurred, a, b), after, y)
         behind = before * sign.astype(before.dtype)
         new_sides = sides_after(t, after, crossed, behind, sides)
-        upwards = jnp.any(flags & (sides < 0))
+        upwards = jnp.any(crossed > 0)
         index = jnp.where(occurred, jnp.argmax(flags), -1)
         out = t, y, after, index, upwards, solution.stats["num_steps"]
         return (t, after, new_sides, result, has_ended | ~occurred), out
