@@ -178,9 +178,9 @@ def test_far_from_zero():
     rng = np.random.default_rng(3)
     ps = rng.normal(size=(2000, 6)) * 0.25 ** np.arange(6)
     said = np.asarray(is_far_from_zero([*map(jnp.array, ps.T)]))
-    assert 500 < said.sum() < 1500
     values = npp.polyval(np.linspace(0, 1, 400), ps.T)
-    assert not np.any(said & (values.min(1) < 0) & (values.max(1) > 0))
+    has_root = (values.min(1) < 0) & (values.max(1) > 0)
+    assert not np.any(said & has_root) and said.sum() > 0.8 * (~has_root).sum()
     for terms in ([0.0, 0.0], [1.0, -1.0], [1e-16, 1.0], [np.nan, 0.0], [np.inf, 0.0]):
         assert not is_far_from_zero([*map(jnp.array, terms)])
     assert is_far_from_zero([jnp.array(1.0)])
