@@ -23,10 +23,10 @@ from eqx_taylor._outer_solar_system import initial_state, vector_field
 jax.config.update("jax_enable_x64", True)
 
 # Conditions in a program, and sets of them for each problem.
-CONDITIONS, SETS = 8, 8
-# Of two roots that are closer than this, in units of time, rounding errors may hide
-# both.
-NEAR = 1e-6
+CONDITIONS, SETS = 4, 16
+# Of two roots that are closer than this, in lengths of steps, rounding errors may hide
+# both. One more set has conditions that nearly touch zero.
+NEAR = 1e-7
 
 
 def circle(t, y, args):
@@ -114,31 +114,72 @@ def by_heyoka(name, start, end, sets, hy):
     return [sorted(times) for times in found]
 
 
-def compare(ours, theirs):
-    """The number of pairs, the largest difference of their times, and what is left on
-    either side; near-double roots apart."""
-    ours, theirs = list(ours), list(theirs)
-    pairs, worst, left = 0, 0.0, [[], []]
+def near_double(ts, steps):
+    """Which roots of a condition have another one closer than `NEAR` of a step."""
+    ts = np.asarray(ts)
+    if len(ts) < 2:
+        return np.zeros(len(ts), bool)
+    gaps = np.diff(ts, prepend=-np.inf, append=np.inf)
+    cells = np.clip(np.searchsorted(steps, ts) - 1, 0, len(steps) - 2)
+    return np.minimum(gaps[1:], gaps[:-1]) < NEAR * np.diff(steps)[cells]
+
+
+class Tally:
+    """The numbers of events that both find, and that one finds alone; and the largest
+    difference of times."""
+
+    def __init__(self):
+        self.pairs, self.worst, self.alone = 0, 0.0, [0, 0]
+
+    def __str__(self):
+        here, heyoka = self.alone
+        return f"{self.pairs:7} {self.worst:9.1e} {here:5} {heyoka:7}"
+
+
+def compare(ours, theirs, steps, tallies):
+    """Adds to the tallies of roots, and of near-double roots, apart. Returns the times
+    of the events that one of the two finds alone, of the former."""
+    ours, theirs = (
+        list(zip(events, near_double([t for t, _ in events], steps)))
+        for events in (ours, theirs)
+    )
+    left = []
     while ours or theirs:
-        if ours and theirs and abs(ours[0][0] - theirs[0][0]) < 1e-5:
-            (t, up), (s, sign) = ours.pop(0), theirs.pop(0)
+        if ours and theirs and abs(ours[0][0][0] - theirs[0][0][0]) < 1e-5:
+            ((t, up), near), ((s, sign), near_there) = ours.pop(0), theirs.pop(0)
             assert up == (sign > 0), (t, s, up, sign)
-            pairs, worst = pairs + 1, max(worst, abs(t - s))
-        elif not theirs or (ours and ours[0][0] < theirs[0][0]):
-            left[0].append(ours.pop(0)[0])
-        else:
-            left[1].append(theirs.pop(0)[0])
-    return pairs, worst, left
+            tally = tallies[bool(near or near_there)]
+            tally.pairs, tally.worst = tally.pairs + 1, max(tally.worst, abs(t - s))
+            continue
+        is_here = not theirs or (bool(ours) and ours[0][0][0] < theirs[0][0][0])
+        (t, _), near = (ours if is_here else theirs).pop(0)
+        tallies[bool(near)].alone[0 if is_here else 1] += 1
+        if not near:
+            left.append(("here" if is_here else "heyoka", t))
+    return left
+
+
+def tangent(rng, sets, extremes):
+    """Conditions like those of the sets, that at one extreme are beyond zero by next to
+    nothing: two roots that are very close, or none that rounding errors leave."""
+    out = []
+    for (a, b, c), ys in zip(sets, extremes):
+        if len(ys) > 0:
+            y = ys[rng.integers(len(ys))]
+            terms = np.concatenate([b * y, (np.outer(y, y) * c).ravel()])
+            beyond = np.sum(np.abs(terms)) * 10 ** rng.uniform(-16, -8)
+            a = -np.sum(terms) + beyond * rng.choice([-1, 1])
+        out.append((a, b, c))
+    return out
 
 
 def count():
     import heyoka as hy  # pyright: ignore[reportMissingImports]
 
-    rng = np.random.default_rng(0)
+    rng, rng_of_tangents = map(np.random.default_rng, (0, 1))
     total = 0
-    print(
-        f"{'problem':14} {'events':>7} {'largest difference':>19}  found by one alone"
-    )
+    columns = "events   differ  here  heyoka"
+    print(f"{'':14} {columns:>31}   near-double roots: {columns}")
     for name, (field, start, end) in PROBLEMS.items():
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
@@ -152,6 +193,8 @@ def count():
             max_steps=4096,
         )
         points = np.asarray(jax.vmap(solution.evaluate)(jnp.linspace(0.0, end, 500)))
+        ends = np.asarray(solution.interpolation.ts)
+        ends = ends[np.isfinite(ends)]
 
         def condition(i):
             def value(t, y, args, **kwargs):
@@ -160,39 +203,46 @@ def count():
 
             return value
 
-        event = diffrax.Event([condition(i) for i in range(CONDITIONS)])
+        def slope(i, field=field):
+            def value(t, y, args, **kwargs):
+                _, b, c = args
+                f = field(t, y, None)
+                return jnp.dot(b[i] + jnp.dot(c[i], y) + jnp.dot(c[i].T, y), f)
 
-        @jax.jit
-        def find(args, solution=solution, event=event):
-            events = find_events(solution, event, args, max_events=4000)
-            return events.ts, events.index, events.upwards, events.has_more
+            return value
 
-        pairs, worst, alone = 0, 0.0, [0, 0]
-        for _ in range(SETS):
-            sets = [coefficients(rng, points) for _ in range(CONDITIONS)]
-            args = tuple(jnp.array(x) for x in map(np.array, zip(*sets)))
-            ts, index, upwards, has_more = map(np.asarray, find(args))
-            assert not has_more and np.all(np.diff(ts[index >= 0]) >= 0)
+        def program(make, solution=solution):
+            event = diffrax.Event([make(i) for i in range(CONDITIONS)])
+            return jax.jit(
+                lambda args: find_events(solution, event, args, max_events=4000)
+            )
+
+        find, find_extremes = program(condition), program(slope)
+
+        def stacked(sets):
+            return tuple(jnp.array(x) for x in map(np.array, zip(*sets)))
+
+        tallies = Tally(), Tally()
+        for k in range(SETS + 1):
+            draws = rng if k < SETS else rng_of_tangents
+            sets = [coefficients(draws, points) for _ in range(CONDITIONS)]
+            if k == SETS:
+                found = find_extremes(stacked(sets))
+                index, ys = np.asarray(found.index), np.asarray(found.ys)
+                extremes = [ys[index == i] for i in range(CONDITIONS)]
+                sets = tangent(draws, sets, extremes)
+            events = find(stacked(sets))
+            ts, index, upwards = map(
+                np.asarray, (events.ts, events.index, events.upwards)
+            )
+            assert not events.has_more and np.all(np.diff(ts[index >= 0]) >= 0)
             for i, theirs in enumerate(by_heyoka(name, start, end, sets, hy)):
                 mine = list(zip(ts[index == i], upwards[index == i]))
-                number, difference, left = compare(mine, theirs)
-                pairs, worst = pairs + number, max(worst, difference)
-                for side, times in enumerate(left):
-                    alone[side] += len(times)
-                    if times:
-                        print(
-                            "   alone:",
-                            ["here", "heyoka"][side],
-                            name,
-                            times,
-                            flush=True,
-                        )
-        total += pairs
-        print(
-            f"{name:14} {pairs:7} {worst:19.1e}  here {alone[0]}, heyoka {alone[1]}",
-            flush=True,
-        )
-    print(f"events: {total}")
+                for which, t in compare(mine, theirs, ends, tallies):
+                    print(f"   found by {which} alone: {name} {t!r}", flush=True)
+        total += tallies[0].pairs
+        print(f"{name:14} {tallies[0]}                      {tallies[1]}", flush=True)
+    print(f"events: {total}, besides near-double roots")
 
 
 def cost():

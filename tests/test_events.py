@@ -114,8 +114,11 @@ def test_bisection():
 
 
 def test_without_a_root_finder():
-    """The step ends behind the root by rounding errors."""
-    check(program(None, 2)([A, B]), ROOT_OF_B, 1)
+    """The step ends behind the root by rounding errors, whatever the size of the
+    condition, and of the other one."""
+    run = program(None, 2)
+    for a, b in itertools.product([1e-300, 1.0, 1e300], repeat=2):
+        check(run([a * np.array(A), b * np.array(B)]), ROOT_OF_B, 1)
 
 
 @pytest.mark.slow

@@ -296,6 +296,18 @@ def test_all_events_without_keeping_the_solution():
     assert list(upwards) == [False, True, True, False, True]
 
 
+def test_one_direction_again_and_again():
+    """The condition goes through zero the other way in between, which is no event."""
+    condition = diffrax.Event(lambda t, y, args, **kwargs: y[1], direction=True)
+    solution = hybrid_solve(
+        CIRCLE, TaylorSolver(order=8), 0.0, 18.0, None, Y0, event=condition, max_events=5,
+        stepsize_controller=TaylorController(1e-11, 1e-11),
+    )  # fmt: skip
+    ts, _, upwards = listed(solution.events)
+    np.testing.assert_allclose(ts, np.pi * np.array([1, 3, 5]), rtol=0, atol=1e-9)
+    assert upwards.all()
+
+
 # -- many events at one time, or at none
 
 
@@ -439,3 +451,68 @@ def test_what_is_no_hybrid_system(changed, error, message):
     )  # fmt: skip
     with pytest.raises(error, match=message):
         _unchecked(hybrid_solve)(**(arguments | changed))
+
+
+# -- against 40 digits
+
+
+def _swing(p):
+    """A pendulum that is let go at an angle, is kicked when it is down, and comes to
+    rest: the times of both events, the angle at the second, by elliptic integrals."""
+    angle, g, kick = p
+    k = mpmath.sin(angle / 2)
+    down = mpmath.ellipk(k**2) / mpmath.sqrt(g)
+    k = kick * k
+    rest = down + mpmath.ellipk(k**2) / mpmath.sqrt(g)
+    return [down, rest, -2 * mpmath.asin(k)]
+
+
+def _differences(function, p):
+    """Values and derivatives, by central differences of 40 digits."""
+    with mpmath.workdps(40):
+        p, h = [mpmath.mpf(x) for x in p], mpmath.mpf("1e-13")
+        columns = []
+        for i in range(len(p)):
+            ends = ([x + s * h * (i == j) for j, x in enumerate(p)] for s in (1, -1))
+            pairs = zip(*map(function, ends))
+            columns.append([float((a - b) / (2 * h)) for a, b in pairs])
+        return np.array([float(x) for x in function(p)]), np.array(columns).T
+
+
+@pytest.mark.slow
+def test_gradients_against_forty_digits():
+    """Of the times of events, and of the state behind a state change: the saltation
+    matrix. Conditions may be of any size."""
+
+    def condition(i):
+        return lambda t, y, args, **kwargs: args[3 + i] * y[i]
+
+    def kicked(t, y, args, event_mask):
+        factor = jnp.where(event_mask[0], args[2], 1.0)
+        return jnp.stack([y[0], factor * y[1]])
+
+    def run(p, sizes):
+        solution = hybrid_solve(
+            lambda t, y, args: jnp.stack([y[1], -args[1] * jnp.sin(y[0])]),
+            TaylorSolver(order=16),
+            t0=0.0,
+            t1=1.2,
+            dt0=None,
+            y0=jnp.stack([p[0], jnp.zeros_like(p[0])]),
+            args=jnp.concatenate([p, sizes]),
+            event=diffrax.Event((condition(0), condition(1))),
+            update=kicked,
+            max_events=2,
+            stepsize_controller=TaylorController(1e-15, 1e-15),
+        )
+        events = solution.events
+        return jnp.append(events.ts, events.ys[1, 0]), events.index
+
+    p = [1.0, 9.8, 0.7]
+    values, slopes = _differences(_swing, p)
+    both = jax.jit(lambda p, sizes: (run(p, sizes), jax.jacrev(run, has_aux=True)(p, sizes)))  # fmt: skip
+    for sizes in ([1.0, 1.0], [1e-300, 1e300]):
+        (found, index), (jacobian, _) = both(jnp.array(p), jnp.array(sizes))
+        assert list(index) == [0, 1]
+        np.testing.assert_allclose(found, values, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(jacobian, slopes, rtol=1e-9, atol=1e-10)

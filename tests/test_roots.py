@@ -9,7 +9,13 @@ import numpy as np
 import numpy.polynomial.polynomial as npp
 import pytest
 
-from eqx_taylor._ode.roots import departure, first_crossing, noise_of
+from eqx_taylor._ode.roots import (
+    departure,
+    first_crossing,
+    is_far_from_zero,
+    noise_of,
+    normalised,
+)
 
 
 MOST = 8
@@ -142,6 +148,42 @@ def test_special_polynomials(terms, roots):
     # Half the digits of a double root are known, and a third of a triple one.
     tol = 1e-4 if len(terms) == 4 else 1e-9 if len(terms) == 3 else 1e-15
     np.testing.assert_allclose(found, roots, rtol=0, atol=tol)
+
+
+def test_roots_of_multiplicity():
+    """Those of odd multiplicity m are found, to the m-th root of rounding errors; at
+    those of even multiplicity nothing changes its sign."""
+    ms = np.arange(1, 7)
+    ps = np.array([np.pad(npp.polyfromroots([0.375] * m), (0, 6 - m)) for m in ms])
+    found, noises = map(np.asarray, crossings(ps))
+    for m, xs, noise in zip(ms, found, noises):
+        xs = xs[np.isfinite(xs)]
+        assert len(xs) == m % 2
+        # Half of the noise more is what the value there is rounded to.
+        assert all(abs(xs - 0.375) <= (1.5 * noise) ** (1 / m))
+
+
+@pytest.mark.parametrize("size", [1e-307, 1e-300, 1e300, 1e307])
+def test_normalised(size):
+    """Sums of coefficients do not overflow, and rounding errors do not underflow."""
+    p, factor = normalised(jnp.array([[1.0, -3.0, 1.5], [0.0, 0.0, 0.0]]) * size)
+    assert np.all(np.abs(p[0]) <= 4) and np.max(np.abs(p[0])) >= 0.5
+    np.testing.assert_array_equal(p[1], 0)
+    np.testing.assert_array_equal(p[0] / factor[0], np.array([1.0, -3.0, 1.5]) * size)
+    assert np.log2(factor[0]) % 1 == 0
+
+
+def test_far_from_zero():
+    """What is said to have no root has none, for certain."""
+    rng = np.random.default_rng(3)
+    ps = rng.normal(size=(2000, 6)) * 0.25 ** np.arange(6)
+    said = np.asarray(is_far_from_zero([*map(jnp.array, ps.T)]))
+    values = npp.polyval(np.linspace(0, 1, 400), ps.T)
+    has_root = (values.min(1) < 0) & (values.max(1) > 0)
+    assert not np.any(said & has_root) and said.sum() > 0.8 * (~has_root).sum()
+    for terms in ([0.0, 0.0], [1.0, -1.0], [1e-16, 1.0], [np.nan, 0.0], [np.inf, 0.0]):
+        assert not is_far_from_zero([*map(jnp.array, terms)])
+    assert is_far_from_zero([jnp.array(1.0)])
 
 
 def test_first_of_several():

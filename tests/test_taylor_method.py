@@ -289,7 +289,8 @@ def test_replace():
             assert type(copy.replace(made)) is type(made)
     public = {
         name
-        for name, value in vars(eqx_taylor).items()
+        for module in (eqx_taylor, eqx_taylor.programs)
+        for name, value in vars(module).items()
         if inspect.isclass(value) and not inspect.isabstract(value)
     }
     assert classes == public - {"AbstractRegularizer"}

@@ -15,6 +15,7 @@ from .._core.custom_types import Args, RealScalarLike
 from .._core.polynomial import evaluate
 from .._core.series import given
 from .._core.walk import Walk
+from .small_loop import in_small_loop
 
 
 class Conditions(NamedTuple):
@@ -22,14 +23,28 @@ class Conditions(NamedTuple):
 
     **Fields:**
 
-    - `values`: a function from time and state to the vector of their values.
-    - `number`: how many they are.
-    - `indices`: which ones of all conditions they are, in the order of the PyTree.
+    - `functions`: functions from time and state to their values, which are scalars.
+    - `dtype`: the dtype of the values.
     """
 
-    values: Callable[[RealScalarLike, PyTree[Array]], Array]
-    number: int
-    indices: list[int]
+    functions: list[Callable[[RealScalarLike, PyTree[Array]], Any]]
+    dtype: Any
+
+    @property
+    def number(self) -> int:
+        return len(self.functions)
+
+    def each(self, t: RealScalarLike, y: PyTree[Array]) -> list[Array]:
+        """The values of the conditions, as scalars."""
+        return [jnp.asarray(f(t, y)).astype(self.dtype) for f in self.functions]
+
+    def apart(self) -> "list[Conditions]":
+        """Each of the conditions alone."""
+        return [Conditions([f], self.dtype) for f in self.functions]
+
+    def values(self, t: RealScalarLike, y: PyTree[Array]) -> Array:
+        """The vector of the values of the conditions."""
+        return jnp.stack(self.each(t, y))
 
 
 def read_conditions(
@@ -42,8 +57,8 @@ def read_conditions(
 ) -> Conditions:
     """Finds the real ones of the conditions, and checks what all of them return."""
     named = jtu.tree_leaves_with_path(cond_fn, is_leaf=callable)
-    dtypes, functions, indices = [], [], []
-    for i, (path, function) in enumerate(named):
+    dtypes, functions = [], []
+    for path, function in named:
         name = f"`cond_fn{jtu.keystr(path)}`"
         if not callable(function):
             raise TypeError(
@@ -58,14 +73,9 @@ def read_conditions(
         if dtype != jnp.bool_:
             functions.append(of_point)
             dtypes.append(dtype)
-            indices.append(i)
     widest = max(dtypes, key=lambda d: jnp.finfo(d).nmant, default=None)
 
-    def values(t, y):
-        found = [jnp.asarray(f(t, y)).astype(widest) for f in functions]
-        return jnp.stack(found)
-
-    return Conditions(values, len(functions), indices)
+    return Conditions(functions, widest)
 
 
 def check_is_event(caller: str, event: Any) -> None:
@@ -127,18 +137,28 @@ def polynomials_of_step(
 ) -> PyTree[Array]:
     """Returns the coefficients of a step's polynomial for the length of the step as the
     unit of time."""
+    leaves, treedef = jtu.tree_flatten(series)
     s = jnp.asarray(h) / unit
+    length = max(map(len, leaves), default=1)
 
-    def of_leaf(c):
-        factor = s.astype(jnp.finfo(c.dtype).dtype).astype(c.dtype)
+    def powers() -> list[Array]:
         # One multiplication each: powers of numbers that are no integers take longer
         # than all else in a small step.
-        powers = [jnp.ones_like(factor)]
-        for _ in range(1, len(c)):
-            powers.append(powers[-1] * factor)
-        return jnp.stack([term * power for term, power in zip(c, powers)])
+        found = [jnp.ones_like(s)]
+        for _ in range(1, length):
+            found.append(found[-1] * s)
+        return [jnp.stack(found)]
 
-    return jtu.tree_map(of_leaf, series)
+    # XLA would compute them again for each coefficient that is used, if they were not
+    # the result of a loop.
+    [factors] = in_small_loop(powers)
+
+    def of_leaf(c):
+        scales = factors.astype(jnp.finfo(c.dtype).dtype).astype(c.dtype)
+        # Term by term: terms that no condition depends on are left out.
+        return jnp.stack([term * scale for term, scale in zip(c, scales)])
+
+    return jtu.tree_unflatten(treedef, map(of_leaf, leaves))
 
 
 def condition_series(
@@ -147,15 +167,15 @@ def condition_series(
     t0: Array,
     h: Array,
     polynomials: PyTree[Array],
-) -> Array:
-    """Computes the series of the conditions along a step, whose length is the unit of
-    time: an array of `number` rows."""
+) -> list[list[Array]]:
+    """Computes the series of each condition along a step, whose length is the unit of
+    time: a list of scalars. It is not differentiated."""
     leaves, treedef = jtu.tree_flatten(polynomials)
     order = max((len(c) - 1 for c in leaves), default=1)
     own = [t0, *(c[0] for c in leaves)]
 
     def values(t, *leaves):
-        return [conditions.values(t, jtu.tree_unflatten(treedef, leaves))]
+        return conditions.each(t, jtu.tree_unflatten(treedef, leaves))
 
     try:
         jaxpr = trace_on_devices("a condition", values, own, own)
@@ -170,8 +190,11 @@ def condition_series(
         for series, terms in zip(inputs, curves):
             part = math.sqrt(float(jnp.finfo(terms[0].dtype).eps))
             series.look_ahead(lambda x=evaluate(terms, part): x)
-    [found] = walk.interpret(jaxpr, inputs)
-    return jnp.stack([found.dense(k) for k in range(order + 1)], axis=1)
+    found = walk.interpret(jaxpr, inputs)
+    return [
+        [jax.lax.stop_gradient(series.dense(k)) for k in range(order + 1)]
+        for series in found
+    ]
 
 
 def evaluate_polynomials(polynomials: PyTree[Array], x: RealScalarLike) -> PyTree:

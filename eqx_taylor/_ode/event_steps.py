@@ -5,6 +5,7 @@ solution all along the step, and so the conditions: here is the length of time a
 which a step has to end so that one condition, and no other, has changed its sign.
 """
 
+import functools as ft
 import math
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +25,8 @@ from .event_conditions import (
     evaluate_polynomials,
     polynomials_of_step,
 )
-from .ode_jet import unit_near
-from .roots import first_crossing, noise_of
+from .roots import first_crossing, is_far_from_zero, NOISE, noise_of, normalised
+from .small_loop import in_small_loop
 
 
 # A condition is not its series if they differ by so many times the last two terms of
@@ -36,6 +37,13 @@ _FOREIGN_TERMS = 5
 # Chosen: to look at is all that can be done with a function of which nothing is known.
 _SAMPLES = 16
 _BISECTIONS = 60
+# The number of entries of a state up to which all conditions are looked at in one loop,
+# as the whole solve is one piece of machine code then. Otherwise each has a loop of its
+# own, as XLA takes four times as long to compile one that is twice as large. Chosen,
+# between the Lorenz system (3 entries; ten conditions together are compiled in 10 s and
+# add 55 to 80 % to a step, apart 31 s and 250 %) and the outer Solar System (36; three
+# conditions together 34 s, apart 17 s).
+_SMALL_STATE = 8
 
 
 def length_to_first_event(
@@ -83,30 +91,6 @@ def end_at_event(t0: Array, cut: Array | None, state: Any, decided: tuple) -> tu
     return keep_step & ~is_cut, *times, new, result
 
 
-def in_longer_unit(
-    last: list[Array], y: list[Array], unit: Array, order: int
-) -> tuple[list[Array], Array]:
-    """Returns the last two coefficients of a series in a unit of time in which they are
-    of the size of the state: behind a step that was cut, which may be very short, their
-    squares would underflow in a norm."""
-
-    def largest(xs):
-        sizes = [jnp.max(jnp.abs(x), initial=0).astype(unit.dtype) for x in xs]
-        return jnp.max(jnp.stack(sizes))
-
-    size, top = largest(y), largest(last)
-    exists = (size > 0) & (top > 0)
-    ratio = jnp.where(exists, size, 1) / jnp.where(exists, top, 1)
-    factor = unit_near(jnp.maximum(ratio, 1) ** (1 / order))
-
-    def scaled(c):
-        power = factor.astype(jnp.finfo(c.dtype).dtype)
-        both = jnp.stack([power ** (order - 1), power**order]).astype(c.dtype)
-        return c * both.reshape(2, *[1] * (c.ndim - 1))
-
-    return list(map(scaled, last)), unit * factor
-
-
 @jax.named_scope("events")
 def first_event(
     conditions: Conditions,
@@ -119,36 +103,81 @@ def first_event(
     """Finds the part of a step behind which one condition has changed its sign, for
     certain; and whether there is one."""
     t0, h, series, unit, y1 = jax.lax.stop_gradient((t0, h, series, unit, y1))
-    curves = polynomials_of_step(series, unit, h)
-    caller = "TaylorSolver"
-    rows = jax.lax.stop_gradient(condition_series(caller, conditions, t0, h, curves))
-    noise = noise_of(rows)
 
     def values(x):
-        y = evaluate_polynomials(curves, x)
-        return jax.lax.stop_gradient(conditions.values(t0 + x.astype(h.dtype) * h, y))
+        y = evaluate_polynomials(polynomials_of_step(series, unit, h), x)
+        there = conditions.values(t0 + x.astype(h.dtype) * h, y)
+        return jax.lax.stop_gradient(there)
 
-    foreign = is_foreign(rows, noise, values, conditions.values(t0 + h, y1))
-    # What is said of it, at the very start, is what Diffrax sees.
-    at_start = conditions.values(t0, jtu.tree_map(lambda c: c[0], series))
-    is_known = (jnp.abs(rows[:, 0]) > noise / 2) | (jnp.abs(at_start) > noise / 2)
-    side = jnp.where(foreign | ~is_known, 0, jnp.sign(at_start))
-    start = jnp.zeros_like(noise)
+    def look(group):
+        """The series of conditions; their values at the start; and whether they differ
+        from their series."""
+        curves = polynomials_of_step(series, unit, h)
+        rows = condition_series("TaylorSolver", group, t0, h, curves)
+        inside = probe_points(1)
+        states = [
+            (t0, jtu.tree_map(lambda c: c[0], series)),
+            (t0 + h, y1),
+            *((t0 + p * h, evaluate_polynomials(curves, p)) for p in inside),
+        ]
+        at_start, *there = [
+            list(map(jax.lax.stop_gradient, group.each(*state))) for state in states
+        ]
+        points = [1.0, *inside]
+        foreign = [_differs(row, points, values) for row, *values in zip(rows, *there)]
+        return rows, at_start, foreign
 
-    def leaving_zero():
-        """A condition that starts from zero leaves it for one side or the other, and
-        Diffrax may see it on either side at the start: the step ends where it has
-        left."""
-        of_zero = jnp.where(foreign | is_known, 0, 1)
-        sides = jnp.concatenate([jnp.where(is_known, side, of_zero), -of_zero])
-        twice = [jnp.concatenate([x, x]) for x in (rows, start, noise)]
-        return first_crossing(twice[0], sides, *twice[1:]).behind.min()
+    def stacked(group) -> list[Array]:
+        rows, at_start, foreign = look(group)
+        rows = jnp.stack(list(map(jnp.stack, rows)))
+        return [rows, jnp.stack(at_start), jnp.stack(foreign)]
 
-    behind = jax.lax.cond(
-        eqxi.unvmap_any(~jnp.all(is_known)),
-        leaving_zero,
-        lambda: jnp.min(first_crossing(rows, side, start, noise).behind),
+    def find() -> list[Array]:
+        found = [in_small_loop(ft.partial(stacked, group)) for group in groups]
+        rows, at_start, foreign = map(jnp.concatenate, zip(*found))
+        return in_small_loop(lambda: _first_change(rows, foreign, at_start, values))
+
+    def is_quiet(group, quiet) -> list[Array]:
+        """Whether every condition is its series, which stays away from zero."""
+        for row, start, differs in zip(*look(group)):
+            same_sign = jnp.sign(start) * row[0] > 0
+            quiet = quiet & ~differs & same_sign & is_far_from_zero(row)
+        return [quiet]
+
+    # Most steps are quiet. In the others `find` looks again: what it were handed would
+    # be written to memory in each step, which takes longer than all else here.
+    size = sum(y.size for y in jtu.tree_leaves(y1))
+    groups = [conditions] if size <= _SMALL_STATE else conditions.apart()
+    quiet = jnp.array(True)
+    for group in groups:
+        [quiet] = in_small_loop(ft.partial(is_quiet, group, quiet))
+    x, is_within = jax.lax.cond(
+        eqxi.unvmap_any(~quiet),
+        find,
+        lambda: [jnp.ones((), conditions.dtype), jnp.zeros_like(quiet)],
     )
+    return x, is_within
+
+
+def _first_change(
+    rows: Array, foreign: Array, at_start: Array, values: Callable[[Array], Array]
+) -> list[Array]:
+    """Finds the part of a step behind which one of the conditions has changed its sign,
+    and whether there is one, by their series; or by their values, where they are
+    `foreign` to their series. `at_start` is their values at the start."""
+    rows, factors = normalised(rows)
+    noise = noise_of(rows)
+    # What is said of it, at the very start, is what Diffrax sees.
+    said = jnp.abs(at_start * factors)
+    is_known = (jnp.abs(rows[:, 0]) > noise / 2) | (said > noise / 2)
+    # A condition that starts from zero leaves it for one side or the other, and Diffrax
+    # may see it on either side at the start: the step ends where it has left.
+    side = jnp.where(is_known, jnp.sign(at_start), 1)
+    other = jnp.where(is_known, 0, -1)
+    sides = [jnp.where(foreign, 0, x) for x in (side, other)]
+    twice = [jnp.concatenate([x, x]) for x in (rows, jnp.zeros_like(noise), noise)]
+    crossing = first_crossing(twice[0], jnp.concatenate(sides), *twice[1:])
+    behind = jnp.min(crossing.behind)
     by_samples = jax.lax.cond(
         eqxi.unvmap_any(jnp.any(foreign)),
         lambda: _by_samples(foreign, values, rows.dtype),
@@ -160,28 +189,30 @@ def first_event(
     least = float(jnp.finfo(rows.dtype).tiny) ** (1 / (2 * order))
     x = jnp.maximum(jnp.minimum(behind, by_samples), least)
     is_within = x <= 1
-    return jnp.where(is_within, x, 1), is_within
+    return [jnp.where(is_within, x, 1), is_within]
 
 
-def is_foreign(
-    rows: Array, noise: Array, values: Callable[[Array], Array], at_end: Array
-) -> Array:
+def is_foreign(rows: Array, values: Callable[[Array], Array], at_end: Array) -> Array:
     """Whether each condition differs from its series, at the end of the step or at a
     point inside; which is where it has a kink, or its series does not converge."""
-    foreign = jnp.zeros(rows.shape[:1], bool)
-    terms = list(rows.T)
-    last = jnp.abs(terms[-1])
-    if len(terms) > 2:
-        last = jnp.maximum(last, jnp.abs(terms[-2]))
-    size = jnp.sum(jnp.abs(rows), axis=1)
-    part = math.sqrt(float(jnp.finfo(rows.dtype).eps))
-    most = jnp.minimum(_FOREIGN_TERMS * last, part * size)
+    inside = probe_points(1)
+    at_points = [at_end, *(values(jnp.asarray(p, rows.dtype)) for p in inside)]
+    return _differs(list(rows.T), [1.0, *inside], at_points)
+
+
+def _differs(terms: list[Array], points: list[float], values: list[Array]) -> Array:
+    """Whether a condition, of which these are the values at parts of the step, differs
+    from its series."""
+    sizes = list(map(jnp.abs, terms))
+    size = ft.reduce(jnp.add, sizes)
+    last = jnp.maximum(*sizes[-2:]) if len(sizes) > 2 else sizes[-1]
+    eps = float(jnp.finfo(size.dtype).eps)
+    most = jnp.minimum(_FOREIGN_TERMS * last, math.sqrt(eps) * size)
     # The condition's own rounding errors are of what its value is made of.
-    most = most + 16 * noise
-    for part in [1.0, *probe_points(1)]:
-        x = jnp.asarray(part, rows.dtype)
-        value = at_end if part == 1.0 else values(x)
-        difference = jax.lax.stop_gradient(value) - evaluate(terms, x)
+    most = most + 16 * NOISE * eps * size
+    foreign = jnp.zeros(size.shape, bool)
+    for point, value in zip(points, values):
+        difference = jax.lax.stop_gradient(value) - evaluate(terms, point)
         foreign = foreign | ~(jnp.abs(difference) <= most)
     return foreign
 

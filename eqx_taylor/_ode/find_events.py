@@ -21,7 +21,8 @@ from .event_conditions import (
 )
 from .event_steps import is_foreign
 from .interpolation import TaylorInterpolation
-from .roots import departure, first_crossing, noise_of, restriction
+from .roots import departure, first_crossing, noise_of, normalised, restricted
+from .small_loop import in_small_loop
 
 
 # The shortest part of a step in which a condition is looked at that is not its series,
@@ -163,10 +164,7 @@ def find_events(
     y0 = jtu.tree_map(lambda c: c[0, 0], interpolation.infos["coefficients"])
     conditions = read_real_conditions("find_events", event, t0, y0, args)
     structure = jtu.tree_structure(event.cond_fn, is_leaf=callable)
-    directions = jtu.tree_leaves(event.direction, is_leaf=lambda x: x is None)
-    # 0 for both, 1 for upwards.
-    wanted = jnp.array([0 if d is None else 2 * int(d) - 1 for d in directions])
-    found = _search(interpolation, conditions, wanted, max_events)
+    found = _search(interpolation, conditions, wanted_directions(event), max_events)
     ts, ys = _differentiable(interpolation, conditions, found)
     exists = found.index >= 0
     mask = [found.index == i for i in range(conditions.number)]
@@ -179,6 +177,13 @@ def find_events(
         jnp.minimum(found.count, max_events),
         found.count > max_events,
     )
+
+
+def wanted_directions(event: diffrax.Event) -> Array:
+    """1 for each condition whose events are those upwards, -1 for downwards, 0 for
+    both."""
+    directions = jtu.tree_leaves(event.direction, is_leaf=lambda x: x is None)
+    return jnp.array([0 if d is None else 2 * int(d) - 1 for d in directions])
 
 
 def _check_solution(solution: Any) -> Any:
@@ -235,19 +240,28 @@ def _search(
         curves = jtu.tree_map(lambda c: _part_of(c, left, width), whole)
         start_time = direction * (t0 + left * (t1 - t0))
         h = direction * (t1 - t0) * width
-        rows = condition_series("find_events", conditions, start_time, h, curves)
-        rows = jax.lax.stop_gradient(rows)
+
+        def series_of(one):
+            [terms] = condition_series("find_events", one, start_time, h, curves)
+            return [jnp.stack(terms)]
+
+        # Each in a loop of its own, as large loops take long to compile.
+        rows = [
+            in_small_loop(lambda one=one: series_of(one))[0]
+            for one in conditions.apart()
+        ]
+        rows, factors = normalised(jnp.stack(rows))
         noise = noise_of(rows)
 
         def values(x):
             y = evaluate_polynomials(curves, x)
             t = start_time + x.astype(h.dtype) * h
-            return jax.lax.stop_gradient(conditions.values(t, y))
+            return jax.lax.stop_gradient(conditions.values(t, y) * factors)
 
         one = jnp.ones((), rows.dtype)
         at_end = values(one)
         side = jnp.where(found.side == 0, departure(rows, noise), found.side)
-        foreign = is_foreign(rows, noise, values, at_end)
+        foreign = is_foreign(rows, values, at_end)
         halve = jnp.any(foreign) & (width > _SHORTEST)
         looked_at = jnp.where(foreign, 0, side)
         start = found.start.astype(rows.dtype)
@@ -313,10 +327,8 @@ def _search(
 def _part_of(c: Array, left: Array, width: Array) -> Array:
     """The polynomial on a part of the step, in its length as the unit."""
     dtype = jnp.finfo(c.dtype).dtype
-    [matrix] = restriction(
-        left[None].astype(dtype), width[None].astype(dtype), len(c) - 1
-    )
-    return jnp.tensordot(matrix.astype(c.dtype), c, 1)
+    left, width = (x.astype(dtype).astype(c.dtype) for x in (left, width))
+    return jnp.moveaxis(restricted(jnp.moveaxis(c, 0, -1), left, width), -1, 0)
 
 
 def _bisect(values: Any, side: Array) -> Array:

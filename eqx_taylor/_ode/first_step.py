@@ -10,8 +10,9 @@ import jax.tree_util as jtu
 from jaxtyping import Array
 
 from .._core.custom_types import Args, PyTree, RealScalarLike
-from .._core.jax import evaluate, joint_axes, trace, vary
+from .last_terms import last_terms
 from .ode_jet import solution_series, unit_near, unit_of, usable
+from .small_loop import in_small_loop
 
 
 # The order of the jet that the first step is chosen by. It is compiled besides that of
@@ -42,12 +43,15 @@ def first_step(
     def by_series():
         unit = jnp.minimum(unit_near(t1 - t0), _longest_unit(t0, y0, order))
         series = solution_series(terms, t0, unit, y0, args, order)
-        last, unit = _last_of(usable(series.stacked()), unit)
+        leaves, treedef = jtu.tree_flatten(usable(series.stacked()))
+        last, values = [c[-2:] for c in leaves], [c[0] for c in leaves]
+        last, unit = last_terms(last, values, unit, order)
+        last = jtu.tree_unflatten(treedef, last)
         no_error = jtu.tree_map(lambda y: jnp.zeros_like(jnp.abs(y)), y0)
         _, dt = judge(y0, y0, no_error, last, unit, order, error_order)
         return [dt]
 
-    [dt] = _in_loop(by_series)
+    [dt] = in_small_loop(by_series)
     # One step will do where nothing moves: of some length, if there is no end. Diffrax
     # ends it at `t1`. If it ended there by itself, the derivative of the smaller of two
     # equal times would be half of that of either.
@@ -60,49 +64,3 @@ def _longest_unit(t0: Array, y0: PyTree[Array], order: int) -> float:
     order 4, 256 in float32. The length of the whole solve may be any."""
     largest = float(jnp.finfo(unit_of(t0, y0).dtype).max)
     return 2.0 ** (math.log2(largest) // (4 * order))
-
-
-def _last_of(coefficients: PyTree[Array], unit: Array) -> tuple[PyTree[Array], Array]:
-    """Returns the last two coefficients, in a unit of time in which they are no larger
-    than the state: a norm takes their squares, which in float32 overflow soon."""
-    leaves, treedef = jtu.tree_flatten(coefficients)
-    order = len(leaves[0]) - 1 if leaves else 1
-
-    def largest(k):
-        sizes = [jnp.max(jnp.abs(c[k]), initial=0) for c in leaves]
-        return jnp.max(
-            jnp.array([size.astype(unit.dtype) for size in sizes]), initial=0
-        )
-
-    # At rest in the origin the state has no size of its own.
-    size = jnp.where(largest(0) > 0, largest(0), 1)
-    shorter = jnp.minimum((size / largest(order)) ** (1 / order), 1)
-    if order > 1:
-        below = (size / largest(order - 1)) ** (1 / (order - 1))
-        shorter = jnp.minimum(shorter, below)
-    shorter = unit_near(shorter)
-
-    def scaled(c):
-        factor = shorter.astype(c.dtype)
-        return jnp.stack([c[-2] * factor ** (order - 1), c[-1] * factor**order])
-
-    return jtu.tree_unflatten(treedef, map(scaled, leaves)), unit * shorter
-
-
-def _in_loop(fun: Callable[[], list[Array]]) -> list[Array]:
-    """Calls a function, which returns a list of arrays, in a loop that is passed once.
-
-    On CPUs XLA makes one piece of machine code of a loop over small arrays. Elsewhere
-    each operation has its own, which takes longer to compile and to run.
-    """
-    jaxpr = trace(fun)
-    axes = joint_axes(jaxpr.out_avals)
-
-    def carry(is_left, outs):
-        return [vary(x, axes) for x in (jnp.array(is_left), *outs)]
-
-    start = carry(True, [jnp.zeros(x.shape, x.dtype) for x in jaxpr.out_avals])
-    _, *outs = jax.lax.while_loop(
-        lambda loop: loop[0], lambda loop: carry(False, evaluate(jaxpr, [])), start
-    )
-    return outs

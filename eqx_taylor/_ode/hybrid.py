@@ -14,7 +14,7 @@ from .._core.check import check_integer, check_scalar, describe
 from .._core.custom_types import Args, PyTree, RealScalarLike, Y
 from .check import check_state
 from .event_conditions import check_is_event, read_real_conditions
-from .find_events import Events
+from .find_events import Events, wanted_directions
 from .ode_jet import increment, unit_of
 from .solver import TaylorSolver
 from .vector_field import as_ode_term
@@ -190,6 +190,7 @@ def hybrid_solve(
     t0, t1 = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
     conditions = read_real_conditions("hybrid_solve", event, t0, y0, args)
     functions, structure = jtu.tree_flatten(event.cond_fn, is_leaf=callable)
+    wanted = wanted_directions(event)
     update = _checked(update, y0)
     sign = jnp.where(t0 <= t1, 1, -1).astype(dtype)
     kwargs = {} if adjoint is None else dict(adjoint=adjoint)
@@ -222,10 +223,8 @@ def hybrid_solve(
         0 for the others, which are where they were."""
         values, slope, _ = jax.lax.stop_gradient(slopes(t, y))
         slope = slope * sign.astype(slope.dtype)
-        eps = float(jnp.finfo(values.dtype).eps)
-        tiny = float(jnp.finfo(values.dtype).tiny)
         size = _size(conditions.values, t, y)
-        at_zero = jnp.abs(values) <= 1e3 * (eps * size + tiny) + _moved(t, slope)
+        at_zero = _in_roundings(values) <= size + _moved(t, slope)
         # The new state may have turned the way around: that of a ball at a bounce.
         same_way = jnp.sign(slope) * jnp.sign(behind)
         there = jnp.where(same_way == 0, crossed, crossed * same_way)
@@ -262,13 +261,16 @@ def hybrid_solve(
         flags = jnp.stack(jtu.tree_leaves(mask)) & ~has_ended
         occurred = jnp.any(flags) & (solution.result == diffrax.RESULTS.event_occurred)
         result = diffrax.RESULTS.where(has_ended, result, solution.result)
-        crossed = jnp.where(flags, -sides, 0)
+        # Where a direction is given, the condition may have crossed zero the other way
+        # since the last event.
+        towards = jnp.where(wanted == 0, -sides, wanted.astype(sides.dtype))
+        crossed = jnp.where(flags, towards, 0)
         t, y, before = to_root(start, t, y, flags)
         after = update(t, y, args, mask)
         after = jtu.tree_map(lambda a, b: jnp.where(occurred, a, b), after, y)
         behind = before * sign.astype(before.dtype)
         new_sides = sides_after(t, after, crossed, behind, sides)
-        upwards = jnp.any(flags & (sides < 0))
+        upwards = jnp.any(crossed > 0)
         index = jnp.where(occurred, jnp.argmax(flags), -1)
         out = t, y, after, index, upwards, solution.stats["num_steps"]
         return (t, after, new_sides, result, has_ended | ~occurred), out
@@ -319,10 +321,17 @@ _TOO_MANY = (
 )
 
 
+def _in_roundings(values: Array) -> Array:
+    """Absolute values in units of so many roundings: what may be next to underflow is
+    not multiplied by one."""
+    return jnp.abs(values) / (1e3 * float(jnp.finfo(values.dtype).eps))
+
+
 def _moved(t: Array, slope: Array) -> Array:
-    """The change of a condition in so much time as an event may be wrong by."""
-    time = 1e3 * float(jnp.finfo(t.dtype).eps) * (1 + jnp.abs(t))
-    return jnp.abs(slope) * time.astype(slope.dtype)
+    """The change of a condition in so much time as an event may be wrong by, in the
+    same units."""
+    ratio = float(jnp.finfo(t.dtype).eps) / float(jnp.finfo(slope.dtype).eps)
+    return jnp.abs(slope) * (ratio * (1 + jnp.abs(t))).astype(slope.dtype)
 
 
 def _size(values: Callable[..., Array], t: Array, y: Y) -> Array:

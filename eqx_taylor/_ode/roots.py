@@ -7,6 +7,7 @@ there is one. The part is halved until it is one of these, or shorter than a roo
 known.
 """
 
+import functools as ft
 import math
 from typing import NamedTuple
 
@@ -17,12 +18,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._core.polynomial import evaluate, evaluate_derivative
+from .._core.units import power_of_two
 
 
 # What rounding makes of a polynomial, in units of the last place of the sum of its
 # terms: chosen. Horner's rule makes at most twice the order, and hardly ever more than
 # the square root of that; what the coefficients were rounded to comes to it.
-_NOISE = 16
+NOISE = 16
 # Bounds on the number of passes, against loops that never end. Of a million polynomials
 # of degree 20 with clusters of roots (`tests/test_roots.py` has some of them) the
 # longest search took 230 passes.
@@ -44,11 +46,38 @@ class Crossing(NamedTuple):
     behind: Float[Array, " rows"]
 
 
+def normalised(
+    polynomials: Float[Array, "rows terms"],
+) -> tuple[Float[Array, "rows terms"], Float[Array, " rows"]]:
+    """Multiplies each polynomial by a power of two, so that its largest coefficient is
+    near 1: sums neither overflow nor underflow. Returns these factors as well."""
+    size = jnp.max(jnp.abs(polynomials), axis=1)
+    is_size = (size > 0) & jnp.isfinite(size)
+    factors = 1 / power_of_two(jnp.where(is_size, size, 1))
+    return polynomials * factors[:, None], factors
+
+
 def noise_of(polynomials: Float[Array, "rows terms"]) -> Float[Array, " rows"]:
-    """Bounds what rounding makes of the values of polynomials on `[0, 1]`."""
+    """Bounds what rounding makes of the values of polynomials on `[0, 1]`, which are
+    `normalised`."""
     finfo = jnp.finfo(polynomials.dtype)
     size = jnp.sum(jnp.abs(polynomials), axis=1)
-    return _NOISE * float(finfo.eps) * size + float(finfo.tiny)
+    return NOISE * float(finfo.eps) * size + float(finfo.tiny)
+
+
+def is_far_from_zero(terms: list[Array]) -> Array:
+    """Whether a polynomial stays away from zero on `[0, 1]` by more than rounding
+    errors, for certain. It takes a few operations, and is true of most polynomials
+    without a root."""
+    start, *rest = terms
+    rest = list(map(jnp.abs, rest))
+    size = jnp.abs(start)
+    least = size - ft.reduce(jnp.add, rest[1:], jnp.zeros_like(size))
+    if rest:
+        # The first two terms are least at one of the ends.
+        least = least + jnp.minimum(jnp.sign(start) * terms[1], 0)
+    noise = NOISE * float(jnp.finfo(size.dtype).eps)
+    return least > noise * ft.reduce(jnp.add, rest, size)
 
 
 def departure(
@@ -142,7 +171,7 @@ def _isolate(above: Array, start: Array) -> tuple[Array, Array]:
     def body(search):
         left, width, right, passes = search
         end = jnp.minimum(left + width, 1)
-        b = _bernstein(_restricted(above, left, end - left))
+        b = _bernstein(restricted(above, left, end - left))
         positive = b > 0
         clear = jnp.all(positive, axis=1)
         changes = jnp.sum(positive[:, 1:] != positive[:, :-1], axis=1)
@@ -213,43 +242,44 @@ def _refine(above: Array, left: Array, right: Array) -> Array:
 
 # -- Bernstein's basis
 
+# Both transformations are a loop over additions. Their matrices take as long, and the
+# arrays of products, of three axes, are too large for XLA to compile the loop of a
+# small solve to one function.
+
 
 def _bernstein(terms: Array) -> Array:
     """The coefficients of polynomials in Bernstein's basis on `[0, 1]`."""
     order = terms.shape[1] - 1
-    matrix = np.array(
-        [
-            [math.comb(i, j) / math.comb(order, j) for j in range(order + 1)]
-            for i in range(order + 1)
-        ]
-    )
-    return jnp.sum(terms[:, None, :] * jnp.asarray(matrix[None], terms.dtype), axis=2)
+    weights = np.array([1 / math.comb(order, j) for j in range(order + 1)])
+    index = np.arange(order + 1)[None, :]
+
+    # Pascal's triangle, `Σ_j binomial(i, j) terms[j]`, is a product of sums of
+    # neighbours.
+    def add_neighbours(m, b):
+        return b + jnp.where(jnp.asarray(index) > m, _next(b), 0)
+
+    scaled = terms * jnp.asarray(weights[None], terms.dtype)
+    return jax.lax.fori_loop(0, order, add_neighbours, scaled)
 
 
-def _restricted(terms: Array, left: Array, width: Array) -> Array:
-    """The polynomials of `u` that `left + width u` makes of polynomials."""
-    matrices = restriction(left, width, terms.shape[1] - 1)
-    return jnp.sum(matrices * terms[:, None, :], axis=2)
+def restricted(terms: Array, left: Array, width: Array) -> Array:
+    """The polynomials of `u` that `left + width u` makes of polynomials, whose
+    coefficients are along the last axis. `left` and `width` have the other axes, or
+    fewer in front."""
+    order = terms.shape[-1] - 1
+    axes = [1] * (terms.ndim - left.ndim)
+    left, width = (x.reshape(*x.shape, *axes) for x in (left, width))
+    first = jnp.asarray(np.arange(order + 1) == 0, terms.dtype)
+    first = first.reshape(*[1] * (terms.ndim - 1), order + 1)
+
+    # Horner's rule, in polynomials of `u`.
+    def add_term(i, p):
+        term = jax.lax.dynamic_slice_in_dim(terms, order - i, 1, -1)
+        return left * p + width * _next(p) + first * term
+
+    return jax.lax.fori_loop(0, order + 1, add_term, jnp.zeros_like(terms))
 
 
-def restriction(left: Array, width: Array, order: int) -> Array:
-    """The matrices that make the coefficients of `p(left + width u)` of those of a
-    polynomial `p(x)`, one for each entry of two vectors."""
-    # Taylor's shift; then the length.
-    index = np.arange(order + 1)
-    exponents = np.maximum(index[None, :] - index[:, None], 0)
-    binomials = np.array(
-        [[math.comb(k, j) for k in range(order + 1)] for j in range(order + 1)], float
-    )
-    factors = _powers(left, order)[:, exponents]
-    factors = factors * jnp.asarray(binomials[None], left.dtype)
-    return factors * _powers(width, order)[:, :, None]
-
-
-def _powers(x: Array, order: int) -> Array:
-    """The powers 0 to `order` of each entry of a vector."""
-    ones = jnp.ones_like(x)[:, None]
-    if order == 0:
-        return ones
-    column = jnp.broadcast_to(x[:, None], (x.shape[0], order))
-    return jnp.concatenate([ones, jnp.cumprod(column, axis=1)], axis=1)
+def _next(terms: Array) -> Array:
+    """The coefficients, each at the place of the next one."""
+    return jnp.concatenate([jnp.zeros_like(terms[..., :1]), terms[..., :-1]], axis=-1)

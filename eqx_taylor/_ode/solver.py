@@ -25,7 +25,7 @@ from .error_estimate import (
     probe_points,
 )
 from .event_conditions import read_conditions
-from .event_steps import in_longer_unit, length_to_first_event
+from .event_steps import length_to_first_event
 from .event_watch import (
     Call,
     check_event,
@@ -34,6 +34,7 @@ from .event_watch import (
     told_to_conditions,
 )
 from .interpolation import TaylorInterpolation
+from .last_terms import last_terms
 from .ode_jet import unit_near
 from .step import is_finite, make_step, Step, TaylorState
 from .stiffness import warn_if_stiff
@@ -338,7 +339,8 @@ def _estimate(
     unit = made.next_unit
     last = [jnp.where(jnp.isfinite(c[-2:]), c[-2:], 0) for c in leaves]
     if cut is not None:
-        last, unit = in_longer_unit(last, [c[0] for c in leaves], unit, order)
+        # Behind a step that was cut, which may be very short, the unit is as short.
+        last, unit = last_terms(last, [c[0] for c in leaves], unit, order)
 
     def of_leaf(last, error, at_end, size):
         by_defect = jnp.maximum(error, at_end)
