@@ -193,6 +193,7 @@ def count():
             max_steps=4096,
         )
         points = np.asarray(jax.vmap(solution.evaluate)(jnp.linspace(0.0, end, 500)))
+        assert solution.interpolation is not None
         ends = np.asarray(solution.interpolation.ts)
         ends = ends[np.isfinite(ends)]
 
