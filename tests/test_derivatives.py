@@ -249,6 +249,20 @@ EVALUATED = {
         lambda f, *a, **k: eqx_taylor.value_jacobian_hessian(f, _POINT, *a, **k)
     ),
     "laplacian": lambda f, *a, **k: eqx_taylor.laplacian(f, _POINT, *a, **k),
+    "biharmonic": lambda f, *a, **k: eqx_taylor.biharmonic(f, _POINT, *a, **k),
+    "weighted_laplacian": (
+        lambda f, *a, **k: eqx_taylor.weighted_laplacian(f, _POINT, jnp.eye(2), *a, **k)
+    ),
+    "linear_operator": (
+        lambda f, *a, **k: eqx_taylor.linear_operator(
+            f, _POINT, [(2.0, (1, 1)), (1.0, (0, 0))], *a, **k
+        )
+    ),
+    "stochastic_laplacian": (
+        lambda f, *a, **k: eqx_taylor.stochastic_laplacian(
+            f, _POINT, jax.random.key(0), *a, num_samples=4, batch_size=2, **k
+        )
+    ),
 }
 
 
@@ -274,6 +288,24 @@ def test_further_arguments_and_what_is_not_differentiated(name):
         call(lambda x: jnp.sum(x), has_aux=True)
 
 
+@pytest.mark.parametrize("name", EVALUATED)
+def test_what_is_not_differentiated_is_differentiated_by_others(name):
+    """As that of `jax.grad(fun, has_aux=True)` is."""
+    call = EVALUATED[name]
+
+    def aux(w):
+        def fun(x):
+            y = jnp.sin(w * jnp.sum(x))
+            return y, y**2
+
+        return call(fun, has_aux=True)[1]
+
+    x = 0.3 if name in ("derivatives", "nth_derivative") else jnp.sum(_POINT)
+    slope = jnp.sin(4.0 * x) * x
+    assert_close(jax.grad(aux)(2.0), slope, ulps=8)
+    assert_close(jax.jvp(aux, (2.0,), (1.0,))[1], slope, ulps=8)
+
+
 @pytest.mark.parametrize("new, name", [(derivatives, "order"), (nth_derivative, "n")])
 def test_old_forms(new, name):
     wanted = new(lambda t, a: jnp.sin(a * t), 0.3, 3, 2.0)
@@ -288,11 +320,19 @@ def test_old_forms(new, name):
             old = call()
         assert_close(old(0.3, 2.0), wanted)
         assert_close(old(0.3, a=2.0), wanted)
+    with pytest.warns(DeprecationWarning):
+        old = new(lambda t: (jnp.sin(2 * t), 5), 3, has_aux=True)
+    assert old(0.3)[1] == 5
+    with pytest.warns(DeprecationWarning):
+        assert_close(new(fun, 3, a=2.0)(0.3), wanted)
+    with pytest.warns(DeprecationWarning):
+        assert_close(new(fun=fun, **{name: 3})(0.3, 2.0), wanted)
     # What is no old form is not taken for one.
     assert_close(new(fun, 0.3, order=3, a=2.0), wanted)
     assert_close(new(fun, x=0.3, order=3, a=2.0), wanted)
-    with pytest.raises(TypeError):
-        new(fun)
+    for keywords in ({}, {"x": 3.0}, {"n": 3} if name == "n" else {"x": 1.0}):
+        with pytest.raises(TypeError):
+            new(fun, 0.3, **keywords) if keywords else new(fun)
 
 
 # -- compiled, and exported

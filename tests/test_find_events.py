@@ -516,3 +516,43 @@ def test_gradients_against_forty_digits():
         assert list(index) == [0, 1]
         np.testing.assert_allclose(found, values, rtol=0, atol=1e-13)
         np.testing.assert_allclose(jacobian, slopes, rtol=1e-9, atol=1e-10)
+
+
+def test_a_condition_that_is_narrower_than_time():
+    """In float32, in a solve in float64: as a network or a table has it."""
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], -y[0]])),
+        TaylorSolver(order=12),
+        0.0,
+        10.0,
+        None,
+        jnp.array([1.0, 0.0]),
+        stepsize_controller=TaylorController(1e-10, 1e-10),
+        saveat=diffrax.SaveAt(dense=True),
+    )
+    event = diffrax.Event(
+        lambda t, y, args, **kwargs: y[0].astype(jnp.float32) - np.float32(0.3)
+    )
+    found = find_events(solution, event, max_events=8)
+    first = np.arccos(np.float32(0.3).astype(float))
+    exact = [first, 2 * np.pi - first, 2 * np.pi + first]
+    assert found.num_events == 3
+    np.testing.assert_allclose(found.ts[:3], exact, atol=2e-6)
+
+
+@pytest.mark.parametrize("bend", [1.0, -1.0])
+def test_let_go_at_zero(bend):
+    """A body at rest at the ground does not pass through it: t^2 / 2 and -t^2 / 2."""
+    found = hybrid_solve(
+        diffrax.ODETerm(lambda t, y, args: jnp.stack([y[1], bend + 0 * y[0]])),
+        TaylorSolver(order=4),
+        0.0,
+        3.0,
+        None,
+        jnp.zeros(2),
+        event=diffrax.Event(lambda t, y, args, **kwargs: y[0]),
+        stepsize_controller=TaylorController(1e-8, 1e-8),
+        max_events=2,
+    )
+    assert found.events.num_events == 0
+    np.testing.assert_allclose(found.y1, [4.5 * bend, 3.0 * bend], rtol=1e-12)

@@ -390,5 +390,13 @@ def test_factorials():
         k = np.arange(13)
         exact = np.round(2.0 ** (k / 2) * np.sin(k * np.pi / 4))
         np.testing.assert_allclose(found, exact, rtol=1e-14, atol=1e-14)
+    # Far beyond what factorials can be.
+    for dtype, order in ((jnp.float32, 40), (jnp.float64, 180)):
+        y = jnp.array(1.0, dtype)
+        found = ode_jet(
+            lambda t, y, args: y / 10, 0.0, y, order=order, factorial_scaled=True
+        )
+        assert found.dtype == dtype and not np.any(np.isnan(found))
+        np.testing.assert_allclose(found[:8], 0.1 ** np.arange(8), rtol=1e-5)
     with pytest.raises(TypeError, match="factorial_scaled"):
         ode_jet(field, 0.0, y0, order=2, factorial_scaled=1)

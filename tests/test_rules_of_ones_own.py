@@ -485,6 +485,28 @@ def test_jet_rule_of_a_primitive_with_several_outputs():
     np.testing.assert_array_equal(of_sign, 0)
 
 
+def test_jet_rule_of_a_custom_jvp_with_several_outputs():
+    @jax.custom_jvp
+    def both(x, y):
+        return x * y, x + y
+
+    @both.defjvp
+    def _(primals, tangents):
+        (x, y), (dx, dy) = primals, tangents
+        return both(x, y), (x * dy + y * dx, dx + dy)
+
+    def rule(primals_in, series_in):
+        product, terms = _product_rule(primals_in, series_in)
+        sums = [a + b for a, b in zip(*series_in)]
+        return [product, sum(primals_in)], [terms, sums]
+
+    rules.define_jet_rule(both, rule)
+    found = eqx_taylor.derivatives(lambda t: both(jnp.sin(t), t**2), 0.3, 4)
+    exact = derivatives(lambda t: (jnp.sin(t) * t**2, jnp.sin(t) + t**2), 4)(0.3)
+    for a, b in zip(found, zip(*exact)):
+        np.testing.assert_allclose(a, np.stack(b), rtol=1e-13, atol=1e-15)
+
+
 @pytest.mark.parametrize(
     "rule",
     [

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fuzz_laplacians import check_laplacian
+from helpers import assert_close
 from jax import lax
 
 from benchmarks._particles import cost, FUNCTIONS, mean_field, one_body, weights
@@ -400,3 +401,27 @@ def test_random_programs():
     """A few of those of `fuzz_laplacians.py`."""
     for n in range(3):
         check_laplacian(f"test {n}")
+
+
+def test_loops_without_turns():
+    x = jnp.arange(12.0).reshape(4, 3) / 7
+
+    def scan(x):
+        return jnp.sum(lax.scan(lambda c, r: (c * r, None), x[0], x[:0])[0] ** 2)
+
+    def mapped(x):
+        return jnp.sum(lax.map(lambda r: r**2 * x[0], x[:0])) + jnp.sum(x) ** 2
+
+    for fun, exact in ((scan, 6.0), (mapped, 24.0)):
+        assert_close(laplacian(fun, x), jnp.array(exact))
+
+
+def test_a_barrier_for_entries_of_different_kinds():
+    x = jnp.arange(12.0).reshape(4, 3) / 7
+
+    def fun(x, barrier):
+        y = barrier((x[::-1] * x, x))
+        return jnp.sum(y[0] ** 2 * jnp.sin(y[1]))
+
+    found = laplacian(fun, x, lax.optimization_barrier)
+    assert_close(found, laplacian(fun, x, lambda y: y), ulps=20)

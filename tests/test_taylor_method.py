@@ -69,6 +69,14 @@ def test_order_suits_tolerances():
         assert not _traced(solver, controller)
 
 
+def test_large_states():
+    """An orbit in metres: `atol` says nothing of the tolerance beside the state."""
+    solver, _ = taylor_method(rtol=1e-9, atol=100.0)
+    assert solver == TaylorSolver(order=11) or solver == TaylorSolver(order=12)
+    assert TaylorSolver(rtol=0.0, atol=1e-9) == TaylorSolver(order=12)
+    assert TaylorSolver(rtol=1e308, atol=1e308) == TaylorSolver(order=2)
+
+
 def test_defaults_are_those_of_the_classes():
     options = dict(inspect.signature(taylor_method).parameters)
     for made in (TaylorSolver, TaylorController):
@@ -168,7 +176,10 @@ def test_numbers_of_steps_are_as_the_warning_says(order, times):
         (TaylorSolver(order=12), TaylorController(**_TIGHT)),
         (TaylorSolver(order=20), TaylorController(**_TIGHT)),
         (TaylorSolver(), TaylorController(rtol=0.01, atol=0.01)),
-        # Nothing is known of the tolerance.
+        # Nothing is known of the tolerance beside the state.
+        (TaylorSolver(order=12), TaylorController(rtol=1e-9, atol=100.0)),
+        (TaylorSolver(order=4), TaylorController(rtol=1e-9, atol=1e-3)),
+        (TaylorSolver(order=12), TaylorController(rtol=0.0, atol=1.0)),
         (TaylorSolver(), diffrax.StepTo(ts=jnp.array([0.0, 10.0]))),
     ],
 )

@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 
 from .._core.check import describe, is_none
 from .._core.custom_types import PyTree
 from .._core.jax import as_type
 from .._sums import calls as calls
-from .._sums.collapse import SHARED, sums_over_directions
+from .._sums.collapse import sums_over_directions
 from .check import as_term, check_floating, check_function
 from .filter_jet import jet_of_trees
 
@@ -216,31 +215,16 @@ class Argument:
         """Returns the Taylor coefficients (or derivatives) of orders 0 to `order` of
         the function in the direction `v`, with `None` for leaves that have none. They
         are taken at `at`, if it is given, in the place of `x`."""
-        return self._along(v, order, at, factorial_scaled)[0]
-
-    def value(self) -> tuple[PyTree, PyTree]:
-        """Returns the value of the function, with `None` for leaves that have no
-        derivative, and what else it returns."""
-        [value], aux = self._along([None] * len(self.arrays), 0)
-        return value, aux
-
-    def aux(self) -> PyTree:
-        """Returns what else the function returns, with `has_aux`. XLA computes it
-        together with the derivatives."""
-        return self.value()[1] if self.has_aux else None
-
-    def _along(self, v, order, at=None, factorial_scaled=False):
         arrays = self.arrays if at is None else at
         terms = [self.replaced(v, otherwise=None), *[None] * (order - 1)]
         value, series = jet_of_trees(
             self.caller,
-            self.as_pair,
+            self.differentiated,
             (self.replaced(arrays),),
             (terms,),
             factorial_scaled,
             {},
         )
-        (value, aux), series = value, [pair[0] for pair in series]
         if not jtu.tree_leaves(series[0]):
             raise TypeError(
                 f"{self.caller}: `fun` returned nothing that can be differentiated: "
@@ -252,23 +236,35 @@ class Argument:
             value,
             is_leaf=is_none,
         )
-        return [value, *series][: order + 1], aux
+        return [value, *series][: order + 1]
 
-    def as_pair(self, x: PyTree) -> tuple[PyTree, PyTree]:
-        """Calls the function. Returns what is differentiated, with arrays for numbers,
-        and what is not."""
+    def value(self) -> PyTree:
+        """Returns the value of the function, with `None` for leaves that have no
+        derivative."""
+        return self.along([None] * len(self.arrays), 0)[0]
+
+    def differentiated(self, x: PyTree) -> PyTree:
+        """Calls the function. Returns what is differentiated, as arrays."""
+        return jtu.tree_map(_as_array, self._call(x)[0])
+
+    def with_aux(self, result: Any) -> Any:
+        """Returns a result, with what else the function returns if it has that. This is
+        computed apart, at the point alone, so that it can be differentiated by others;
+        compiled, it shares with the derivatives what they are made of."""
+        if not self.has_aux:
+            return result
+        return result, self._call(self.replaced(self.arrays))[1]
+
+    def _call(self, x: PyTree) -> tuple[PyTree, PyTree]:
         y = self.fun(x)
         if not self.has_aux:
-            return jtu.tree_map(_as_array, y), None
+            return y, None
         if not isinstance(y, tuple | list) or len(y) != 2:
             raise TypeError(
                 f"{self.caller}: with `has_aux=True` `fun` must return a pair of what "
                 f"is differentiated and what is not; got {describe(y)}."
             )
-        y, aux = y
-        is_array = lambda leaf: isinstance(leaf, jax.Array)  # noqa: E731
-        arrays, rest = eqx.partition(aux, is_array)
-        return jtu.tree_map(_as_array, y), eqx.combine(lax.stop_gradient(arrays), rest)
+        return y[0], y[1]
 
     def weighted_sums(
         self,
@@ -280,8 +276,7 @@ class Argument:
         `weights[k]` times the Taylor coefficient of order k. The directions are stacked
         along the first axis, `None` for arrays that do not move in any. In the place of
         weights, `EACH` stands for the coefficients in all directions, along a new first
-        axis; and `SHARED`, of order 0, for the value. With `has_aux` what else `fun`
-        returns is there as well, under `AUX`."""
+        axis; and `SHARED`, of order 0, for the value."""
         moving = [i for i, v in enumerate(directions) if v is not None]
         trees: list[Any] = []
 
@@ -289,35 +284,19 @@ class Argument:
             v = [None] * len(self.arrays)
             for i, leaf in zip(moving, vs):
                 v[i] = leaf
-            terms, aux = self._along(v, max(weights), arrays)
-            arrays, static = eqx.partition(aux, eqx.is_array)
-            parts = [*[terms[k] for k in weights], arrays]
-            leaves, tree = zip(*[jtu.tree_flatten(part) for part in parts])
-            trees.append((tree, static))
+            terms = self.along(v, max(weights), at=arrays)
+            leaves, tree = zip(*[jtu.tree_flatten(terms[k]) for k in weights])
+            trees.append(tree)
             return leaves
 
         found = sums_over_directions(
             coefficients,
             self.arrays,
             [directions[i] for i in moving],
-            [*weights.values(), SHARED],
+            list(weights.values()),
             None if known is None else [known[i] for i in moving],
         )
-        structures, static = trees[-1]
-        parts = list(map(jtu.tree_unflatten, structures, found))
-        sums: dict[Any, PyTree] = dict(zip(weights, parts))
-        if self.has_aux:
-            sums[AUX] = eqx.combine(parts[-1], static)
-        return sums
-
-    def with_aux(self, result: Any, aux: PyTree) -> Any:
-        """Returns the result of an operator, with what else the function returns."""
-        return (result, aux) if self.has_aux else result
-
-
-# The key of what a function returns besides its value, in the result of
-# `Argument.weighted_sums`.
-AUX: Any = "aux"
+        return dict(zip(weights, map(jtu.tree_unflatten, trees[-1], found)))
 
 
 def _as_array(y: Any) -> Any:

@@ -73,7 +73,7 @@ def derivatives(
     **Reference:** [Griewank and Walther (2008), Chapter 13][griewank2008evaluating].
     """
     terms, argument = _of_scalar("derivatives", fun, order, x, args, kwargs, has_aux)
-    return argument.with_aux(stacked(terms), argument.aux())
+    return argument.with_aux(stacked(terms))
 
 
 @takes_old_form("n")
@@ -117,7 +117,7 @@ def nth_derivative(
         ```
     """
     terms, argument = _of_scalar("nth_derivative", fun, order, x, args, kwargs, has_aux)
-    return argument.with_aux(terms[-1], argument.aux())
+    return argument.with_aux(terms[-1])
 
 
 def _of_scalar(
@@ -197,7 +197,7 @@ def directional_derivatives(
     argument = Argument(caller, fun, x, args, kwargs, has_aux=has_aux)
     v = argument.direction(v)
     terms = argument.along(v, order, factorial_scaled=True)
-    return argument.with_aux(stacked(terms), argument.aux())
+    return argument.with_aux(stacked(terms))
 
 
 def stacked(terms: list[PyTree]) -> PyTree[Array]:

@@ -17,7 +17,7 @@ from jax.core import Tracer
 from .._core.check import describe
 from .._core.custom_types import PyTree
 from .._sums.collapse import EACH, SHARED
-from .argument import Argument, AUX
+from .argument import Argument
 from .interpolation_weights import (
     as_array,
     as_rows,
@@ -96,7 +96,7 @@ def laplacian(
     **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
     argument = Argument("laplacian", fun, x, args, kwargs, real=True, has_aux=has_aux)
-    return _sum_of_squares(argument, mask)
+    return argument.with_aux(_sum_of_squares(argument, mask))
 
 
 @overload
@@ -176,7 +176,7 @@ def value_gradient_laplacian(
     wanted = {0: SHARED, 1: EACH, 2: weights}
     found = argument.weighted_sums(argument.split(rows), wanted, argument.parts(rows))
     gradient = jtu.tree_map(lambda y: argument.tensor(y, 1), found[1])
-    return argument.with_aux(found[0], found.get(AUX)), gradient, found[2]
+    return argument.with_aux(found[0]), gradient, found[2]
 
 
 def biharmonic(
@@ -222,12 +222,15 @@ def biharmonic(
     **Reference:** [Dangel et al. (2025)][dangel2025collapsing].
     """
 
-    def of(fun, x, *more):
-        return Argument("biharmonic", fun, x, *more, real=True, has_aux=has_aux)
+    caller = "biharmonic"
 
-    of(fun, x, args, kwargs)
-    inner = lambda x: _sum_of_squares(of(fun, x, args, kwargs), mask)  # noqa: E731
-    return _sum_of_squares(of(inner, x), mask)
+    def of(x):
+        return Argument(caller, fun, x, args, kwargs, real=True, has_aux=has_aux)
+
+    argument = of(x)
+    inner = lambda x: _sum_of_squares(of(x), mask)  # noqa: E731
+    outer = Argument(caller, inner, x, real=True)
+    return argument.with_aux(_sum_of_squares(outer, mask))
 
 
 def weighted_laplacian(
@@ -319,11 +322,10 @@ def weighted_laplacian(
         )
     [count] = counts
     if count == 0:  # There is no direction to compute the other results along.
-        value, aux = argument.value()
-        return argument.with_aux(jtu.tree_map(jnp.zeros_like, value), aux)
+        return argument.with_aux(jtu.tree_map(jnp.zeros_like, argument.value()))
     weights = {2: np.full(count, 2.0)}
     found = argument.weighted_sums(directions, weights, known)
-    return argument.with_aux(found[2], found.get(AUX))
+    return argument.with_aux(found[2])
 
 
 def linear_operator(
@@ -489,10 +491,10 @@ def apply_operator(argument: Argument, terms: Sequence[tuple[Any, Sparse]]) -> P
                 pair = [float(c) if isinstance(c, Fraction) else c for c in pair]
             coefficient = pair[0] + pair[1]
         group[index] = coefficient
-    results, aux = [], None
+    results = []
     if 0 in by_order:
         [coefficient] = by_order.pop(0).values()
-        value, aux = argument.value()
+        value = argument.value()
         results.append(jtu.tree_map(lambda y: _times(coefficient, y), value))
     # Where the directions of a lower order are among those of a higher one, its terms
     # are by-products.
@@ -517,13 +519,11 @@ def apply_operator(argument: Argument, terms: Sequence[tuple[Any, Sparse]]) -> P
             },
             argument.parts(rows),
         )
-        aux = sums.pop(AUX, None)
         results.extend(sums.values())
     if not results:  # All coefficients are zero.
-        value, aux = argument.value()
-        results.append(jtu.tree_map(jnp.zeros_like, value))
+        results.append(jtu.tree_map(jnp.zeros_like, argument.value()))
     total = ft.reduce(lambda a, b: jtu.tree_map(jnp.add, a, b), results)
-    return argument.with_aux(total, aux)
+    return argument.with_aux(total)
 
 
 def _times(coefficient: Any, y: Any) -> Any:
@@ -540,7 +540,7 @@ def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree:
     weights = np.full(len(places), 2.0)
     directions = argument.split(rows)
     found = argument.weighted_sums(directions, {2: weights}, argument.parts(rows))
-    return argument.with_aux(found[2], found.get(AUX))
+    return found[2]
 
 
 def _selected(argument: Argument, mask: PyTree | None) -> np.ndarray:

@@ -104,7 +104,7 @@ def hvp(
     argument = Argument("hvp", fun, x, args, kwargs, real=True, has_aux=has_aux, v=v)
     terms = _gradient_coefficients(argument, argument.direction(v), 1)
     product = argument.replaced([leaf[1] for leaf in terms], otherwise=None)
-    return argument.with_aux(product, argument.aux())
+    return argument.with_aux(product)
 
 
 @overload
@@ -197,7 +197,7 @@ def directional_gradients(
         for leaf in terms
     ]
     found = argument.replaced(gradients, otherwise=None)
-    return argument.with_aux(found, argument.aux())
+    return argument.with_aux(found)
 
 
 def _gradient_coefficients(
@@ -246,7 +246,7 @@ def _gradient_coefficients(
 
 def _scalar(argument: Argument, x: Any, is_tree: bool = False) -> Array:
     """The value of the function, which must be one real number."""
-    y, _ = argument.as_pair(x if is_tree else argument.replaced(x))
+    y = argument.differentiated(x if is_tree else argument.replaced(x))
     is_number = isinstance(y, float | jax.Array) and jnp.shape(y) == ()
     if not is_number or not jnp.issubdtype(jnp.result_type(y), jnp.floating):
         raise TypeError(
@@ -339,8 +339,7 @@ def value_jacobian_hessian(
         jacobian, hessian = tensors(argument, 2, [1, 2])
     else:
         jacobian, hessian = _by_reverse_mode(argument, jtu.tree_leaves(out))
-    value, aux = argument.value()
-    return argument.with_aux((value, jacobian, hessian), aux)
+    return argument.with_aux((argument.value(), jacobian, hessian))
 
 
 def _by_reverse_mode(

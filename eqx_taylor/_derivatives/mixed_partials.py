@@ -138,9 +138,9 @@ def derivative_tensor(
     order = check_integer("derivative_tensor", "order", order, 0)
     argument = Argument("derivative_tensor", fun, x, args, kwargs, has_aux=has_aux)
     if order == 0:
-        return argument.with_aux(*argument.value())
+        return argument.with_aux(argument.value())
     [tensor] = tensors(argument, order, [order])
-    return argument.with_aux(tensor, argument.aux())
+    return argument.with_aux(tensor)
 
 
 def tensors(

@@ -17,12 +17,11 @@ def takes_old_form(name: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
     def decorator(new: Any) -> Any:
         @ft.wraps(new)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if len(args) == 2 and "order" not in kwargs:
-                fun, order = args
-            elif len(args) == 1 and name in kwargs and "x" not in kwargs:
-                [fun], order = args, kwargs[name]
-            else:
+            given = [*args, *(kwargs[k] for k in ("fun", name) if k in kwargs)]
+            if len(given) != 2 or "x" in kwargs or "order" in {*kwargs} - {name}:
                 return new(*args, **kwargs)
+            fun, order = given
+            more = {k: x for k, x in kwargs.items() if k not in ("fun", name)}
             caller = new.__name__
             warnings.warn(
                 f"{caller}: `{caller}(fun, {name})(x)` is now `{caller}(fun, x, "
@@ -32,7 +31,7 @@ def takes_old_form(name: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
             )
 
             def at_point(x, *args, **kwargs):
-                return new(fun, x, order, *args, **kwargs)
+                return new(fun, x, order, *args, **more, **kwargs)
 
             return at_point
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from .._core.check import check_integer, check_key
 from .._core.custom_types import PyTree
-from .argument import Argument, AUX
+from .argument import Argument
 
 
 # Checks at run time leave other strings to the function, which has the better message.
@@ -332,21 +332,16 @@ def _estimate(argument: Argument, key: Any, count: int, order: int, sample) -> A
     def batch(key):
         rows, weights = sample(key)
         found = argument.weighted_sums(argument.split(rows), {order: weights})
-        return found[order], found.get(AUX)
+        return found[order]
 
     if count == 1:
-        mean, aux = batch(key)
+        mean = batch(key)
         variance = jtu.tree_map(lambda y: jnp.full_like(y, jnp.nan), mean)
-        return argument.with_aux(Estimate(mean, variance), aux)
+        return argument.with_aux(Estimate(mean, variance))
     keys = jax.random.split(key, count)
-    if argument.has_aux:
-        # It is the same in all batches; not all of it need be arrays.
-        _, aux = argument.value()
-    else:
-        aux = None
-    values = lax.map(lambda key: batch(key)[0], keys)
+    values = lax.map(batch, keys)
     estimate = Estimate(
         jtu.tree_map(lambda y: jnp.mean(y, axis=0), values),
         jtu.tree_map(lambda y: jnp.var(y, axis=0, ddof=1) / count, values),
     )
-    return argument.with_aux(estimate, aux)
+    return argument.with_aux(estimate)

@@ -282,4 +282,4 @@ def taylor_polynomial(
     order = check_integer("taylor_polynomial", "order", order, 0)
     argument = Argument("taylor_polynomial", fun, x, args, kwargs, has_aux=has_aux)
     terms = argument.along(argument.direction(v), order)
-    return argument.with_aux(TaylorPolynomial(stacked(terms)), argument.aux())
+    return argument.with_aux(TaylorPolynomial(stacked(terms)))

@@ -260,7 +260,8 @@ def _search(
 
         one = jnp.ones((), rows.dtype)
         at_end = values(one)
-        side = jnp.where(found.side == 0, departure(rows, noise), found.side)
+        side = found.side.astype(rows.dtype)
+        side = jnp.where(side == 0, departure(rows, noise), side)
         foreign = is_foreign(rows, values, at_end)
         halve = jnp.any(foreign) & (width > _SHORTEST)
         looked_at = jnp.where(foreign, 0, side)

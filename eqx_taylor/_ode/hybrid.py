@@ -221,7 +221,12 @@ def hybrid_solve(
         """The side of zero on which each condition is, which rounding errors may hide.
         `crossed` is the side to which those went that have just changed their sign, and
         0 for the others, which are where they were."""
-        values, slope, _ = jax.lax.stop_gradient(slopes(t, y))
+        t, y = jax.lax.stop_gradient((t, y))
+        values, slope, field = jax.lax.stop_gradient(slopes(t, y))
+        # Of a condition that starts at zero, and at rest: a body that is let go.
+        tangents = jnp.ones_like(t), field
+        _, bend = jax.jvp(lambda t, y: slopes(t, y)[1], (t, y), tangents)
+        bend = jax.lax.stop_gradient(bend)
         slope = slope * sign.astype(slope.dtype)
         size = _size(conditions.values, t, y)
         at_zero = _in_roundings(values) <= size + _moved(t, slope)
@@ -230,6 +235,7 @@ def hybrid_solve(
         there = jnp.where(same_way == 0, crossed, crossed * same_way)
         known = jnp.where(crossed != 0, there, old)
         known = jnp.where(known != 0, known, jnp.sign(slope))
+        known = jnp.where(known != 0, known, jnp.sign(bend))
         return jnp.where(at_zero, known, jnp.sign(values))
 
     def segment(carry, _):

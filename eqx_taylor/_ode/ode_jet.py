@@ -152,11 +152,16 @@ def ode_jet(
     found = solution_series(term, t0, unit, y0, args, order, unroll=unroll).stacked()
     if not check_boolean("ode_jet", "factorial_scaled", factorial_scaled):
         return found
-    factorials = [float(math.factorial(k)) for k in range(order + 1)]
 
     def derivatives(c):
-        shape = (order + 1, *[1] * (c.ndim - 1))
-        return c * jnp.asarray(factorials, c.dtype).reshape(shape)
+        largest = float(jnp.finfo(c.dtype).max)
+        factorials = [math.factorial(k) for k in range(order + 1)]
+        factors = jnp.asarray(
+            [math.inf if x > largest else float(x) for x in factorials], c.dtype
+        )
+        # Of what has underflowed, zero is the better derivative than NaN.
+        factors = factors.reshape(order + 1, *[1] * (c.ndim - 1))
+        return jnp.where(c == 0, c, c * factors)
 
     return jtu.tree_map(derivatives, found)
 

@@ -55,7 +55,9 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
 
     This is what `TaylorSolver(rtol=..., atol=...)` chooses:
     $\max(2, \lceil 1 - \tfrac12 \ln(\mathrm{rtol} + \mathrm{atol}) \rceil)$, the order
-    for which a step of a given length costs least (Jorba and Zou, Section 3.2).
+    for which a step of a given length costs least (Jorba and Zou, Section 3.2). It is
+    the order for a state of size 1: an `atol` above `rtol` counts as `rtol`, since a
+    state with such tolerances is probably larger.
 
     Use it with [`eqx_taylor.TaylorController`][], which chooses steps by the
     coefficients of the series and rejects next to none; [`eqx_taylor.taylor_method`][]

@@ -31,7 +31,14 @@ def choose_order(order: Any, rtol: Any, atol: Any) -> int:
         )
     rtol, atol = rtol or 0.0, atol or 0.0
     check_tolerances("TaylorSolver", rtol, atol)
-    return _order_for(float(rtol + atol))
+    return _order_for(_relative(float(rtol), float(atol)))
+
+
+def _relative(rtol: float, atol: float) -> float:
+    """The tolerance beside the state, for a state of size 1. One that is much larger,
+    such as a distance in metres, has an `atol` that is: it counts for no more than
+    `rtol`, where there is one."""
+    return min(rtol + (min(atol, rtol) if rtol > 0 else atol), 1.0)
 
 
 def _order_for(tolerance: float) -> int:
@@ -40,16 +47,18 @@ def _order_for(tolerance: float) -> int:
 
 def warn_if_far_apart(order: int, controller: Any) -> None:
     """Warns if a step size controller aims at a tolerance for which the order of the
-    solver is much too low or much too high. A tolerance that is traced is not known."""
+    solver is much too low or much too high. Nothing is said where the tolerance beside
+    the state is not known: where it is traced, or `atol` is above `rtol`."""
     while hasattr(controller, "controller"):
         controller = controller.controller  # Of a `ClipStepSizeController`.
     rtol, atol = getattr(controller, "rtol", None), getattr(controller, "atol", None)
     try:
-        tolerance = float(rtol) + float(atol)  # pyright: ignore[reportArgumentType]
+        rtol, atol = float(rtol), float(atol)  # pyright: ignore[reportArgumentType]
     except TypeError:  # JAX's errors for traced values are of this type, too.
         return
-    if not tolerance > 0:
+    if not 0 <= atol <= rtol < 1 or rtol == 0:
         return
+    tolerance = _relative(rtol, atol)
     best = _order_for(tolerance)
 
     def steps(order):

@@ -31,7 +31,7 @@ def define_jet_rule(target: Target, rule: Callable[..., Any]) -> None:
     - `rule`: a function of `primals_in`, a list of the operands, and `series_in`, a
         list of coefficients 1 to `k` for each of them; and, by their names, of the
         primitive's parameters. It returns `(primal_out, series_out)`, or lists of them
-        if the primitive has several outputs. As in JAX, coefficients are normalised
+        if the target has several outputs. As in JAX, coefficients are normalised
         here: they are derivatives over `k!`. An output whose series is not a list, such
         as JAX's `zero_series`, is constant.
 
@@ -73,7 +73,7 @@ def define_jet_rule(target: Target, rule: Callable[..., Any]) -> None:
     def read(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         is_call = eqn.primitive.name == "custom_jvp_call"
         params = {} if is_call else eqn.params
-        is_single = is_call or not eqn.primitive.multiple_results
+        multiple = len(eqn.outvars) > 1 if is_call else eqn.primitive.multiple_results
 
         def compute(k: int) -> list[Term]:
             primals = [x.dense(0) for x in inputs]
@@ -81,7 +81,7 @@ def define_jet_rule(target: Target, rule: Callable[..., Any]) -> None:
             out = applied(lambda *given: rule(*given, **params), eqn, primals, series)
             try:
                 _, series = out
-                found = [_highest(k, x) for x in ([series] if is_single else series)]
+                found = [_highest(k, x) for x in (series if multiple else [series])]
                 named = list(zip(found, eqn.outvars, strict=True))
             except (TypeError, ValueError) as e:
                 raise ValueError(

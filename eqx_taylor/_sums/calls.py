@@ -234,7 +234,7 @@ class _Scan(Node):
         while True:
             carried = tables[self.carry]
             arrays = self._arrays(tables, of_xs, sums)
-            arrays[last:] = [[x[0] for x in some] for some in arrays[last:]]
+            arrays[last:] = [list(map(_first, some)) for some in arrays[last:]]
             after = self.body.out_tables(
                 self.forms, arrays, tables, self.out_forms, sums
             )
@@ -245,6 +245,12 @@ class _Scan(Node):
             if all(map(is_same, grown, carried)):
                 return grown
             tables[self.carry] = grown
+
+
+def _first(x: Any) -> Any:
+    """The part of an array for the first turn of a loop; a loop without turns is traced
+    with zeros."""
+    return x[0] if x.shape[0] else jnp.zeros(x.shape[1:], x.dtype)
 
 
 def _of_turn(table: Table | None, count: int) -> Table | None:

@@ -80,5 +80,7 @@ def _optimization_barrier(operands: Operands) -> list[Stack] | None:
     if len(operands.moving) != len(operands.stacks):
         return None
     stacks: Any = operands.stacks
+    if len({stack.array.shape[0] for stack in stacks}) > 1:
+        return None  # All operands go through one equation, with one number of slots.
     arrays = operands.apply([stack.array for stack in stacks])
     return [Stack(array, stack.table) for array, stack in zip(arrays, stacks)]
