@@ -69,15 +69,15 @@ def _matrix(rng, n, rank, dtype=float):
 
 def test_singular_matrices():
     a, v = jnp.array([[1.0, 0.3], [0.2, 2.0]]), jnp.array([[0.0, 0.0], [1.0, 0.0]])
-    found = derivatives(lambda t: jnp.linalg.det(t * a), 2)(0.0)
+    found = derivatives(lambda t: jnp.linalg.det(t * a), 0.0, 2)
     assert_close(found, np.array([0, 0, 3.88]), 4)
     nilpotent = jnp.array([[0.0, 1.0], [0.0, 0.0]])
-    found = derivatives(lambda t: jnp.linalg.det(nilpotent + t * v), 2)(0.0)
+    found = derivatives(lambda t: jnp.linalg.det(nilpotent + t * v), 0.0, 2)
     assert_close(found, np.array([0.0, -1.0, 0.0]), 0)
     # t^n det A, where all pivots vanish.
     for n in (3, 4, 6):
         a = np.eye(n) + 0.25 * np.diag(np.ones(n - 1), 1)
-        found = derivatives(lambda t, a=a: jnp.linalg.det(t * a), n + 1)(0.0)
+        found = derivatives(lambda t, a=a: jnp.linalg.det(t * a), 0.0, n + 1)
         expected = np.zeros(n + 2)
         expected[n] = np.prod(np.arange(1.0, n + 1))
         assert_close(found, expected, 10)

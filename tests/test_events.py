@@ -8,6 +8,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optimistix
 import pytest
@@ -364,8 +365,13 @@ def test_the_solver_is_not_told():
         )
     with pytest.warns(UserWarning, match="that `diffeqsolve` is not given"):
         solve(None, t1=1.0, solver=TaylorSolver(order=8, event=event))
-    with pytest.raises(TypeError, match="must be the `diffrax.Event`"):
-        TaylorSolver(order=8, event=first)  # pyright: ignore
+    # Users run without checks of types.
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(TypeError, match="must be the `diffrax.Event`"):
+            TaylorSolver(order=8, event=first)  # pyright: ignore
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(

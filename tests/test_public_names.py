@@ -273,9 +273,14 @@ def test_arguments_have_one_order():
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
         )
         required = [p.name for p in parameters if p.kind in kinds]
-        # A norm, for others to call; what is applied to a solution; and what makes a
-        # solver.
-        if name in ("regularized_rms_seminorm", "find_events", "taylor_method"):
+        # A norm, for others to call; what is applied to a solution; what makes a solver;
+        # and what has JAX's arguments.
+        if name in (
+            "regularized_rms_seminorm",
+            "find_events",
+            "taylor_method",
+            "dot_product_attention",
+        ):
             continue
         assert required[0] in ("fun", "vector_field"), name
         places = [_ORDER.index(p) for p in required]
