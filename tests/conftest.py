@@ -50,7 +50,7 @@ def getkey() -> Callable[[], PRNGKeyArray]:
 # -- which tests run
 #
 # `python -m pytest` alone leaves out what takes long, so that whoever has just cloned
-# this sees within ten minutes that it works. What takes long is marked `slow`, and of
+# this sees within a quarter of an hour that it works. What takes long is marked `slow`, and of
 # long tables only some cases are not: `sample(every)` marks all others.
 
 
@@ -75,7 +75,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     if not _is_quick(config):
         return ["tests: all that were asked for, however long they take"]
     return [
-        "tests: some of every kind, in ten minutes on two cores",
+        "tests: some of every kind, in a quarter of an hour on two cores",
         "left out: most cases of long tables, scripts of the documentation, gradients "
         "of some solves (marked `slow`)",
         f"          {_HOW_TO_RUN_ALL}",
