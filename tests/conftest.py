@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator  # noqa: E402
 from typing import Any  # noqa: E402
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import PRNGKeyArray  # noqa: E402
 
@@ -34,6 +35,15 @@ def _old_objects_are_left_alone() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def without_types() -> Iterator[None]:
+    """Without jaxtyping's checks, which would be first: users do not have them, and the
+    messages must be our own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

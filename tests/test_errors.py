@@ -5,7 +5,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax import lax
@@ -14,13 +13,7 @@ import eqx_taylor
 from eqx_taylor import filter_jet, jet, laplacian, ode_jet, TaylorSolver
 
 
-@pytest.fixture(autouse=True)
-def without_type_checks():
-    """Users run without: the messages must be our own."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
+pytestmark = pytest.mark.usefixtures("without_types")
 
 X = np.array([0.3, -0.7, 0.9])
 

@@ -13,7 +13,6 @@ import textwrap
 import diffrax
 import equinox as eqx
 import jax
-import jaxtyping
 import matplotlib
 import pytest
 
@@ -389,14 +388,6 @@ _ANYTHING = {
     ("programs.count_primitives", "args"),
     ("programs.plot_primitive_counts", "x"),
 }
-
-
-@pytest.fixture
-def without_types():
-    """Without jaxtyping's checks, which would be first: users do not have them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("without_types")

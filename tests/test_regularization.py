@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import jaxtyping
 import numpy as np
 import pytest
 from helpers import assert_raises, nested_ode_jet
@@ -523,14 +522,6 @@ REFUSED = {
         ["3 points", "(2,)", "SaveAt"],
     ),
 }
-
-
-@pytest.fixture
-def without_types():
-    """Without jaxtyping's checks, which would be first: users do not have them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("without_types")

@@ -5,7 +5,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.integrate
@@ -690,16 +689,8 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def unchecked():
-    """Without jaxtyping's checks, which would be first: users do not have them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.parametrize("name", WRONG)
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("without_types")
 def test_wrong_inputs(name):
     """One message, which names the argument, shows what was given and says what to do."""
     wrong, kind, words = WRONG[name]

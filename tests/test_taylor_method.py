@@ -11,7 +11,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optimistix
 import pytest
@@ -35,14 +34,6 @@ def _solve(solver, controller, field=_lorenz, t1=10.0, y0=(1.0, 2.0, 20.0)):
         y0=jnp.array(y0),
         stepsize_controller=controller,
     )
-
-
-@pytest.fixture
-def without_type_checks():
-    """Users run without: the messages must be our own."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def _decay(t, y, args):
@@ -108,7 +99,7 @@ def test_options_reach_solver_and_controller():
     assert controller == TaylorController(1e-4, 1e-5, **for_controller)
 
 
-def test_traced_tolerances_need_an_order(without_type_checks):
+def test_traced_tolerances_need_an_order(without_types):
     @jax.jit
     def solve(rtol):
         solver, controller = taylor_method(rtol, 1e-8, order=8)
@@ -121,7 +112,7 @@ def test_traced_tolerances_need_an_order(without_type_checks):
 
 
 @pytest.mark.parametrize("rtol, atol", [(-1e-6, 1e-6), (0.0, 0.0), ("1e-6", 1e-6)])
-def test_wrong_tolerances(rtol, atol, without_type_checks):
+def test_wrong_tolerances(rtol, atol, without_types):
     with pytest.raises((TypeError, ValueError), match="Taylor.*tol"):
         taylor_method(rtol, atol)
 

@@ -31,6 +31,14 @@ class Call(eqx.Module):
     event: diffrax.Event | None
     told: dict[str, Any]
 
+    @property
+    def controller(self) -> Any:
+        """The step size controller; the one within a `ClipStepSizeController`."""
+        controller = self.told["stepsize_controller"]
+        while hasattr(controller, "controller"):
+            controller = controller.controller
+        return controller
+
 
 def find_call() -> Call | None:
     """Finds the call of `diffrax.diffeqsolve` that this is within, if there is one."""
@@ -78,9 +86,7 @@ def check_watched(
             "event that `diffeqsolve` is given. Give both the same: "
             "`diffeqsolve(..., solver=TaylorSolver(..., event=event), event=event)`."
         )
-    controller = call.told["stepsize_controller"]
-    while hasattr(controller, "controller"):
-        controller = controller.controller  # Of a `ClipStepSizeController`.
+    controller = call.controller
     if not getattr(controller, "ends_steps_at_events", False):
         raise wrong_controller(f" Got {type(controller).__name__}.")
 

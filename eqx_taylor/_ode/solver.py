@@ -251,7 +251,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         t0, t1, made_jump = map(jnp.asarray, (t0, t1, made_jump))
         call = find_call()
         if call is not None:
-            warn_if_far_apart(self.taylor_order, call.told["stepsize_controller"])
+            warn_if_far_apart(self.taylor_order, call.controller)
         check_watched(self.event, call, t0, y0, args)
         call = None if self.event is None else call
         return _step(self, terms, t0, t1, y0, args, solver_state, made_jump, call)

@@ -49,8 +49,6 @@ def warn_if_far_apart(order: int, controller: Any) -> None:
     """Warns if a step size controller aims at a tolerance for which the order of the
     solver is much too low or much too high. Nothing is said where the tolerance beside
     the state is not known: where it is traced, or `atol` is above `rtol`."""
-    while hasattr(controller, "controller"):
-        controller = controller.controller  # Of a `ClipStepSizeController`.
     rtol, atol = getattr(controller, "rtol", None), getattr(controller, "atol", None)
     try:
         rtol, atol = float(rtol), float(atol)  # pyright: ignore[reportArgumentType]
