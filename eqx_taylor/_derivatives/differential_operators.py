@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from .._core.check import describe
 from .._core.custom_types import PyTree
-from .._sums.collapse import EACH, SHARED
+from .._sums.values import EACH, SHARED
 from .argument import Argument
 from .interpolation_weights import (
     as_array,

@@ -17,20 +17,10 @@ from jax import lax
 
 from .._core.jax import close, scan_params, without_names
 from .._core.protocols import Jaxpr, JaxprEqn
-from .collapse import (
-    demand,
-    EACH,
-    is_zero,
-    Node,
-    read,
-    READERS,
-    run,
-    SHARED,
-    Sums,
-    Value,
-    Wanted,
-)
+from .equation import is_zero
+from .program import demand, read, READERS, run
 from .stack import is_same, nothing, Stack, Table, union, united
+from .values import EACH, Node, SHARED, Sums, Value, Wanted
 
 
 # The form in which a value is handed over: not at all, as it is, or as sums.
