@@ -143,14 +143,19 @@ def _cost_of_jet(problem: Problem, order: int) -> float:
     return jet / evaluation
 
 
-def take_turns(runs: Sequence[Callable[[], Any]], seconds: float) -> list[list[float]]:
+def take_turns(
+    runs: Sequence[Callable[[], Any]], seconds: float, in_a_row: int = 1
+) -> list[list[float]]:
+    """Times runs of each in turn, so many in a row: what ran last is in the caches of
+    the processor."""
     times: list[list[float]] = [[] for _ in runs]
     finish = time.perf_counter() + seconds
     while (now := time.perf_counter()) < finish or len(times[0]) < 3:
         for run, taken in zip(runs, times):
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            taken.append(time.perf_counter() - start)
+            for _ in range(in_a_row):
+                start = time.perf_counter()
+                jax.block_until_ready(run())
+                taken.append(time.perf_counter() - start)
         # A few turns that are slow tell enough.
         if len(times[0]) >= 5 and time.perf_counter() - now > seconds / 5:
             break
