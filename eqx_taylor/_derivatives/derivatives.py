@@ -14,8 +14,8 @@ from .argument import Argument
 from .old_forms import takes_old_form
 
 
-# What a function returns. What becomes of it has the same type: with other arrays, and
-# with `None` in the place of leaves that are not differentiable.
+# The result of a function. Its derivatives have the same type, with other arrays, and
+# with `None` in place of leaves that are not differentiable.
 _T = TypeVar("_T")
 
 
@@ -39,8 +39,8 @@ def derivatives(
     - `x`: the point, a scalar.
     - `order`: the highest order $K \geq 0$.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
@@ -93,8 +93,8 @@ def nth_derivative(
     - `x`: the point, a scalar.
     - `order`: which derivative, an integer; 0 is the function itself.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
@@ -156,15 +156,15 @@ def directional_derivatives(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that do not move.
     - `order`: the highest order $K \geq 0$.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 

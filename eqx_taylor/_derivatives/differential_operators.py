@@ -28,10 +28,10 @@ from .interpolation_weights import (
 )
 
 
-# What a function returns. What becomes of it has the same type: with other arrays, and
-# with `None` in the place of leaves that are not differentiable.
+# The result of a function. Its derivatives have the same type, with other arrays, and
+# with `None` in place of leaves that are not differentiable.
 _T = TypeVar("_T")
-# What a function returns besides.
+# The second part of what a function returns, with `has_aux=True`.
 _Aux = TypeVar("_Aux")
 
 
@@ -52,16 +52,16 @@ def laplacian(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
     - `mask`: with respect to which numbers; `None` (the default) stands for all. A
         PyTree of the structure of `x`, with a boolean, or booleans in the shape of the
         array, for each array; NumPy's, as they must be known while tracing. The cost
         is that of the inputs that are selected.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
@@ -250,16 +250,16 @@ def weighted_laplacian(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `sigma`: the matrix $\sigma$, which may depend on the point: for a vector `x` of
         shape `(D,)` an array of shape `(D, R)`. For other `x` a PyTree of the same
         structure, whose arrays have the columns along an additional last axis; `None`
         for arrays that do not move.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
@@ -346,8 +346,8 @@ def linear_operator(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `terms`: a list of pairs of a coefficient, which is a real number or a scalar
         array, and a multi-index, which says how often to differentiate with respect to
@@ -355,8 +355,8 @@ def linear_operator(
         value of `fun`). Coefficients that depend on the point may be computed from it
         before.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 

@@ -20,7 +20,7 @@ from .mixed_partials import tensors
 # The point, or what a function returns, and what has the same structure: with other
 # arrays, and with `None` in the place of leaves that are not differentiable.
 _T = TypeVar("_T")
-# What a function returns besides.
+# The second part of what a function returns, with `has_aux=True`.
 _Aux = TypeVar("_Aux")
 
 
@@ -59,15 +59,15 @@ def hvp(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a real
-        scalar.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a real scalar.
     - `x`: the point. Its floating-point arrays move, and Python's floating-point
         numbers for which `v` has one; no other leaves.
     - `v`: the vector, a PyTree of the structure and shapes of `x`, with `None` for
         leaves that are zero.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
@@ -149,8 +149,8 @@ def directional_gradients(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a real
-        scalar.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a real scalar.
     - `x`: the point. Its floating-point arrays move, and Python's floating-point
         numbers for which `v` has one; no other leaves.
     - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
@@ -158,8 +158,8 @@ def directional_gradients(
     - `order`: the highest order $K \geq 0$: 0 for the gradient, 1 for the product of
         the Hessian with `v` as well, and so on.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
@@ -292,12 +292,12 @@ def value_jacobian_hessian(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 

@@ -100,8 +100,8 @@ def stochastic_laplacian(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `key`: a `jax.random.key`.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
@@ -117,8 +117,8 @@ def stochastic_laplacian(
         - `"sphere"`: uniformly distributed on the sphere.
         - `"sparse"`: single coordinates, different ones within a batch. The variance is
             that among the diagonal entries of the Hessian.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
@@ -219,8 +219,8 @@ def stochastic_biharmonic(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `key`: a `jax.random.key`.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
@@ -233,8 +233,8 @@ def stochastic_biharmonic(
             variance.
         - `"sparse"`: $\partial^4 / \partial x_d^2 \partial x_e^2$ for two random
             coordinates, from the four directions in which it is exact.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
