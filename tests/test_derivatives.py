@@ -402,7 +402,7 @@ def test_symbolic_dimensions(name):
 )
 def test_a_direction_for_each_of_unknown_numbers(operator):
     shape = jax.export.symbolic_shape("n")
-    with pytest.raises(TypeError, match="their number is not known: it is n,"):
+    with pytest.raises(TypeError, match="number of entries must be known; it is n,"):
         jax.export.export(jax.jit(lambda x: operator(_energy, x)))(
             jax.ShapeDtypeStruct(shape, float)
         )

@@ -318,7 +318,7 @@ WRONG = {
     "too short": (
         lambda: partial_derivative(jnp.sum, X, (1, 1)),
         ValueError,
-        ["partial_derivative", "`multi_index`", "(2,)", "(3,)", "one entry for each"],
+        ["partial_derivative", "`multi_index`", "(2,)", "(3,)", "one integer for each"],
     ),
     "negative": (
         lambda: partial_derivative(jnp.sum, X, (1, -1, 0)),

@@ -1,7 +1,7 @@
-"""The argument of a function, as the numbers in it that can move.
+"""The argument with respect to which a function is differentiated.
 
-What the functions for derivatives have in common: which leaves of a PyTree are
-differentiated, straight lines through it, and what is wrong with it.
+All derivative functions use this file: it decides which leaves of a PyTree are
+differentiated, computes jets along straight lines, and checks the argument.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +23,20 @@ from .check import as_term, check_floating, check_function
 from .filter_jet import jet_of_trees
 
 
-# A mark in the place of a direction, of which any PyTree may be one.
+# A sentinel for "no direction given": any PyTree, `None` included, may be a direction.
 _NO_MODEL: Any = object()
 
 
 class Argument:
-    """The point `x`, which messages call `name`, at which `fun` is differentiated. Its
-    floating-point leaves move; leaves that are no arrays do not. Integers are an error.
+    """The point `x` at which `fun` is differentiated. Messages call it `name`. Its
+    floating-point leaves are differentiated, leaves that are not arrays are constant,
+    and integers are an error.
 
-    With `v` the point may be a model, whose floating-point arrays are its parameters:
-    integers are left alone, and so are Python's numbers, unless `v` has something in
-    their place.
+    If `v` is given, the point may be a model, whose floating-point arrays are its
+    parameters. Integers are then constant, and so are Python numbers, unless `v` has
+    something in their place.
 
-    `args` and `kwargs` are further arguments of `fun`, which do not move. With
+    `args` and `kwargs` are further arguments of `fun`, which are constant. With
     `has_aux` the function returns a pair, whose second part is not differentiated.
     """
 
@@ -80,7 +81,8 @@ class Argument:
         if self.size == 0:
             raise TypeError(
                 f"{caller}: {f'`{name}`' if name == 'x' else name} has no "
-                f"floating-point array that could move; got {eqx.tree_pformat(x)}."
+                "floating-point array with respect to which to differentiate; got "
+                f"{eqx.tree_pformat(x)}."
             )
 
     def _is_parameter(self, i: int, v: PyTree) -> bool:
@@ -89,37 +91,39 @@ class Argument:
         try:
             direction = self.treedef.flatten_up_to(v)[i]
         except ValueError:
-            return False  # It does not fit, which `matching` tells.
+            return False  # `v` does not fit; `matching` raises the error.
         is_floating = jnp.issubdtype(jnp.result_type(self.leaves[i]), jnp.inexact)
         return is_floating and direction is not None
 
-    # -- its numbers
+    # -- its entries
 
     @property
     def size(self) -> Any:
-        """The number of its numbers; not an integer where it is symbolic."""
+        """The number of differentiated entries. It is not an integer if it is
+        symbolic."""
         return sum(array.size for array in self.arrays)
 
     @property
     def known_size(self) -> int:
-        """The size, where one direction is made for each number."""
+        """The size as an integer, for functions with one direction for each entry."""
         if not isinstance(self.size, int):
             raise TypeError(
-                f"{self.caller}: there is a direction for each number of the point, "
-                f"and their number is not known: it is {self.size}, by the symbolic "
-                "dimensions of `jax.export`. Those of a batch, over which `jax.vmap` "
-                "maps, may be symbolic, and those of further arguments of `fun`."
+                f"{self.caller}: one direction is propagated for each entry of the "
+                f"point, and the number of entries must be known; it is {self.size}, "
+                "from symbolic dimensions of `jax.export`. Let only the axes of a "
+                "batch, over which `jax.vmap` maps, and of further arguments of `fun` "
+                "be symbolic."
             )
         return self.size
 
     @property
     def dtype(self) -> Any:
-        """The widest of the dtypes of the arrays that move."""
+        """The widest dtype of the differentiated arrays."""
         return max((x.dtype for x in self.arrays), key=lambda d: jnp.finfo(d).bits)
 
     def replaced(self, arrays: Sequence[Any], otherwise: Any = ...) -> PyTree:
-        """Returns the argument with these arrays in the place of those that move, and
-        with `otherwise` in the place of the other leaves."""
+        """Returns the argument with its differentiated arrays replaced by `arrays`, and
+        its other leaves by `otherwise`, if it is given."""
         leaves = (
             list(self.leaves) if otherwise is ... else [otherwise] * len(self.leaves)
         )
@@ -128,18 +132,19 @@ class Argument:
         return jtu.tree_unflatten(self.treedef, leaves)
 
     def split(self, rows: Any) -> list[Any]:
-        """Splits the rows of a matrix, vectors of all entries that move, into arrays of
-        the shapes of the leaves."""
+        """Splits the rows of a matrix, each a vector of all differentiated entries,
+        into arrays of the shapes and types of the leaves."""
         parts = []
         for array, part in zip(self.arrays, self.parts(rows)):
-            # Where nothing moves in any direction nothing need be computed.
+            # If an array is constant along all directions, nothing is computed for it.
             none = isinstance(part, np.ndarray) and not np.any(part)
             part = None if none else jnp.asarray(part, array.dtype)
             parts.append(part if part is None else as_type(jax.typeof(array), part))
         return parts
 
     def parts(self, rows: Any) -> list[Any]:
-        """Splits the rows of a matrix, and nothing else."""
+        """Splits the rows of a matrix into arrays of the shapes of the leaves, without
+        conversions."""
         ends = np.cumsum([array.size for array in self.arrays])
         return [
             rows[:, end - array.size : end].reshape(rows.shape[0], *array.shape)
@@ -147,8 +152,8 @@ class Argument:
         ]
 
     def matching(self, name: str, tree: PyTree) -> list[Any]:
-        """Returns the leaves of another PyTree of this structure, in the places of
-        those that move; those of the others must be `None`."""
+        """Returns the leaves of another PyTree of this structure that correspond to the
+        differentiated ones. Its other leaves must be `None`."""
         try:
             leaves = self.treedef.flatten_up_to(tree)
         except ValueError as e:
@@ -160,7 +165,7 @@ class Argument:
         for i, leaf in enumerate(leaves):
             if i not in self.where and leaf is not None:
                 raise ValueError(
-                    f"{self.caller}: `{name}` must be None where `x` is no array; got "
+                    f"{self.caller}: `{name}` must be None where `x` has no array; got "
                     f"{describe(leaf)}."
                 )
         return [leaves[i] for i in self.where]
@@ -177,9 +182,9 @@ class Argument:
         ]
 
     def tensor(self, flat: Any, order: int) -> PyTree:
-        """Splits an array whose first `order` axes are over all entries that move into
-        a PyTree of PyTrees of ... (`order` times); the axes of each part after these
-        come first."""
+        """Splits an array whose first `order` axes are each over all differentiated
+        entries. Returns PyTrees of the structure of `x`, nested `order` times. The
+        other axes of the array come first in each leaf."""
         if order == 0:
             return flat
 
@@ -213,8 +218,8 @@ class Argument:
         factorial_scaled: bool = False,
     ) -> list[PyTree]:
         """Returns the Taylor coefficients (or derivatives) of orders 0 to `order` of
-        the function in the direction `v`, with `None` for leaves that have none. They
-        are taken at `at`, if it is given, in the place of `x`."""
+        the function along the direction `v`, with `None` for leaves that have none. The
+        point is `at` if it is given, and `x` otherwise."""
         arrays = self.arrays if at is None else at
         terms = [self.replaced(v, otherwise=None), *[None] * (order - 1)]
         value, series = jet_of_trees(
@@ -244,13 +249,15 @@ class Argument:
         return self.along([None] * len(self.arrays), 0)[0]
 
     def differentiated(self, x: PyTree) -> PyTree:
-        """Calls the function. Returns what is differentiated, as arrays."""
+        """Calls the function, and returns the part that is differentiated, as
+        arrays."""
         return jtu.tree_map(_as_array, self._call(x)[0])
 
     def with_aux(self, result: Any) -> Any:
-        """Returns a result, with what else the function returns if it has that. This is
-        computed apart, at the point alone, so that it can be differentiated by others;
-        compiled, it shares with the derivatives what they are made of."""
+        """Returns a result, and with `has_aux` a pair of it and `aux`. `aux` is
+        computed by another call of the function, at the point, so that an outer
+        transformation can differentiate it. When compiled, both calls share their
+        common parts."""
         if not self.has_aux:
             return result
         return result, self._call(self.replaced(self.arrays))[1]
@@ -274,9 +281,9 @@ class Argument:
     ) -> dict[int, PyTree]:
         """Computes, for each order k in `weights`, the sum over directions of
         `weights[k]` times the Taylor coefficient of order k. The directions are stacked
-        along the first axis, `None` for arrays that do not move in any. In the place of
-        weights, `EACH` stands for the coefficients in all directions, along a new first
-        axis; and `SHARED`, of order 0, for the value."""
+        along the first axis; `None` means that an array is constant along all of them.
+        `EACH` instead of weights returns the coefficients along all directions, stacked
+        along a new first axis; `SHARED`, for order 0, returns the value."""
         moving = [i for i, v in enumerate(directions) if v is not None]
         trees: list[Any] = []
 
@@ -300,7 +307,7 @@ class Argument:
 
 
 def _as_array(y: Any) -> Any:
-    """Makes an array of a number that a function returns."""
+    """Converts a Python scalar or NumPy array that a function returns to an array."""
     return jnp.asarray(y) if isinstance(y, float | complex | np.ndarray) else y
 
 

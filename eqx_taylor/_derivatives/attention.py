@@ -1,10 +1,10 @@
-"""Attention in memory that is linear in the number of tokens, and so its jets.
+"""Attention, and its jets, in memory that is linear in the number of tokens.
 
 The softmax is computed online, over blocks of keys (Rabe and Staats 2021), for one
-block of queries after the other. It is written in JAX, as loops. A jet of them carries
-series: of the sums of exponentials, and of the sums of values that these weigh. The
-maximum that is subtracted is that of the scores at the point, so that rescaling
-multiplies series by a number, and there is one division of series in the end.
+block of queries after the other. This is written as loops in JAX. A jet of them carries
+two series: of the sums of exponentials, and of the sums of values that these weigh. The
+maximum that is subtracted from the scores is taken at the point. So rescaling
+multiplies a series by a scalar, and there is a single division of series, at the end.
 """
 
 import functools as ft
@@ -20,9 +20,9 @@ from jaxtyping import ArrayLike
 from .._core.jax import explicit_sharding, joint_axes, vary
 
 
-# The numbers of queries and of keys in a block. For 1024 tokens, orders 0 to 4 take the
-# same time with 64 to 256 of each, as well as this time can be measured, and memory is
-# proportional to their product (`python -m benchmarks.attention --blocks`).
+# The numbers of queries and of keys in a block. Memory is proportional to their
+# product. For 1024 tokens, the time of orders 0 to 4 does not depend measurably on them
+# from 64 to 256 (`python -m benchmarks.attention --blocks`).
 QUERIES = 128
 KEYS = 128
 
@@ -42,48 +42,51 @@ def dot_product_attention(
     implementation: str | None = None,
     return_residual: bool = False,
 ) -> Any:
-    r"""`jax.nn.dot_product_attention` in memory that is linear in the number of tokens:
-    its value, its jets of every order, and gradients of all of these.
+    r"""Computes what `jax.nn.dot_product_attention` does, in memory that is linear in
+    the number of tokens. This holds for the value, for jets of every order, and for
+    gradients of all of these.
 
     $$\mathrm{softmax}\left(s\, q k^T + b\right) v$$
 
-    The arguments are those of `jax.nn.dot_product_attention`, and so are values, up to
-    rounding. To switch, change the import. The scores, of which there is one for each
-    pair of tokens, are computed in blocks, and never stored as a whole.
+    The arguments are those of `jax.nn.dot_product_attention`, and the values are equal
+    up to rounding: to switch, change the import. There is one score for each pair of
+    tokens; the scores are computed in blocks, and never stored as a whole.
 
-    Of B batches, T queries, S keys, N heads of size H, and K heads of keys and values:
+    In the shapes below, B is the number of batches, T of queries, S of keys, N of heads
+    (of size H), and K of heads of keys and values.
 
     **Arguments:**
 
     - `query`: an array of shape `(B, T, N, H)`, or `(T, N, H)`.
     - `key`, `value`: arrays of shape `(B, S, K, H)`, or `(S, K, H)`. N is a multiple of
         K; each head of keys serves N / K heads of queries.
-    - `bias`: an array that is added to the scores, of up to four axes that broadcast to
-        `(B, N, T, S)`.
-    - `mask`: a boolean array, as `bias`, with `True` for the pairs that attend to each
-        other. A query without any has the mean of all values, as in JAX.
+    - `bias`: an array that is added to the scores. It has up to four axes, which
+        broadcast to `(B, N, T, S)`.
+    - `mask`: a boolean array of such a shape, with `True` for the pairs of a query and
+        a key that attend to each other. A query without any such key returns the mean
+        of all values, as in JAX.
     - `scale`: the factor of the scores; $1/\sqrt H$ by default.
-    - `is_causal`: whether a query attends to no key after it.
-    - `query_seq_lengths`, `key_value_seq_lengths`: the numbers of tokens that are used
-        of each batch, as arrays of shape `(B,)`, of int32.
-    - `local_window_size`: the numbers of keys before and after its own place to which a
-        query attends. One integer stands for both.
-    - `implementation`: `None` or `"xla"`; `"cudnn"` calls JAX's function, of which
-        there are no jets.
-    - `return_residual`: whether to return the logarithm of the sum of exponentials too.
-        It has no derivative.
+    - `is_causal`: whether each query attends only to keys up to its own position.
+    - `query_seq_lengths`, `key_value_seq_lengths`: the numbers of tokens of each batch
+        that are used, as int32 arrays of shape `(B,)`.
+    - `local_window_size`: the numbers of keys before and after its own position to
+        which a query attends. One integer stands for both.
+    - `implementation`: `None` or `"xla"`. `"cudnn"` calls JAX's function, which has no
+        jets.
+    - `return_residual`: whether to return the logarithm of the sum of exponentials,
+        too. It has no derivative.
 
     **Returns:**
 
-    An array of the shape and dtype of `query`. With `return_residual` a pair: this
-    array, and the logarithms, in its shape without the last axis.
+    An array of the shape and dtype of `query`. With `return_residual=True`, a pair of
+    this array and the logarithms, in its shape without the last axis.
 
-    Scores, weights and sums are float32 where the arguments have half precision. They
-    are float64 for arguments in float64, of which JAX takes the softmax in float32.
+    Scores, weights and sums are float32 if the arguments have half precision, and
+    float64 if they are float64. (JAX computes the softmax of float64 in float32.)
 
     **Raises:**
 
-    What `jax.nn.dot_product_attention` raises, for arguments that do not fit.
+    The errors of `jax.nn.dot_product_attention` for arguments that do not fit.
 
     !!! example
 
@@ -120,7 +123,7 @@ def dot_product_attention(
 
     if implementation == "cudnn":
         return dense(arrays, lengths, scale)
-    # JAX checks the arguments, and itself promotes them.
+    # JAX checks the arguments, and relies on promotion itself.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         jax.eval_shape(dense, arrays, lengths, scale)
     problem = _problem(arrays, lengths, scale, is_causal, local_window_size)
@@ -139,7 +142,8 @@ def _as_arrays(given: Sequence[Any]) -> list[Any]:
 
 
 class _Problem(NamedTuple):
-    """Attention with all axes. Heads are K groups of G, by the head of their keys."""
+    """Attention with all axes. The N heads are K groups of G: the queries of a group
+    share a head of keys."""
 
     query: Any  # (B, K, G, T, H)
     key: Any  # (B, K, S, H)
@@ -155,12 +159,13 @@ class _Problem(NamedTuple):
 
 
 def _problem(arrays, lengths, scale, is_causal, window) -> _Problem | None:
-    """Brings arguments into one form. It is `None` for what is left to JAX."""
+    """Brings the arguments into one form. Returns `None` for cases that are left to
+    JAX's function."""
     given = [x for x in (*arrays, *lengths) if x is not None]
     if any(explicit_sharding(jax.typeof(x)) is not None for x in given):
-        return None  # Axes along which an array is divided stay as they are.
+        return None  # Reshaping would change the axes along which arrays are sharded.
     if not all(isinstance(n, int) for x in given for n in x.shape):
-        return None  # A number of tokens that is not known yet has no blocks.
+        return None  # A symbolic number of tokens cannot be divided into blocks.
     if not jnp.issubdtype(arrays[0].dtype, jnp.floating):
         return None
     query, key, value, bias, mask = map(_with_four_axes, arrays)
@@ -225,7 +230,7 @@ def _attention(p: _Problem) -> tuple[Any, Any]:
 
 
 def _of_queries(p: _Problem, block: dict[str, Any], rows: int) -> tuple[Any, Any]:
-    """Goes through the blocks of keys, for a block of queries."""
+    """Loops over the blocks of keys, for one block of queries."""
     keys = p.key.shape[-2]
     length = min(KEYS, keys)
     count = -(-keys // length)
@@ -251,7 +256,7 @@ def _of_queries(p: _Problem, block: dict[str, Any], rows: int) -> tuple[Any, Any
     def turn(sums, block):
         if not _may_skip(p):
             return add(sums, block), None
-        # Some of the pairs attend if those in these two corners do.
+        # Some pair of the block attends if those in these two corners do.
         first_column = block["number"] * length
         last_row = jnp.minimum(first_row + rows, p.query.shape[-2]) - 1
         last_column = jnp.minimum(first_column + length, keys) - 1
@@ -270,7 +275,7 @@ def _of_queries(p: _Problem, block: dict[str, Any], rows: int) -> tuple[Any, Any
         given = [x for x in (*p[:6], *p.lengths) if isinstance(x, jax.Array)]
         axes = joint_axes(map(jax.typeof, given))
         sums = tuple(vary(x, axes) for x in (top, *zeros))
-        # What is added is not kept for the way back, but computed again.
+        # Reverse mode computes the scores of a block again, instead of storing them.
         sums, _ = lax.scan(jax.checkpoint(turn, prevent_cse=False), sums, blocks)
     top, total, weighted = sums
     output = (weighted / total[..., None]).astype(query.dtype)
@@ -283,7 +288,8 @@ def _dtype_of_sums(query) -> Any:
 
 def _scores(p: _Problem, query, key, bias) -> Any:
     dtype = _dtype_of_sums(query)
-    # JAX has this for the products of gradients, and for float16 one that CPUs lack.
+    # As in JAX's function, this keeps the dtypes of the products of gradients
+    # consistent. What JAX uses for float16 is not available on CPUs.
     is_short = query.dtype == jnp.bfloat16
     precision = lax.DotAlgorithmPreset.BF16_BF16_F32 if is_short else None
     scores = jnp.einsum(
@@ -298,8 +304,8 @@ def _scores(p: _Problem, query, key, bias) -> Any:
 
 
 def _masked(p: _Problem, scores, mask, row, column) -> Any:
-    """Replaces the scores of pairs that do not attend by a large negative number: where
-    a query has no other, weights are all the same."""
+    """Replaces the scores of pairs that do not attend by a large negative number. It is
+    finite, so that a query that attends to no key has equal weights."""
     attends = [] if mask is None else [mask]
     attends.extend(_by_place(p, (row, row), (column, column)))
     for place, length in zip((row, column), p.lengths):
@@ -312,8 +318,9 @@ def _masked(p: _Problem, scores, mask, row, column) -> Any:
 
 
 def _by_place(p: _Problem, rows: tuple[Any, Any], columns: tuple[Any, Any]):
-    """The conditions that the places of a pair must meet. The first of each two numbers
-    is for those by which keys may not be late, the second for early ones."""
+    """Yields the conditions on the positions of a pair. The first row and column are
+    those of the pair for conditions that forbid late keys, the second for conditions
+    that forbid early ones."""
     if p.is_causal:
         yield rows[0] >= columns[0]
     if p.window is not None:
@@ -323,8 +330,8 @@ def _by_place(p: _Problem, rows: tuple[Any, Any], columns: tuple[Any, Any]):
 
 
 def _may_skip(p: _Problem) -> bool:
-    """Whether blocks in which no pair attends can be left out: those in which a pair
-    does have, for each query, scores beside which the others count for nothing."""
+    """Returns whether blocks in which no pair attends can be skipped. They can if every
+    query attends to some key: masked scores then have weight zero."""
     others = (p.bias, p.mask, *p.lengths)
     if any(x is not None for x in others) or not (p.is_causal or p.window):
         return False
@@ -336,17 +343,19 @@ def _may_skip(p: _Problem) -> bool:
 
 
 def _added(sums: tuple[Any, Any, Any] | None, scores, value) -> tuple[Any, Any, Any]:
-    """Adds a block of keys to the maximum of the scores, the sum of exponentials, and
-    the sum of the values that these weigh. Both sums are over the exponential of the
-    maximum, as it is at the point: it has no derivative, and the quotient is the same.
+    """Adds a block of keys to three results: the maximum of the scores, the sum of
+    exponentials, and the sum of the values that these weigh. Both sums are divided by
+    the exponential of the maximum at the point, which is not differentiated: their
+    quotient does not depend on it.
     """
     top = jnp.max(lax.stop_gradient(scores), axis=-1)
     if sums is not None:
         top = lax.stop_gradient(jnp.maximum(top, sums[0]))
     exponentials = jnp.exp(scores - _finite(top)[..., None])
     total = jnp.sum(exponentials, axis=-1)
-    # JAX rounds weights to the dtype of values. Coefficients of exponentials must not
-    # be: most of them cancels in the quotient (in bfloat16, 5 % were wrong at order 2).
+    # JAX rounds weights to the dtype of the values. Coefficients of exponentials must
+    # not be rounded, as most of their digits cancel in the quotient: in bfloat16 the
+    # error was 5 % at order 2.
     is_short = value.dtype != scores.dtype
     weighted = jnp.einsum(
         "bkgts,bksh->bkgth",
@@ -362,15 +371,16 @@ def _added(sums: tuple[Any, Any, Any] | None, scores, value) -> tuple[Any, Any, 
 
 
 def _finite(top) -> Any:
-    """The maximum, or zero: a bias may be minus infinity in a whole block of keys."""
+    """Returns the maximum, or zero if it is infinite: a bias may be minus infinity in a
+    whole block of keys."""
     return lax.stop_gradient(jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top)))
 
 
-# -- blocks along an axis, which is counted from the last
+# -- blocks along an axis, which is negative: counted from the last
 
 
 def _blocks(x, axis: int, count: int, length: int) -> Any:
-    """Splits an axis, padded with zeros, into blocks along a new first one."""
+    """Splits an axis, padded with zeros, into blocks along a new first axis."""
     axis += x.ndim
     pads = [(0, 0)] * x.ndim
     pads[axis] = (0, count * length - x.shape[axis])
@@ -387,7 +397,7 @@ def _blocked(arrays: dict[str, Any], axis: int, count: int, length: int):
 
 
 def _joined(x, axis: int) -> Any:
-    """Joins blocks, which are along the first axis, to one axis again."""
+    """Joins blocks along the first axis to one axis again: the inverse of `_blocks`."""
     x = jnp.moveaxis(x, 0, axis - 1)
     axis += x.ndim
     return x.reshape(*x.shape[: axis - 1], -1, *x.shape[axis + 1 :])

@@ -1,4 +1,4 @@
-"""Checks of what is passed to jets, and to the operators that are computed by them."""
+"""Checks of the arguments of jets, and of the operators that are computed from them."""
 
 import difflib
 import inspect
@@ -53,7 +53,7 @@ def check_primals(
 
 
 def check_keywords(fun: Callable, kwargs: dict[str, Any]) -> None:
-    """Raises for a misspelt `factorial_scaled`, which `fun` might swallow."""
+    """Raises for a misspelt `factorial_scaled`, which would be passed on to `fun`."""
     try:
         own = inspect.signature(fun).parameters
     except (TypeError, ValueError):
@@ -72,7 +72,8 @@ def common_order(caller: str, lengths: dict[str, int]) -> int:
     if len(lengths) == 0:
         raise ValueError(
             f"{caller}: at least one entry of `series` must be a sequence of terms: "
-            "its length is the order. To have nothing move, pass `[None] * order`."
+            "its length is the order. If all arguments are constant, pass `[None] * "
+            "order`."
         )
     if len(set(lengths.values())) > 1:
         given = ", ".join(f"{n} for {name}" for name, n in lengths.items())
@@ -93,7 +94,8 @@ def common_order(caller: str, lengths: dict[str, int]) -> int:
 def term_leaves(
     caller: str, primals: Sequence[PyTree], terms: Sequence[PyTree], k: int
 ):
-    """Returns the leaves of the terms of order `k`, one for each of the primals'."""
+    """Returns the leaves of the terms of order `k`, one for each leaf of the
+    primals."""
     found = []
     for i, (primal, term) in enumerate(zip(primals, terms)):
         leaves, treedef = jtu.tree_flatten(primal, is_leaf=is_none)
@@ -105,7 +107,7 @@ def term_leaves(
         except ValueError as e:
             raise ValueError(
                 f"{caller}: the term of order {k} in series[{i}] must have the "
-                f"structure of primals[{i}], with None for leaves that do not move.\n"
+                f"structure of primals[{i}], with None for leaves that are constant.\n"
                 f"primals[{i}]: {eqx.tree_pformat(primal)}\n"
                 f"series[{i}][{k - 1}]: {eqx.tree_pformat(term)}"
             ) from e
@@ -157,7 +159,7 @@ def as_term(caller: str, name: str, k: int, primal: Array, term: Any) -> Term:
             f"not fit into the primal's dtype {primal.dtype}. Convert one of them."
         )
     if not isinstance(term, jax.Array) and _is_concrete_zero(term):
-        return None  # A zero that was written as such: nothing need be computed.
+        return None  # A zero that is known while tracing costs nothing.
     return jnp.asarray(term, dtype=primal.dtype)
 
 
@@ -179,9 +181,8 @@ def check_function(caller: str, fun: Any, /, *args: Any, **kwargs: Any) -> None:
         inspect.signature(fun).bind(*args, **kwargs)
     except TypeError as e:
         raise TypeError(
-            f"{caller}: `fun` cannot be called with these arguments: {e}. Those that "
-            f"are not differentiated come after the other arguments of `{caller}`, or "
-            "by keyword."
+            f"{caller}: `fun` cannot be called with these arguments: {e}. Pass its "
+            f"further arguments after those of `{caller}`, or by keyword."
         ) from e
     except ValueError:
         pass  # Some built-in functions have no signature.

@@ -1,4 +1,4 @@
-"""Derivatives along a line: of functions of a scalar, and in a direction."""
+"""Derivatives along a line: of functions of a scalar, and in one direction."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,8 +14,8 @@ from .argument import Argument
 from .old_forms import takes_old_form
 
 
-# What a function returns. What becomes of it has the same type: with other arrays, and
-# with `None` in the place of leaves that are not differentiable.
+# The result of a function. Its derivatives have the same type, with other arrays, and
+# with `None` in place of leaves that are not differentiable.
 _T = TypeVar("_T")
 
 
@@ -28,32 +28,32 @@ def derivatives(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> _T:
-    r"""All derivatives of a function of a scalar, up to some order.
+    r"""Computes all derivatives of a function of a scalar, up to some order.
 
-    They are computed in one pass, in $O(K^2)$ work for order $K$.
+    They come from one pass, which takes $O(K^2)$ work for order $K$.
 
     **Arguments:**
 
-    - `fun`: a function of a floating-point scalar, and of anything else after it. It
-        may be a Module, and may return any PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)` with a floating-point
+        scalar `x`. It may be a Module, and may return any PyTree.
     - `x`: the point, a scalar.
     - `order`: the highest order $K \geq 0$.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    The PyTree that `fun` returns, with $y, y', \ldots, y^{(K)}$, stacked along a new
-    first axis, in the place of every array $y$; and `None` in the place of leaves that
-    are not differentiable. These are derivatives, and not divided by $k!$; for Taylor
-    coefficients see [`eqx_taylor.taylor_polynomial`][]. With `has_aux` a pair of this
-    and what else `fun` returns.
+    The PyTree that `fun` returns. In place of every array $y$ it has $y, y', \ldots,
+    y^{(K)}$, stacked along a new first axis; leaves that are not differentiable are
+    replaced by `None`. These are derivatives: they are not divided by $k!$. For Taylor
+    coefficients see [`eqx_taylor.taylor_polynomial`][]. With `has_aux=True`, a pair of
+    this PyTree and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order that is not a non-negative integer, and for
-    a point that is not a floating-point scalar.
+    `TypeError` or `ValueError` if the order is not a non-negative integer, or the point
+    is not a floating-point scalar.
 
     !!! example
 
@@ -85,27 +85,30 @@ def nth_derivative(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> _T:
-    r"""One derivative of a function of a scalar; see [`eqx_taylor.derivatives`][].
+    r"""Computes one derivative of a function of a scalar. For all derivatives up to an
+    order, see [`eqx_taylor.derivatives`][].
 
     **Arguments:**
 
-    - `fun`: a function of a floating-point scalar, and of anything else after it.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)` with a floating-point
+        scalar `x`. It may be a Module, and may return any PyTree.
     - `x`: the point, a scalar.
-    - `order`: which derivative, an integer; 0 is the function itself.
+    - `order`: the order of the derivative, a non-negative integer. Order 0 is the value
+        of the function.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    The PyTree that `fun` returns, with the derivative of this order, of the same shape,
-    in the place of every array, and `None` in the place of leaves that are not
-    differentiable. It is not divided by a factorial. With `has_aux` a pair of this and
-    what else `fun` returns.
+    The PyTree that `fun` returns, in which each array is replaced by its derivative of
+    this order, of the same shape, and each leaf that is not differentiable by `None`.
+    The derivative is not divided by a factorial. With `has_aux=True`, a pair of this
+    PyTree and `aux`.
 
     **Raises:**
 
-    As [`eqx_taylor.derivatives`][].
+    The same errors as [`eqx_taylor.derivatives`][].
 
     !!! example
 
@@ -138,8 +141,8 @@ def _of_scalar(
         return argument.along([one], order, factorial_scaled=True), argument
     raise ValueError(
         f"{caller}: `x` must be a scalar; got {describe(x)}. For derivatives with "
-        "respect to several numbers see `directional_derivatives` and "
-        "`partial_derivative`; for the derivatives at several points use `jax.vmap`."
+        "respect to several inputs use `directional_derivatives` or "
+        "`partial_derivative`; for derivatives at several points use `jax.vmap`."
     )
 
 
@@ -152,32 +155,33 @@ def directional_derivatives(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> _T:
-    r"""The derivatives of $f(x + t v)$ with respect to $t$ at $t = 0$, to some order.
+    r"""Computes the derivatives of $f(x + t v)$ with respect to $t$ at $t = 0$, up to
+    some order.
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
-    - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
-        leaves that do not move.
+    - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` in
+        place of leaves that are constant.
     - `order`: the highest order $K \geq 0$.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    The PyTree that `fun` returns, with the derivatives of order $0, 1, \ldots, K$,
-    stacked along a new first axis, in the place of every array; and `None` in the place
-    of leaves that are not differentiable. They are derivatives, and not divided by
-    $k!$; for Taylor coefficients see [`eqx_taylor.taylor_polynomial`][]. With `has_aux`
-    a pair of this and what else `fun` returns.
+    The PyTree that `fun` returns. In place of every array it has the derivatives of
+    order $0, 1, \ldots, K$, stacked along a new first axis; leaves that are not
+    differentiable are replaced by `None`. These are derivatives: they are not divided
+    by $k!$. For Taylor coefficients see [`eqx_taylor.taylor_polynomial`][]. With
+    `has_aux=True`, a pair of this PyTree and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order that is not a non-negative integer, for
-    integer inputs, and for a direction that does not fit the point.
+    `TypeError` or `ValueError` if the order is not a non-negative integer, if `x` has
+    integers, or if the direction does not fit the point.
 
     !!! example
 
@@ -185,7 +189,7 @@ def directional_derivatives(
         >>> import jax.numpy as jnp
         >>> from eqx_taylor import directional_derivatives
         >>> x, v = jnp.array([0.1, 0.2]), jnp.array([1.0, -1.0])
-        >>> # Of x y along (1, -1): 0.02 + 0.1 t - t^2.
+        >>> # Along (1, -1), x y is 0.02 + 0.1 t - t^2.
         >>> print(directional_derivatives(lambda x: x[0] * x[1], x, v, 3))
         [ 0.02  0.1  -2.    0.  ]
         ```

@@ -28,10 +28,10 @@ from .interpolation_weights import (
 )
 
 
-# What a function returns. What becomes of it has the same type: with other arrays, and
-# with `None` in the place of leaves that are not differentiable.
+# The result of a function. Its derivatives have the same type, with other arrays, and
+# with `None` in place of leaves that are not differentiable.
 _T = TypeVar("_T")
-# What a function returns besides.
+# The second part of what a function returns, with `has_aux=True`.
 _Aux = TypeVar("_Aux")
 
 
@@ -43,36 +43,38 @@ def laplacian(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> _T:
-    r"""The Laplacian $\sum_d \partial^2 f / \partial x_d^2$.
+    r"""Computes the Laplacian $\sum_d \partial^2 f / \partial x_d^2$.
 
-    The sum over $d$ is propagated as one vector (Dangel et al. 2025), because second
-    derivatives enter linearly wherever they go: of $D$ inputs $2 + D$ vectors go
-    through every layer of a network, and not $1 + 2 D$. The result is an ordinary JAX
-    computation, which can be differentiated with respect to whatever `fun` closes over.
+    Every operation is linear in the second derivatives of its input, so their sum over
+    $d$ is propagated as one vector (Dangel et al. 2025). For $D$ inputs, $2 + D$
+    vectors go through every layer of a network, not $1 + 2 D$. The result is an
+    ordinary JAX computation, which can be differentiated with respect to anything that
+    `fun` closes over.
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `mask`: with respect to which numbers; `None` (the default) stands for all. A
-        PyTree of the structure of `x`, with a boolean, or booleans in the shape of the
-        array, for each array; NumPy's, as they must be known while tracing. The cost
-        is that of the inputs that are selected.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `mask`: the entries of `x` over which the second derivatives are summed; `None`
+        (the default) selects all. A mask is a PyTree of the structure of `x`. For each
+        array it has a boolean, or booleans in the shape of the array. They must be
+        known while tracing, so use Python's or NumPy's. Only the selected entries cost
+        anything.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    The PyTree that `fun` returns, with its Laplacian, of the same shape, in the place
-    of every array, and `None` in the place of leaves that are not differentiable. With
-    `has_aux` a pair of this and what else `fun` returns.
+    The PyTree that `fun` returns, in which each array is replaced by its Laplacian, of
+    the same shape, and each leaf that is not differentiable by `None`. With
+    `has_aux=True`, a pair of this PyTree and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for integer or complex inputs, for a mask that does not
-    fit the point, and with `has_aux` for a function that does not return a pair.
+    `TypeError` or `ValueError` if `x` has integers or is complex, if the mask does not
+    fit the point, or if `fun` does not return a pair and `has_aux=True`.
 
     !!! example
 
@@ -84,10 +86,10 @@ def laplacian(
         >>> fun, x = lambda x: jnp.sum(x**2), jnp.ones(3)
         >>> print(laplacian(fun, x))
         6.0
-        >>> # Without the first of the inputs, which may be the time.
+        >>> # Leave out the first of the inputs, which may be the time.
         >>> print(laplacian(fun, x, mask=[False, True, True]))
         4.0
-        >>> # Of a network, at ten points.
+        >>> # The Laplacian of a network at ten points.
         >>> mlp = eqx.nn.MLP(3, "scalar", 32, 2, jnp.tanh, key=jax.random.key(0))
         >>> jax.vmap(lambda x: laplacian(mlp, x))(jnp.ones((10, 3))).shape
         (10,)
@@ -129,29 +131,30 @@ def value_gradient_laplacian(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
-    r"""The value of a function, its gradient and its Laplacian, in one pass: what a
-    local energy or the residual of a PDE is made of.
+    r"""Computes the value of a function, its gradient and its Laplacian in one pass. A
+    local energy, or the residual of a PDE, is made of these.
 
-    The first derivatives are those that [`eqx_taylor.laplacian`][] propagates in any
-    case.
+    [`eqx_taylor.laplacian`][] propagates the first derivatives in any case; here they
+    are returned as well.
 
     **Arguments:**
 
-    - `fun`, `x`, `args`, `kwargs`, `has_aux`: as for [`eqx_taylor.laplacian`][].
-    - `mask`: with respect to which numbers the Laplacian is, as for
-        [`eqx_taylor.laplacian`][]. The gradient is with respect to all of them.
+    - `fun`, `x`, `args`, `kwargs`, `has_aux`: the same as for
+        [`eqx_taylor.laplacian`][].
+    - `mask`: the entries of `x` over which the Laplacian is summed, as for
+        [`eqx_taylor.laplacian`][]. The gradient is with respect to all entries.
 
     **Returns:**
 
-    `(value, gradient, laplacian)`. The gradient of a scalar is an array or a PyTree
-    like `x`; where `fun` returns another array it is the Jacobian, in the form of
-    [`eqx_taylor.value_jacobian_hessian`][]. `None` is in the place of leaves that are
-    not differentiable. With `has_aux` they are `((value, aux), gradient, laplacian)`,
-    as those of `jax.value_and_grad`.
+    `(value, gradient, laplacian)`. The gradient of a scalar is an array or PyTree of
+    the structure of `x`. If `fun` returns other arrays, it is the Jacobian, in the form
+    of [`eqx_taylor.value_jacobian_hessian`][]. Leaves that are not differentiable are
+    replaced by `None`. With `has_aux=True` the result is
+    `((value, aux), gradient, laplacian)`, as for `jax.value_and_grad`.
 
     **Raises:**
 
-    As [`eqx_taylor.laplacian`][].
+    The same errors as [`eqx_taylor.laplacian`][].
 
     !!! example
 
@@ -187,34 +190,34 @@ def biharmonic(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> _T:
-    r"""The biharmonic operator $\Delta^2 f = \sum_{d, e} \partial^4 f / \partial x_d^2
-    \partial x_e^2$.
+    r"""Computes the biharmonic operator $\Delta^2 f = \sum_{d, e} \partial^4 f /
+    \partial x_d^2 \partial x_e^2$.
 
-    It is the Laplacian of the Laplacian, both by collapsed Taylor mode: $(2 + D)^2$
-    vectors go through every layer of a network. The $D^2$ directions from which fourth
-    derivatives can be interpolated would take $2 + 3 D^2$.
+    It is computed as the Laplacian of the Laplacian, both by collapsed Taylor mode:
+    $(2 + D)^2$ vectors go through every layer of a network. Interpolation of the fourth
+    derivatives from $D^2$ directions would take $2 + 3 D^2$.
 
     **Arguments:**
 
-    - `fun`, `x`, `args`, `kwargs`, `mask`, `has_aux`: as for
+    - `fun`, `x`, `args`, `kwargs`, `mask`, `has_aux`: the same as for
         [`eqx_taylor.laplacian`][].
 
     **Returns:**
 
-    The PyTree that `fun` returns, with $\Delta^2$ of it in the place of every array,
-    and `None` in the place of leaves that are not differentiable. With `has_aux` a pair
-    of this and what else `fun` returns.
+    The PyTree that `fun` returns, in which each array is replaced by $\Delta^2$ of it,
+    and each leaf that is not differentiable by `None`. With `has_aux=True`, a pair of
+    this PyTree and `aux`.
 
     **Raises:**
 
-    As [`eqx_taylor.laplacian`][].
+    The same errors as [`eqx_taylor.laplacian`][].
 
     !!! example
 
         ```pycon
         >>> import jax.numpy as jnp
         >>> from eqx_taylor import biharmonic
-        >>> # Of |x|^4 in D dimensions it is 8 D (D + 2).
+        >>> # In D dimensions, the biharmonic of |x|^4 is 8 D (D + 2).
         >>> print(biharmonic(lambda x: jnp.sum(x**2) ** 2, jnp.ones(3)))
         120.0
         ```
@@ -241,36 +244,36 @@ def weighted_laplacian(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> _T:
-    r"""The weighted Laplacian $\operatorname{tr}(\sigma \sigma^\top \nabla^2 f) =
-    \sum_r \sigma_r^\top (\nabla^2 f) \sigma_r$: twice the generator of a diffusion $dX
-    = \sigma\, dW$, for one.
+    r"""Computes the weighted Laplacian $\operatorname{tr}(\sigma \sigma^\top \nabla^2
+    f) = \sum_r \sigma_r^\top (\nabla^2 f) \sigma_r$. It is, for example, twice the
+    generator of a diffusion $dX = \sigma\, dW$.
 
-    It takes $2 + R$ vectors for $R$ columns, by collapsed Taylor mode as
+    Collapsed Taylor mode propagates $2 + R$ vectors for $R$ columns, as in
     [`eqx_taylor.laplacian`][].
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
-    - `sigma`: the matrix $\sigma$, which may depend on the point: for a vector `x` of
-        shape `(D,)` an array of shape `(D, R)`. For other `x` a PyTree of the same
-        structure, whose arrays have the columns along an additional last axis; `None`
-        for arrays that do not move.
+    - `sigma`: the matrix $\sigma$, which may be computed from the point. For a vector
+        `x` of shape `(D,)` it is an array of shape `(D, R)`. For other `x` it is a
+        PyTree of the same structure, whose arrays have the columns along an additional
+        last axis; `None` means that an array is constant.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    The PyTree that `fun` returns, with its weighted Laplacian in the place of every
-    array, and `None` in the place of leaves that are not differentiable. With `has_aux`
-    a pair of this and what else `fun` returns.
+    The PyTree that `fun` returns, in which each array is replaced by its weighted
+    Laplacian, and each leaf that is not differentiable by `None`. With `has_aux=True`,
+    a pair of this PyTree and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for integer or complex inputs, and for a `sigma` that
-    does not fit the point.
+    `TypeError` or `ValueError` if `x` has integers or is complex, or if `sigma` does
+    not fit the point.
 
     !!! example
 
@@ -304,7 +307,7 @@ def weighted_laplacian(
                 f"{array.shape}, and an additional last axis for its columns; got "
                 f"{describe(columns)}."
             )
-        # Entries that are zero, if that can be seen, are left out.
+        # Entries that are known to be zero are left out.
         is_known = not isinstance(columns, Tracer)
         entries = np.asarray(columns) if is_known else None
         columns = jnp.asarray(columns)
@@ -321,7 +324,7 @@ def weighted_laplacian(
             f"same number of columns; got {sorted(counts)}."
         )
     [count] = counts
-    if count == 0:  # There is no direction to compute the other results along.
+    if count == 0:  # There is no direction along which to compute a jet.
         return argument.with_aux(jtu.tree_map(jnp.zeros_like, argument.value()))
     weights = {2: np.full(count, 2.0)}
     found = argument.weighted_sums(directions, weights, known)
@@ -336,38 +339,38 @@ def linear_operator(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> _T:
-    r"""A linear differential operator $\sum_i c_i\, \partial^{|i|} f / \partial
-    x_1^{i_1} \partial x_2^{i_2} \cdots$, given by its terms: derivatives, with no
-    factorials.
+    r"""Applies a linear differential operator $\sum_i c_i\, \partial^{|i|} f / \partial
+    x_1^{i_1} \partial x_2^{i_2} \cdots$, which is given by its terms. Terms are
+    derivatives: there are no factorials.
 
-    Terms of the same order are made of derivatives along the same directions (see
-    [`eqx_taylor.derivative_tensor`][]); the highest derivatives of all directions are
+    All terms of one order are computed from derivatives along the same directions (see
+    [`eqx_taylor.derivative_tensor`][]). The highest derivatives of all directions are
     propagated as one sum (see [`eqx_taylor.laplacian`][]).
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
-    - `terms`: a list of pairs of a coefficient, which is a real number or a scalar
-        array, and a multi-index, which says how often to differentiate with respect to
-        each number in `x` (see [`eqx_taylor.partial_derivative`][]; zeros alone are the
-        value of `fun`). Coefficients that depend on the point may be computed from it
-        before.
+    - `terms`: a list of pairs of a coefficient and a multi-index. A coefficient is a
+        real number or a real scalar array; compute it from the point beforehand if it
+        depends on the point. A multi-index says how often to differentiate with respect
+        to each entry of `x` (see [`eqx_taylor.partial_derivative`][]); if all its
+        entries are zero, it stands for the value of `fun`.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    The PyTree that `fun` returns, with the result of the operator in the place of every
-    array, and `None` in the place of leaves that are not differentiable. With `has_aux`
-    a pair of this and what else `fun` returns.
+    The PyTree that `fun` returns, in which each array is replaced by the result of the
+    operator, and each leaf that is not differentiable by `None`. With `has_aux=True`, a
+    pair of this PyTree and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for terms that are no such pairs, for a multi-index that
-    does not fit the point, and for integer inputs.
+    `TypeError` or `ValueError` if the terms are not such pairs, if a coefficient is not
+    finite, if a multi-index does not fit the point, or if `x` has integers.
 
     !!! example
 
@@ -423,14 +426,14 @@ def linear_operator(
     return apply_operator(argument, checked)
 
 
-# -- what these are made of
+# -- parts of these functions
 
 
 def as_multi_index(argument: Argument, name: str, multi_index: PyTree) -> Sparse:
-    """Checks a multi-index, and returns the orders of all entries that move, in one
+    """Checks a multi-index, and returns the orders of all differentiated entries in one
     row."""
     caller = argument.caller
-    # A single array may have anything that NumPy makes an array of.
+    # For a single array it may be anything that NumPy converts to an array.
     is_array = jtu.treedef_is_leaf(argument.treedef)
     leaves = [multi_index] if is_array else argument.matching(name, multi_index)
     flat = []
@@ -439,12 +442,12 @@ def as_multi_index(argument: Argument, name: str, multi_index: PyTree) -> Sparse
         if not np.issubdtype(entries.dtype, np.integer):
             raise TypeError(
                 f"{caller}: `{name}` must have integers that are known while tracing, "
-                f"one for each number in `x`; got {describe(leaf)} for {leaf_name}, "
+                f"one for each entry of `x`; got {describe(leaf)} for {leaf_name}, "
                 f"which has shape {array.shape}."
             )
         if entries.shape != array.shape:
             raise ValueError(
-                f"{caller}: `{name}` must have one entry for each number in `x`; got "
+                f"{caller}: `{name}` must have one integer for each entry of `x`; got "
                 f"shape {entries.shape} for {leaf_name}, which has shape {array.shape}."
             )
         flat.append(entries.reshape(-1))
@@ -458,19 +461,18 @@ def as_multi_index(argument: Argument, name: str, multi_index: PyTree) -> Sparse
 
 
 def _is_infinite(coefficient: Any) -> bool:
-    """Whether a number is infinite or NaN. Of a traced one it is not known, and
-    `False`."""
+    """Returns whether a coefficient is infinite or NaN, and `False` if it is traced."""
     if isinstance(coefficient, Tracer | numbers.Rational):
         return False
     if not eqx.is_array_like(coefficient) or jnp.shape(coefficient) != ():
         return False
-    # JAX would not compute it now under `jit`.
+    # `math`, because under `jit` `jnp.isfinite` would return a tracer.
     return not jnp.iscomplexobj(coefficient) and not math.isfinite(coefficient)
 
 
 def _known_while_tracing(leaf: Any) -> np.ndarray:
-    """Converts a leaf to an array of NumPy; to one of objects if its values are not
-    known."""
+    """Converts a leaf to a NumPy array. If its values are not known, that is an array
+    of objects."""
     try:
         return np.asarray(leaf)
     except (ValueError, jax.errors.TracerArrayConversionError):
@@ -478,8 +480,8 @@ def _known_while_tracing(leaf: Any) -> np.ndarray:
 
 
 def apply_operator(argument: Argument, terms: Sequence[tuple[Any, Sparse]]) -> PyTree:
-    """Computes the sum of terms, each a coefficient (an exact number or an array) and a
-    multi-index."""
+    """Computes the sum of terms. Each is a coefficient (an exact rational number or an
+    array) and a multi-index."""
     by_order: dict[int, dict[Sparse, Any]] = {}
     for coefficient, index in terms:
         if isinstance(coefficient, int):
@@ -496,8 +498,8 @@ def apply_operator(argument: Argument, terms: Sequence[tuple[Any, Sparse]]) -> P
         [coefficient] = by_order.pop(0).values()
         value = argument.value()
         results.append(jtu.tree_map(lambda y: _times(coefficient, y), value))
-    # Where the directions of a lower order are among those of a higher one, its terms
-    # are by-products.
+    # If the directions of a lower order are among those of a higher one, the jets of
+    # the higher order have the derivatives of the lower one, too.
     families: list[tuple[dict[Sparse, Any], dict[int, dict[Sparse, Any]]]] = []
     for order in sorted(by_order, reverse=True):
         weights = of_operator(by_order[order])
@@ -544,7 +546,7 @@ def _sum_of_squares(argument: Argument, mask: PyTree | None) -> PyTree:
 
 
 def _selected(argument: Argument, mask: PyTree | None) -> np.ndarray:
-    """Returns whether the mask selects an entry, for all of them."""
+    """Returns a boolean for each entry: whether the mask selects it."""
     selected = np.ones(argument.known_size, bool)
     if mask is not None:
         flat = []
@@ -562,6 +564,7 @@ def _selected(argument: Argument, mask: PyTree | None) -> np.ndarray:
         selected = np.concatenate(flat)
         if not np.any(selected):
             raise ValueError(
-                f"{argument.caller}: `mask` selects nothing; got {mask!r}."
+                f"{argument.caller}: `mask` selects nothing; got {mask!r}. Select at "
+                "least one entry of `x` by True, or pass None for all."
             )
     return selected

@@ -41,8 +41,8 @@ from .check import (
 )
 
 
-# What a function returns. Its terms have the same type: with other arrays, and with
-# `None` in the place of leaves that are not differentiable.
+# The result of a function. Its terms have the same type, with other arrays, and with
+# `None` in place of leaves that are not differentiable.
 _T = TypeVar("_T")
 
 
@@ -53,40 +53,42 @@ def jet(
     *,
     factorial_scaled: bool = True,
 ) -> tuple[_T, PyTree]:
-    r"""Taylor-mode automatic differentiation, with the arguments and results of
+    r"""Differentiates a function by Taylor mode. The arguments and results are those of
     `jax.experimental.jet.jet`: to switch, change the import.
 
-    Let $x(t) = x_0 + x_1 t + x_2 t^2/2! + \cdots$ be a curve through the primals. The
-    result is the same for $f(x(t))$: its value and its derivatives with respect to $t$
-    at $t = 0$, up to the order given by the length of the series. The cost is
-    $O(K^2)$ multiplications for order $K$, and $K + 1$ applications of each linear
-    operation.
+    Let $x(t) = x_0 + x_1 t + x_2 t^2/2! + \cdots$ be a curve through the primals. `jet`
+    returns the value of $f(x(t))$ and its derivatives with respect to $t$ at $t = 0$,
+    up to the order given by the length of the series. For order $K$ this costs $O(K^2)$
+    multiplications, and $K + 1$ applications of each linear operation.
 
-    Unlike there, every primitive that JAX can differentiate is supported, `custom_jvp`
-    rules are honoured, and arguments may be PyTrees. For Equinox modules, and
-    anything else with leaves that are not arrays, see [`eqx_taylor.filter_jet`][].
+    In contrast to JAX's function, `jet` supports every primitive that JAX can
+    differentiate, uses `custom_jvp` rules, and accepts PyTrees as arguments. For
+    Equinox modules, and other PyTrees with leaves that are not arrays, see
+    [`eqx_taylor.filter_jet`][].
 
     **Arguments:**
 
-    - `fun`: the function to differentiate, of arrays or PyTrees of arrays.
+    - `fun`: the function to differentiate. Its arguments are arrays or PyTrees of
+        arrays.
     - `primals`: a tuple or list of the arguments of `fun`, at which it is evaluated.
-    - `series`: a tuple or list of the same length. For each primal that is an array: a
-        tuple or list of its terms of order $1, 2, \ldots, K$, each of the primal's
-        shape. For a PyTree: one such sequence in the place of every leaf. (Terms within
-        leaves; [`eqx_taylor.filter_jet`][] has it the other way around.)
-    - `factorial_scaled`: if `True` (the default) terms are derivatives, $x^{(k)}$; if
-        `False` they are Taylor coefficients, $x^{(k)}/k!$. For input and output alike.
+    - `series`: a tuple or list of the same length. The entry for an array is a tuple or
+        list of its terms of order $1, 2, \ldots, K$, each of the primal's shape. The
+        entry for a PyTree has one such sequence in place of every leaf. (This is the
+        opposite nesting to [`eqx_taylor.filter_jet`][], where each term is a PyTree.)
+    - `factorial_scaled`: if `True` (the default), terms are derivatives, $x^{(k)}$; if
+        `False`, they are Taylor coefficients, $x^{(k)}/k!$. This applies to input and
+        output.
 
     **Returns:**
 
-    A pair `(primals_out, series_out)`: the value of `fun`, and the same structure
-    with a list of the terms of order $1, \ldots, K$, of the shape of the leaf, in the
-    place of every leaf. The terms of leaves that are not differentiable (integers) are
-    zero.
+    A pair `(primals_out, series_out)`. `primals_out` is the value of `fun`.
+    `series_out` has the same structure, with a list of the terms of order
+    $1, \ldots, K$ in place of every leaf; each term has the shape of the leaf. The
+    terms of leaves that are not differentiable (integers) are zero.
 
     **Raises:**
 
-    `ValueError` or `TypeError`, while tracing, for series that do not fit their primals
+    `ValueError` or `TypeError`, while tracing, if the series do not fit their primals
     in number, structure, length, shape or dtype. `NotImplementedError` for a primitive
     that JAX cannot differentiate.
 
@@ -154,38 +156,39 @@ def filter_jet(
     factorial_scaled: bool = True,
     **kwargs: Any,
 ) -> tuple[_T, list[_T]]:
-    r"""Taylor-mode automatic differentiation of a function of arbitrary PyTrees: the
-    higher-order sibling of `equinox.filter_jvp`.
+    r"""Differentiates a function of arbitrary PyTrees by Taylor mode. `filter_jet` is
+    to `equinox.filter_jvp` what higher derivatives are to the first.
 
-    Let $x(t) = x_0 + x_1 t + x_2 t^2/2! + \cdots$ be a curve through the primals. The
-    result is the value of $f(x(t))$ and its derivatives with respect to $t$ at
-    $t = 0$, up to the order given by the length of the series.
+    Let $x(t) = x_0 + x_1 t + x_2 t^2/2! + \cdots$ be a curve through the primals.
+    `filter_jet` returns the value of $f(x(t))$ and its derivatives with respect to $t$
+    at $t = 0$, up to the order given by the length of the series.
 
-    **Arguments:** (the first three by position, as keywords are those of `fun`)
+    **Arguments:** (the first three are positional-only; keywords are passed to `fun`)
 
-    - `fun`: the function to differentiate; a Module, a bound method or a transformed
-        function will do. Arrays that it closes over do not move.
+    - `fun`: the function to differentiate. It may be a Module, a bound method or a
+        transformed function. Arrays that it closes over are constant.
     - `primals`: a tuple of the arguments of `fun`, which can be arbitrary PyTrees.
-    - `series`: a tuple of the same length. For each primal, a tuple or list of its
-        terms of order $1, 2, \ldots, K$, each a PyTree of the primal's structure whose
-        leaves have the shapes of the primal's leaves. `None` stands for a leaf, for a
-        term or for all the terms of a primal that are zero; leaves that are not
-        floating-point arrays must have it.
-    - `factorial_scaled`: if `True` (the default) terms are derivatives, $x^{(k)}$; if
-        `False` they are Taylor coefficients, $x^{(k)}/k!$. For input and output alike.
-    - `**kwargs`: passed to `fun`, and not differentiated.
+    - `series`: a tuple of the same length. The entry for a primal is a tuple or list of
+        its terms of order $1, 2, \ldots, K$. Each term is a PyTree of the primal's
+        structure, and its leaves have the shapes of the primal's leaves. `None` in
+        place of a leaf, of a term, or of all terms of a primal means zero. Leaves that
+        are not floating-point arrays must have `None`.
+    - `factorial_scaled`: if `True` (the default), terms are derivatives, $x^{(k)}$; if
+        `False`, they are Taylor coefficients, $x^{(k)}/k!$. This applies to input and
+        output.
+    - `**kwargs`: keyword arguments of `fun`, which are not differentiated.
 
     **Returns:**
 
-    A pair `(primals_out, series_out)`: the value of `fun`, and a list of the terms of
-    order $1, \ldots, K$, each a PyTree of the structure and shapes of `primals_out`,
-    with `None` at the leaves that are not differentiable. Terms are derivatives
-    $y^{(k)}$, or $y^{(k)}/k!$ with `factorial_scaled=False`; in units of the output
-    over those of $t^k$.
+    A pair `(primals_out, series_out)`. `primals_out` is the value of `fun`.
+    `series_out` is a list of the terms of order $1, \ldots, K$, each a PyTree of the
+    structure and shapes of `primals_out`, with `None` in place of leaves that are not
+    differentiable. Terms are derivatives $y^{(k)}$, or $y^{(k)}/k!$ with
+    `factorial_scaled=False`. Term $k$ has the units of the output over those of $t^k$.
 
     **Raises:**
 
-    `ValueError` or `TypeError`, while tracing, for series that do not fit their primals
+    `ValueError` or `TypeError`, while tracing, if the series do not fit their primals
     in number, structure, length, shape or dtype. `NotImplementedError` for a primitive
     that JAX cannot differentiate.
 
@@ -226,7 +229,7 @@ def jet_of_trees(
     factorial_scaled: bool,
     kwargs: dict[str, Any],
 ) -> tuple[PyTree, list[PyTree]]:
-    """Computes what `filter_jet` returns. `caller` is the name that messages have."""
+    """Computes what `filter_jet` returns. Messages begin with `caller`."""
     check_primals(caller, fun, primals, series, kwargs)
     lengths = {}
     for i, terms in enumerate(series):
@@ -290,8 +293,8 @@ def _jet_of_leaves(
     order: int,
     factorial_scaled: bool,
 ) -> tuple[Any, list[list[Term]]]:
-    """Returns the structure of `fun`'s output and, for each of its leaves, orders 0 to
-    `order`; `None` above 0 where the leaf is not differentiable."""
+    """Returns the structure of `fun`'s output and, for each of its leaves, the terms of
+    orders 0 to `order`. If a leaf is not differentiable, those above 0 are `None`."""
     primals = [as_primal(caller, leaf.name, leaf.primal) for leaf in leaves]
     factors = [1.0] * (order + 1)
     if factorial_scaled:
@@ -301,7 +304,7 @@ def _jet_of_leaves(
         terms = [
             as_term(caller, name, k, primal, term) for k, term in enumerate(terms, 1)
         ]
-        # Where a term differs from device to device, the whole curve does.
+        # If one term differs from device to device, the whole curve does.
         primal, *_ = all_varying([primal, *[x for x in terms if x is not None]])
         terms = [x if x is None else as_type(jax.typeof(primal), x) for x in terms]
         inputs.append(
@@ -327,7 +330,7 @@ def _jet_of_leaves(
     series = [given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, inputs)]
     results = []
     for out in Walk(order).interpret(jaxpr, series):
-        # A literal is no `jax.Array` yet.
+        # A literal is not a `jax.Array` yet.
         terms: list[Term] = [jnp.asarray(out.dense(0))]
         for k in range(1, order + 1):
             if is_differentiable(out.aval):
@@ -340,12 +343,13 @@ def _jet_of_leaves(
 
 
 def _factorials(order: int, dtypes: Sequence[Any]) -> list[float]:
-    """The factorials `k!`, each rounded once, by which derivatives are divided to be
-    coefficients.
+    """Returns the factorials `k!`, each rounded once. A derivative divided by `k!` is a
+    coefficient.
 
-    In float16 `1/10!` is a subnormal number, and in float64 `1/180!` is zero. Before
-    it comes to this the unit of time is changed, by a power of two `σ`: a coefficient
-    with respect to `σ t` is `x^(k) σ^k / k!`, near `x^(k)` for `σ` about `order / e`.
+    In float16 `1/10!` is a subnormal number, and in float64 `1/180!` is zero. For
+    orders near these limits, the unit of time is changed by a power of two `σ`: a
+    coefficient with respect to `t / σ` is `x^(k) σ^k / k!`, which is near `x^(k)` for
+    `σ` about `order / e`.
     """
     inexact = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
     tiny = max([0.0, *[float(jnp.finfo(dtype).tiny) for dtype in inexact]])

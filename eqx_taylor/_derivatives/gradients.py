@@ -1,4 +1,4 @@
-"""Reverse mode over Taylor mode: derivatives of gradients in a direction."""
+"""Reverse mode over Taylor mode: derivatives of gradients along a direction."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,10 +17,10 @@ from .filter_jet import jet_of_trees
 from .mixed_partials import tensors
 
 
-# The point, or what a function returns, and what has the same structure: with other
-# arrays, and with `None` in the place of leaves that are not differentiable.
+# The point, or the result of a function. Its derivatives have the same type, with other
+# arrays, and with `None` in place of leaves that are not differentiable.
 _T = TypeVar("_T")
-# What a function returns besides.
+# The second part of what a function returns, with `has_aux=True`.
 _Aux = TypeVar("_Aux")
 
 
@@ -54,31 +54,32 @@ def hvp(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> PyTree:
-    r"""The Hessian of a scalar function of many numbers, times a vector: reverse mode
-    over a jet of order 1, at the cost of a few gradients.
+    r"""Computes the product of the Hessian of a scalar function with a vector. It takes
+    reverse mode over a jet of order 1, and costs as much as a few gradients.
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a real
-        scalar.
-    - `x`: the point. Its floating-point arrays move, and Python's floating-point
-        numbers for which `v` has one; no other leaves.
-    - `v`: the vector, a PyTree of the structure and shapes of `x`, with `None` for
-        leaves that are zero.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a real scalar.
+    - `x`: the point, a PyTree. `fun` is differentiated with respect to its
+        floating-point arrays, and to Python floats for which `v` has an entry that is
+        not `None`. All other leaves are constant.
+    - `v`: the vector, a PyTree of the structure and shapes of `x`. `None` in place of a
+        leaf means zero.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    $\nabla^2 f(x)\, v$, a PyTree of the structure and shapes of `x`, with `None` in the
-    place of all other leaves. With `has_aux` a pair of this and what else `fun`
-    returns.
+    $\nabla^2 f(x)\, v$, a PyTree of the structure and shapes of `x`, with `None` in
+    place of leaves that are constant. With `has_aux=True`, a pair of this PyTree and
+    `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for a function that does not return a real scalar, for
-    complex inputs, if nothing moves, and for a `v` that does not fit the point.
+    `TypeError` or `ValueError` if `fun` does not return a real scalar, if `x` is
+    complex or has no floating-point array, or if `v` does not fit the point.
 
     !!! example
 
@@ -91,7 +92,7 @@ def hvp(
         >>> x, v = jnp.array([2.0, 3.0]), jnp.array([1.0, 0.0])
         >>> print(hvp(lambda x: x[0] ** 2 * x[1], x, v))
         [6. 4.]
-        >>> # With respect to the parameters; the activation function is no array.
+        >>> # The point may be a model: only its arrays are differentiated.
         >>> mlp = eqx.nn.MLP(3, "scalar", 32, 2, jnp.tanh, key=jax.random.key(0))
         >>> loss = lambda mlp: mlp(jnp.ones(3)) ** 2
         >>> product = hvp(loss, mlp, eqx.filter_grad(loss)(mlp))
@@ -140,7 +141,7 @@ def directional_gradients(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> PyTree:
-    r"""The gradient of a scalar function of many numbers, and its derivatives in a
+    r"""Computes the gradient of a scalar function, and its derivatives along a
     direction: those of $\nabla f(x + t v)$ with respect to $t$ at $t = 0$.
 
     All of them come from one pass of reverse mode over one jet. If $f_K$ is the
@@ -149,30 +150,31 @@ def directional_gradients(
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a real
-        scalar.
-    - `x`: the point. Its floating-point arrays move, and Python's floating-point
-        numbers for which `v` has one; no other leaves.
-    - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
-        leaves that do not move.
-    - `order`: the highest order $K \geq 0$: 0 for the gradient, 1 for the product of
-        the Hessian with `v` as well, and so on.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a real scalar.
+    - `x`: the point, a PyTree. `fun` is differentiated with respect to its
+        floating-point arrays, and to Python floats for which `v` has an entry that is
+        not `None`. All other leaves are constant.
+    - `v`: the direction, a PyTree of the structure and shapes of `x`. `None` in place
+        of a leaf means zero.
+    - `order`: the highest order $K \geq 0$. Order 0 is the gradient, order 1 adds the
+        product of the Hessian with `v`, and so on.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    A PyTree of the structure of `x`, with the derivatives of order $0, \ldots, K$ of
-    the gradient, stacked along a new first axis, in the place of every array; and
-    `None` in the place of all other leaves. They are derivatives, and not divided by
-    $k!$. With `has_aux` a pair of this and what else `fun` returns.
+    A PyTree of the structure of `x`. In place of every array it has the derivatives of
+    order $0, \ldots, K$ of the gradient, stacked along a new first axis; leaves that
+    are constant are replaced by `None`. These are derivatives: they are not divided by
+    $k!$. With `has_aux=True`, a pair of this PyTree and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for a function that does not return a real scalar, for
-    complex inputs, if nothing moves, for an order that is not a non-negative integer,
-    and for a direction that does not fit the point.
+    `TypeError` or `ValueError` if `fun` does not return a real scalar, if `x` is
+    complex or has no floating-point array, if the order is not a non-negative integer,
+    or if the direction does not fit the point.
 
     !!! example
 
@@ -203,7 +205,7 @@ def directional_gradients(
 def _gradient_coefficients(
     argument: Argument, v: list[Any], order: int
 ) -> list[list[Array]]:
-    """Computes, for each array that moves, the Taylor coefficients of the gradient
+    """Computes, for each differentiated array, the Taylor coefficients of the gradient
     along `v`."""
     if order == 0:
         try:
@@ -215,7 +217,7 @@ def _gradient_coefficients(
         return [[leaf] for leaf in gradient]
 
     def top(*terms):
-        """The highest coefficient of `f(Σ_j terms[j] t^j)`."""
+        """Returns the highest coefficient of `f(Σ_j terms[j] t^j)`."""
         point, *series = terms
         trees = [argument.replaced(term, otherwise=None) for term in series]
         return jet_of_trees(
@@ -227,8 +229,9 @@ def _gradient_coefficients(
             {},
         )[1][-1]
 
-    # Where the direction differs between the devices of a `shard_map` and the point
-    # does not, the point is taken to as well: else JAX adds up its gradients over them.
+    # If the direction differs between the devices of a `shard_map` and the point does
+    # not, the point is made to vary as well. Otherwise JAX would add up its gradients
+    # over the devices.
     axes = frozenset().union(
         *[
             varying_axes(jax.typeof(part)) - varying_axes(jax.typeof(array))
@@ -245,14 +248,14 @@ def _gradient_coefficients(
 
 
 def _scalar(argument: Argument, x: Any, is_tree: bool = False) -> Array:
-    """The value of the function, which must be one real number."""
+    """Returns the value of the function, which must be a real scalar."""
     y = argument.differentiated(x if is_tree else argument.replaced(x))
     is_number = isinstance(y, float | jax.Array) and jnp.shape(y) == ()
     if not is_number or not jnp.issubdtype(jnp.result_type(y), jnp.floating):
         raise TypeError(
             f"{argument.caller}: `fun` must return a real scalar, whose gradient is "
-            f"taken; got {describe(y)}. For functions that return more than one number "
-            "see `value_jacobian_hessian` and `directional_derivatives`."
+            f"taken; got {describe(y)}. For other functions use "
+            "`value_jacobian_hessian` or `directional_derivatives`."
         )
     return jnp.asarray(y)
 
@@ -284,33 +287,35 @@ def value_jacobian_hessian(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
-    r"""The value of a function, its Jacobian and its Hessian, in one call.
+    r"""Computes the value of a function, its Jacobian and its Hessian in one call.
 
-    By reverse mode over jets of order 1 if the function returns fewer numbers than half
-    of those it takes; else by jets of order 2 alone (see
-    [`eqx_taylor.derivative_tensor`][]). The Hessian is symmetric to the last bit.
+    If the output of a real function has at most half as many entries as its input, it
+    is differentiated by reverse mode over jets of order 1; otherwise by jets of order 2
+    alone (see [`eqx_taylor.derivative_tensor`][]). The Hessian is symmetric to the last
+    bit.
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
     `(value, jacobian, hessian)`: what `fun`, `jax.jacobian(fun)` and
-    `jax.hessian(fun)` return. For an array `x`, each array of the value has the axes of
-    `x` after its own in the Jacobian, and twice in the Hessian; for a PyTree `x` there
-    is a PyTree of its structure in the place of each array of the value, and another
-    one within it. `None` is in the place of leaves that are not differentiable. With
-    `has_aux` a pair of these three and what else `fun` returns.
+    `jax.hessian(fun)` return. If `x` is an array, each array of the Jacobian has the
+    axes of an array of the value, followed by those of `x`; in the Hessian the axes of
+    `x` come twice. If `x` is a PyTree, the Jacobian has a PyTree of its structure in
+    place of each array of the value, and the Hessian another one within it. Leaves that
+    are not differentiable are replaced by `None`. With `has_aux=True`, a pair of these
+    three and `aux`.
 
     **Raises:**
 
-    `TypeError` for integer inputs, and for a function that returns nothing that can be
+    `TypeError` if `x` has integers, or if `fun` returns nothing that can be
     differentiated.
 
     !!! example
@@ -345,12 +350,11 @@ def value_jacobian_hessian(
 def _by_reverse_mode(
     argument: Argument, out: Sequence[Any]
 ) -> tuple[PyTree[Array], PyTree[Array]]:
-    """Computes the rows of the Jacobian and the Hessian for each number that is
-    returned: the gradients of the slope in all directions. `out` are the types of what
-    is returned."""
+    """Computes the rows of the Jacobian and the Hessian for each entry of the result:
+    the gradients of the slope in all directions. `out` has the types of the results."""
     size, dtype = argument.known_size, argument.dtype
-    # Each device of a `shard_map` has derivatives of what it returns itself, as with
-    # jets alone: JAX adds up gradients with respect to what is the same on all.
+    # Each device of a `shard_map` differentiates its own results, as with jets alone.
+    # JAX would add up gradients with respect to a point that is the same on all.
     axes = joint_axes(out)
     point = [vary(array, axes) for array in argument.arrays]
     units = [vary(part, axes) for part in argument.split(jnp.eye(size))]
@@ -366,8 +370,8 @@ def _by_reverse_mode(
         leaves, treedef = jtu.tree_flatten(y)
 
         def rows(i):
-            """Returns the slopes of each number in leaf `i`, with respect to the point
-            and to `v`."""
+            """Returns the gradients of each entry of leaf `i`, with respect to the
+            point and to `v`."""
 
             def row(unit):
                 cotangents = [jnp.zeros_like(leaf) for leaf in leaves]

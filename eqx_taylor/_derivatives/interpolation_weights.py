@@ -1,9 +1,9 @@
 r"""Mixed partial derivatives as sums of derivatives along straight lines, exactly.
 
-The derivative of order K along v is `(v·∂)^K`. A homogeneous polynomial of the
-derivatives, of order K, is a sum `Σ_r w_r (v_r·∂)^K`; the directions `v_r` have small
-integer entries, and the weights are rational numbers, computed as such. They are given
-for Taylor coefficients, which are `(v·∂)^K / K!`.
+The derivative of order K along v is `(v·∂)^K`. A homogeneous polynomial of degree K in
+the partial derivatives is a sum `Σ_r w_r (v_r·∂)^K`. The directions `v_r` have small
+integer entries, and the weights are exact rational numbers. They are weights of Taylor
+coefficients, which are `(v·∂)^K / K!`.
 """
 
 import functools as ft
@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 
-# Both are the numbers of a direction or a multi-index that are not zero, with their
-# positions: there may be thousands of variables.
+# The non-zero entries of a direction or a multi-index, as pairs of a position and a
+# value. They are sparse because there may be thousands of variables.
 Sparse = tuple[tuple[int, int], ...]
 Weights = dict[Sparse, Fraction]
 
@@ -32,11 +32,12 @@ def order_of(index: Sparse) -> int:
 
 
 def polarised(index: Sparse) -> Weights:
-    r"""The weights of one monomial by the polarisation identity
+    r"""Returns the weights of one monomial by the polarisation identity
 
         Π_l ξ_l^{i_l} = 1/(2^K K!) Σ_{k≤i} (-1)^{|k|} Π_l C(i_l, k_l) ((i - 2k)·ξ)^K.
 
-    Directions that are multiples of each other are one: about half of Π (i_l + 1).
+    Directions that are multiples of each other count as one, which leaves about half of
+    Π (i_l + 1) directions.
     """
     order = order_of(index)
     weights: Weights = {}
@@ -55,9 +56,10 @@ def polarised(index: Sparse) -> Weights:
 
 
 def interpolated(index: Sparse, total: int) -> Weights:
-    """The weights of one monomial in the directions j with |j| = `total`, its order or
-    more. All monomials share these directions: there are as many as monomials of this
-    order ([Griewank, Utke and Walther (2000)][griewank2000evaluating])."""
+    """Returns the weights of one monomial in the directions j with |j| = `total`, which
+    is at least the order of the monomial. All monomials share these directions, and
+    there are as many of them as monomials of order `total` ([Griewank, Utke and Walther
+    (2000)][griewank2000evaluating])."""
     places = [place for place, _ in index]
     weights: Weights = {}
     for v in _compositions(total, len(index)):
@@ -68,7 +70,7 @@ def interpolated(index: Sparse, total: int) -> Weights:
 
 
 def _compositions(total: int, parts: int):
-    """All tuples of non-negative integers with this sum."""
+    """Lists all tuples of `parts` non-negative integers whose sum is `total`."""
     if parts == 1:
         yield (total,)
         return
@@ -79,7 +81,7 @@ def _compositions(total: int, parts: int):
 
 @ft.lru_cache(maxsize=4096)
 def _griewank(pairs: tuple[tuple[int, int], ...]) -> Fraction:
-    """The weight of direction j in derivative i, where `pairs` are the (i_l, j_l):
+    """Returns the weight of direction j in derivative i, where `pairs` are (i_l, j_l):
 
     γ_ij = Σ_{0<k≤i} (-1)^{|i-k|} C(i, k) C(d k/|k|, j) (|k|/d)^{|i|},   d = |j|.
     """
@@ -102,23 +104,24 @@ def _binomial(z: Fraction, n: int) -> Fraction:
     return math.prod((z - m for m in range(n)), start=Fraction(1)) / math.factorial(n)
 
 
-# Two digits, no more than which the fewer directions lose up to order 8. Of orders (8,
-# 7) they lose 4, with 16 directions in place of 31, and of (10, 10) 5, with 21 for 40.
+# Two digits. The fewer directions lose no more than that up to order 8. For the
+# multi-index (8, 7) they lose 4 digits, with 16 directions instead of 31, and for
+# (10, 10) 5 digits, with 21 instead of 40.
 _LOST = 100
 
 
 def amplification(weights: Weights, order: int) -> float:
-    """Returns the sum of the sizes of the terms over the size of their sum, where
-    `exp(x_1 + x_2 + ...)` is differentiated by one monomial: by this factor rounding
-    errors grow."""
+    """Returns the factor by which rounding errors grow: the sum of the sizes of the
+    terms over the size of their sum, for one monomial in the derivatives of
+    `exp(x_1 + x_2 + ...)`."""
     sizes = [abs(w) * abs(order_of(v)) ** order for v, w in weights.items()]
     return float(sum(sizes)) / math.factorial(order)
 
 
 def of_operator(terms: Mapping[Sparse, Any]) -> dict[Sparse, Any]:
-    """Returns the weights of `Σ_i c_i ∂^i`, whose terms are of the same order, with the
-    fewer directions of the two ways, unless these lose digits. Numbers are added up
-    exactly."""
+    """Returns the weights of `Σ_i c_i ∂^i`, whose terms have the same order. Of the two
+    formulas it uses the one with fewer directions, unless this loses digits. Rational
+    coefficients are added exactly."""
     every = [polarised(index) for index in terms]
     directions = dict.fromkeys(v for weights in every for v in weights)
     places = {place for index in terms for place, _ in index}
@@ -156,8 +159,8 @@ def as_rows(directions: Iterable[Sparse], size: int) -> np.ndarray:
 
 
 def as_array(weights: Iterable[Any]) -> Any:
-    """Converts rational numbers, rounded once, to an array; with arrays among them, to
-    an array of their type."""
+    """Converts rational numbers, rounded once, to an array. If there are arrays among
+    them, the result has their dtype."""
     weights = list(weights)
     dtypes = {w.dtype for w in weights if not isinstance(w, Fraction)}
     if not dtypes:

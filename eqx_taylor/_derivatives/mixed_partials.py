@@ -17,7 +17,7 @@ from .differential_operators import apply_operator, as_multi_index
 from .interpolation_weights import as_rows, interpolated, Sparse
 
 
-# What a function returns, and the type of its partial derivative.
+# The result of a function, and its partial derivative.
 _T = TypeVar("_T")
 
 
@@ -29,36 +29,36 @@ def partial_derivative(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> _T:
-    r"""A mixed partial derivative, $\partial^{|i|} f / \partial x_1^{i_1} \partial
-    x_2^{i_2} \cdots$.
+    r"""Computes a mixed partial derivative, $\partial^{|i|} f / \partial x_1^{i_1}
+    \partial x_2^{i_2} \cdots$.
 
-    It is a sum of derivatives along straight lines, whose directions and weights are
-    computed exactly (see [`eqx_taylor.derivative_tensor`][]), and whose highest
-    coefficients are propagated as one sum (see [`eqx_taylor.laplacian`][]).
+    It is a sum of derivatives along straight lines. Their directions and weights are
+    computed exactly (see [`eqx_taylor.derivative_tensor`][]), and the sum of their
+    highest coefficients is propagated as one vector (see [`eqx_taylor.laplacian`][]).
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
-    - `multi_index`: how often to differentiate with respect to each number in `x`. A
-        PyTree of the structure of `x`, with integers in the shape of each array: for a
-        vector of three numbers, `(2, 0, 1)`; for a tuple of three scalars, too.
+    - `multi_index`: how often to differentiate with respect to each entry of `x`. It is
+        a PyTree of the structure of `x`, with integers in the shape of each array. For
+        a vector of three entries it is `(2, 0, 1)`, for example, and the same for a
+        tuple of three scalars.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    The PyTree that `fun` returns, with the derivative, of the same shape, in the place
-    of every array, and `None` in the place of leaves that are not differentiable. It is
-    a derivative, and not divided by factorials. With `has_aux` a pair of this and what
-    else `fun` returns.
+    The PyTree that `fun` returns, in which each array is replaced by its derivative, of
+    the same shape, and each leaf that is not differentiable by `None`. The derivative
+    is not divided by factorials. With `has_aux=True`, a pair of this PyTree and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for a multi-index that does not fit the point, or has
-    entries that are not non-negative integers; and for integer inputs.
+    `TypeError` or `ValueError` if the multi-index does not fit the point, if its
+    entries are not non-negative integers, or if `x` has integers.
 
     !!! example
 
@@ -67,7 +67,7 @@ def partial_derivative(
         >>> from eqx_taylor import partial_derivative
         >>> x = jnp.array([2.0, 3.0, 5.0])
         >>> fun = lambda x: x[0] ** 2 * x[1] ** 2 * x[2]
-        >>> # Twice with respect to the first, once to the third: 2 y^2.
+        >>> # Twice with respect to the first entry, once to the third: 2 y^2.
         >>> print(partial_derivative(fun, x, (2, 0, 1)))
         18.0
         ```
@@ -87,38 +87,37 @@ def derivative_tensor(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> PyTree:
-    r"""All partial derivatives of some order: for order 1 the Jacobian, for order 2 the
-    Hessian, and so on.
+    r"""Computes all partial derivatives of one order: for order 1 the Jacobian, for
+    order 2 the Hessian, and so on.
 
-    Of $D$ numbers there are $\binom{D + K - 1}{K}$ different ones. They are
-    interpolated from the jets of order $K$ along as many directions, by Griewank, Utke
-    and Walther's formula, whose weights are rational numbers; all partial derivatives
-    share the jets, which are computed together by `jax.vmap`. Entries that are equal by
-    symmetry are the same number, to the last bit.
+    For $D$ inputs, $\binom{D + K - 1}{K}$ of the partial derivatives of order $K$ are
+    distinct. They are interpolated from the jets of order $K$ along as many directions,
+    by the formula of Griewank, Utke and Walther, whose weights are rational numbers.
+    All partial derivatives share the jets, which are computed together by `jax.vmap`.
+    Entries that are equal by symmetry are equal to the last bit.
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
     - `order`: the order $K \geq 0$.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    What $K$ nested `jax.jacfwd` return: for an array `x` the PyTree that `fun`
-    returns, where each array has $K$ more axes, after its own, for each axis of `x`;
-    for a PyTree `x`, PyTrees of its structure, one within the other. `None` stands in
-    the place of leaves that are not differentiable. The entries are derivatives, and
-    not divided by factorials. With `has_aux` a pair of this and what else `fun`
-    returns.
+    What $K$ nested `jax.jacfwd` return. If `x` is an array, it is the PyTree that `fun`
+    returns, in which each array has the axes of `x`, $K$ times, after its own. If `x`
+    is a PyTree, PyTrees of its structure are nested $K$ times. Leaves that are not
+    differentiable are replaced by `None`. The derivatives are not divided by
+    factorials. With `has_aux=True`, a pair of this and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order that is not a non-negative integer, and for
-    integer inputs.
+    `TypeError` or `ValueError` if the order is not a non-negative integer, or if `x`
+    has integers.
 
     !!! example
 
@@ -146,8 +145,8 @@ def derivative_tensor(
 def tensors(
     argument: Argument, order: int, wanted: Sequence[int]
 ) -> list[PyTree[Array]]:
-    """Computes the derivative tensors of the orders that are wanted, from the jets of
-    one order along the directions of [Griewank, Utke and Walther
+    """Computes the derivative tensors of the wanted orders from jets of one order,
+    along the directions of [Griewank, Utke and Walther
     (2000)][griewank2000evaluating]."""
     size = argument.known_size
     lines = [_counted(c) for c in _combinations(size, order)]
@@ -174,7 +173,7 @@ def _interpolate(argument: Argument, y: Any, lines: list[Sparse], k: int) -> PyT
     unique = list(_combinations(size, k))
     [order] = {sum(n for _, n in v) for v in lines}
     every = [interpolated(_counted(c), order) for c in unique]
-    # Each of them needs few of the directions where there are many variables.
+    # If there are many variables, each partial derivative needs few of the directions.
     count = max(map(len, every))
     columns, weights = np.zeros((2, len(unique), count))
     for n, one in enumerate(every):
@@ -194,7 +193,7 @@ def _interpolate(argument: Argument, y: Any, lines: list[Sparse], k: int) -> PyT
         partials = jnp.tensordot(
             jnp.asarray(dense, y.dtype), y, axes=1, precision=highest
         )
-    # Each entry of the tensor is the one with its indices in order.
+    # Each entry of the tensor equals the one whose indices are the same, sorted.
     indices = np.sort(np.indices((size,) * k).reshape(k, -1), axis=0)
     keys = np.ravel_multi_index(tuple(indices), (size,) * k)
     known = np.ravel_multi_index(tuple(np.array(unique).T), (size,) * k)
@@ -203,7 +202,7 @@ def _interpolate(argument: Argument, y: Any, lines: list[Sparse], k: int) -> PyT
 
 
 def _combinations(size: int, order: int):
-    """Lists ascending tuples of indices, one for each different partial derivative."""
+    """Lists ascending tuples of indices, one for each distinct partial derivative."""
     return itertools.combinations_with_replacement(range(size), order)
 
 

@@ -1,4 +1,5 @@
-"""Forms of calls that are accepted for one more release, with a warning."""
+"""Deprecated forms of calls, which are accepted for one more release, with a
+warning."""
 
 import functools as ft
 import warnings
@@ -11,8 +12,8 @@ _T = TypeVar("_T")
 
 
 def takes_old_form(name: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Lets a function `new(fun, x, order)` take calls of its form before version 0.1,
-    `new(fun, order)(x)`, where the order was called `name`."""
+    """Lets a function `new(fun, x, order)` accept calls in its form before version 0.1,
+    `new(fun, order)(x)`, in which the order was called `name`."""
 
     def decorator(new: Any) -> Any:
         @ft.wraps(new)

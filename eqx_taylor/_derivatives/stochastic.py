@@ -17,7 +17,8 @@ from .._core.custom_types import PyTree
 from .argument import Argument
 
 
-# Checks at run time leave other strings to the function, which has the better message.
+# At run time these are strings for beartype, because the functions themselves have the
+# better message for an unknown one.
 if TYPE_CHECKING:
     _Sampling = Literal["rademacher", "normal", "sphere", "sparse"]
     _SamplingOfFourths = Literal["sphere", "normal", "sparse"]
@@ -26,15 +27,15 @@ else:
 
 
 class Estimate(eqx.Module):
-    """An estimate by random numbers. Returned by [`eqx_taylor.stochastic_laplacian`][]
-    and [`eqx_taylor.stochastic_biharmonic`][].
+    """An estimate from random samples, as [`eqx_taylor.stochastic_laplacian`][] and
+    [`eqx_taylor.stochastic_biharmonic`][] return it.
 
     **Fields:**
 
     - `mean`: the estimate, a PyTree.
-    - `variance`: the variance of `mean`, estimated from the differences between
-        batches: a PyTree of the same structure. With a single batch it is not known,
-        and NaN.
+    - `variance`: the variance of `mean`, a PyTree of the same structure. It is
+        estimated from the differences between batches, and is NaN if there is a single
+        batch.
 
     !!! example
 
@@ -95,42 +96,43 @@ def stochastic_laplacian(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> Any:
-    r"""An unbiased estimate of the Laplacian $\sum_d \partial^2 f / \partial x_d^2$,
-    from second derivatives in random directions.
+    r"""Estimates the Laplacian $\sum_d \partial^2 f / \partial x_d^2$ without bias,
+    from second derivatives along random directions.
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `key`: a `jax.random.key`.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
     - `num_samples`: the number of directions, a multiple of `batch_size`.
-    - `batch_size`: how many of them are computed at once; `None` (the default) stands
-        for all. The sum of a batch is propagated as one vector, as by
-        [`eqx_taylor.laplacian`][]. Batches follow one another, so that memory is needed
-        for one of them; the differences between them give the variance.
-    - `sampling`: how directions are drawn.
-        - `"rademacher"` (the default): entries are 1 or -1. The variance is that of the
-            Hessian's off-diagonal entries alone.
-        - `"normal"`: entries are normally distributed.
-        - `"sphere"`: uniformly distributed on the sphere.
-        - `"sparse"`: single coordinates, different ones within a batch. The variance is
-            that among the diagonal entries of the Hessian.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `batch_size`: the number of directions that are computed at once; `None` (the
+        default) means all of them. The sum over a batch is propagated as one vector, as
+        in [`eqx_taylor.laplacian`][]. Batches are computed one after the other, so only
+        one of them needs memory. The differences between batches give the variance.
+    - `sampling`: the distribution of the directions.
+        - `"rademacher"` (the default): each entry is 1 or -1. The variance comes from
+            the off-diagonal entries of the Hessian alone.
+        - `"normal"`: the entries are normally distributed.
+        - `"sphere"`: directions are uniformly distributed on the sphere.
+        - `"sparse"`: each direction is a coordinate axis; those of a batch are
+            distinct. The variance comes from the differences between the diagonal
+            entries of the Hessian.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    A [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
-    structure and shapes of what `fun` returns. With `has_aux` a pair of this and what
-    else `fun` returns.
+    An [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
+    structure and shapes of what `fun` returns. With `has_aux=True`, a pair of the
+    estimate and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for integer or complex inputs, for a `key` that is none,
-    for numbers of samples that are no positive integers or do not fit each other, and
-    for an unknown `sampling`.
+    `TypeError` or `ValueError` if `x` has integers or is complex, if `key` is not a
+    key, if `num_samples` or `batch_size` is not a positive integer or they do not fit
+    each other, or if `sampling` is unknown.
 
     !!! example
 
@@ -141,7 +143,7 @@ def stochastic_laplacian(
         >>> x, key = jnp.ones(1000), jax.random.key(0)
         >>> fun = lambda x: jnp.sin(jnp.sum(x**2) / 1000)
         >>> estimate = stochastic_laplacian(fun, x, key, num_samples=64, batch_size=8)
-        >>> # It is off by some standard errors at most.
+        >>> # The error is a few standard errors at most.
         >>> bool(abs(estimate.mean - laplacian(fun, x)) < 4 * estimate.standard_error)
         True
         ```
@@ -157,8 +159,8 @@ def stochastic_laplacian(
     if sampling == "sparse" and batch > size:
         raise ValueError(
             f"stochastic_laplacian: `x` has {size} coordinates, of which a batch "
-            f"cannot have {batch} different ones. Choose a smaller `batch_size`; or "
-            "take the exact `laplacian`, which costs no more."
+            f"cannot have {batch} distinct ones. Choose a smaller `batch_size`; or "
+            "use the exact `laplacian`, which costs no more."
         )
 
     def sample(key):
@@ -211,40 +213,42 @@ def stochastic_biharmonic(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> Any:
-    r"""An unbiased estimate of $\Delta^2 f = \sum_{d, e} \partial^4 f / \partial x_d^2
-    \partial x_e^2$, from fourth derivatives in random directions.
+    r"""Estimates $\Delta^2 f = \sum_{d, e} \partial^4 f / \partial x_d^2 \partial
+    x_e^2$ without bias, from fourth derivatives along random directions.
 
-    For a direction $v$ with normally distributed entries, $\mathbb{E} (v \cdot
-    \partial)^4 = 3 \Delta^2$; for one on the unit sphere $3 \Delta^2 / (D (D + 2))$.
+    If the entries of a direction $v$ are normally distributed, then $\mathbb{E} (v
+    \cdot \partial)^4 = 3 \Delta^2$; if $v$ is uniformly distributed on the unit sphere,
+    it is $3 \Delta^2 / (D (D + 2))$.
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of real arrays of any shapes.
     - `key`: a `jax.random.key`.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
     - `num_samples`: the number of samples, a multiple of `batch_size`.
-    - `batch_size`: how many of them are computed at once; `None` (the default) stands
-        for all. See [`eqx_taylor.stochastic_laplacian`][].
-    - `sampling`: what a sample is.
-        - `"sphere"` (the default): a direction, uniformly distributed on the sphere.
-        - `"normal"`: a direction with normally distributed entries; of a larger
-            variance.
-        - `"sparse"`: $\partial^4 / \partial x_d^2 \partial x_e^2$ for two random
-            coordinates, from the four directions in which it is exact.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `batch_size`: the number of samples that are computed at once; `None` (the
+        default) means all of them. See [`eqx_taylor.stochastic_laplacian`][].
+    - `sampling`: the kind of sample.
+        - `"sphere"` (the default): a sample is a direction, uniformly distributed on
+            the sphere.
+        - `"normal"`: a sample is a direction with normally distributed entries. The
+            variance is larger.
+        - `"sparse"`: a sample is $\partial^4 / \partial x_d^2 \partial x_e^2$ for two
+            random coordinates, computed exactly from four directions.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    A [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
-    structure and shapes of what `fun` returns. With `has_aux` a pair of this and what
-    else `fun` returns.
+    An [`eqx_taylor.Estimate`][], whose `mean`, `variance` and `standard_error` have the
+    structure and shapes of what `fun` returns. With `has_aux=True`, a pair of the
+    estimate and `aux`.
 
     **Raises:**
 
-    As [`eqx_taylor.stochastic_laplacian`][].
+    The same errors as [`eqx_taylor.stochastic_laplacian`][].
 
     !!! example
 
@@ -275,7 +279,7 @@ def stochastic_biharmonic(
             rows = jnp.concatenate([a + b, a - b, a, b])
             return rows, weights * (2 * size**2 / batch)
         rows = _directions(argument, key, (batch, size), sampling)
-        # The direction on the sphere has length √D.
+        # Directions on the sphere have length √D.
         moment = 3 * size / (size + 2) if sampling == "sphere" else 3
         return rows, np.full(batch, math.factorial(4) / moment / batch)
 
@@ -326,7 +330,7 @@ def _units(places: Array, size: int) -> Array:
 
 
 def _estimate(argument: Argument, key: Any, count: int, order: int, sample) -> Any:
-    """Makes an estimate from `count` batches. `sample(key)` returns directions and
+    """Computes an estimate from `count` batches. `sample(key)` returns directions and
     their weights."""
 
     def batch(key):

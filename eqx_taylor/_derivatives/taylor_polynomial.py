@@ -18,7 +18,7 @@ from .derivatives import stacked
 
 class TaylorPolynomial(eqx.Module):
     r"""The polynomial $p(s) = \sum_{k=0}^K c_k s^k$, whose coefficients are PyTrees of
-    arrays. Made by [`eqx_taylor.taylor_polynomial`][].
+    arrays. [`eqx_taylor.taylor_polynomial`][] returns one.
 
     Coefficients are normalised by the factorial: $c_k = p^{(k)}(0)/k!$.
 
@@ -48,20 +48,20 @@ class TaylorPolynomial(eqx.Module):
 
     @property
     def order(self) -> int:
-        """The order $K$; an integer."""
+        """The order $K$, an integer."""
         return jtu.tree_leaves(self.coefficients)[0].shape[0] - 1
 
     def evaluate(self, s: ArrayLike) -> PyTree[Array]:
-        """The value of the polynomial, by Horner's rule. The polynomial itself can be
-        called, too.
+        """Evaluates the polynomial by Horner's rule. `p(s)` is the same as
+        `p.evaluate(s)`.
 
         **Arguments:**
 
-        - `s`: a number, or an array of numbers of any shape; real or complex.
+        - `s`: a real or complex scalar, or an array of any shape.
 
         **Returns:**
 
-        A PyTree of arrays; their first axes are those of `s`.
+        A PyTree of arrays, whose first axes are those of `s`.
         """
         s = jnp.asarray(s)
 
@@ -80,7 +80,7 @@ class TaylorPolynomial(eqx.Module):
     __call__ = evaluate
 
     def derivative(self, n: int = 1) -> "TaylorPolynomial":
-        """The n-th derivative of the polynomial.
+        """Differentiates the polynomial `n` times.
 
         **Arguments:**
 
@@ -88,7 +88,8 @@ class TaylorPolynomial(eqx.Module):
 
         **Returns:**
 
-        A polynomial of order $K - n$; zero, of order 0, if $n$ is larger than $K$.
+        A polynomial of order $K - n$. If $n$ is larger than $K$, the polynomial zero,
+        of order 0.
 
         **Raises:**
 
@@ -107,7 +108,7 @@ class TaylorPolynomial(eqx.Module):
         return TaylorPolynomial(jtu.tree_map(slope, self.coefficients))
 
     def integral(self) -> "TaylorPolynomial":
-        r"""The integral of the polynomial, $\int_0^s p(r) dr$.
+        r"""Integrates the polynomial: $\int_0^s p(r) dr$.
 
         **Returns:**
 
@@ -122,27 +123,26 @@ class TaylorPolynomial(eqx.Module):
         return TaylorPolynomial(jtu.tree_map(area, self.coefficients))
 
     def radius_of_convergence(self) -> Real[Array, ""]:
-        r"""An estimate of the radius of convergence of the series: of the distance of
-        the nearest singularity in the complex plane of $s$.
+        r"""Estimates the radius of convergence of the series: the distance from $s = 0$
+        to the nearest singularity in the complex plane.
 
-        Near $s = 0$ a function whose nearest singularities are algebraic or
-        logarithmic, a real one or a pair $\rho e^{\pm i \theta}$, has coefficients with
+        If the nearest singularity is algebraic or logarithmic, and is real or one of a
+        pair $\rho e^{\pm i \theta}$, the coefficients satisfy
 
         $$
         k c_k \approx (a k + a') c_{k-1} + (b k + b') c_{k-2},
         $$
 
         where $z^2 - a z - b$ has a root of size $1 / \rho$ (Chang and Corliss 1980).
-        The four numbers are fitted to the upper half of the coefficients of all arrays
-        together, by least squares. Entire functions and polynomials have a very large
-        or an infinite estimate. The more coefficients, the better it is: about one per
-        cent at order 20 if there is one singularity or pair that is nearer than all
-        others, less if there are several at the same distance.
+        The four numbers $a, a', b, b'$ are fitted by least squares to the upper half of
+        the coefficients of all arrays together. For entire functions and polynomials
+        the estimate is very large or infinite. It improves with the order: at order 20
+        its error is about one per cent if one singularity or pair is nearer than all
+        others, and larger if several are at the same distance.
 
         **Returns:**
 
-        A real scalar of the precision of the coefficients. It is not meant to be
-        differentiated.
+        A real scalar of the precision of the coefficients. It has derivative zero.
 
         **Raises:**
 
@@ -164,7 +164,7 @@ class TaylorPolynomial(eqx.Module):
         if self.order < 4:
             raise ValueError(
                 "TaylorPolynomial.radius_of_convergence: four numbers are fitted to "
-                "the coefficients, which takes an order of at least 4; got "
+                "the coefficients, which takes an order of at least 4; got order "
                 f"{self.order}."
             )
         columns, leaves = [], jtu.tree_leaves(self.coefficients)
@@ -180,7 +180,7 @@ def _radius(c):
     """Estimates the radius of convergence from coefficients `c[k]`, each a vector."""
     order = c.shape[0] - 1
     k = jnp.arange(order + 1).astype(c.dtype)
-    # The unit is one in which they neither grow nor decay much, by the root test.
+    # By the root test, the coefficients neither grow nor decay much in this unit of s.
     sizes = jnp.max(jnp.abs(c), axis=1)[-2:]
     roots = jnp.where(sizes > 0, sizes, 1) ** (-1 / k[-2:])
     unit = jnp.min(jnp.where(sizes > 0, roots, jnp.inf))
@@ -190,7 +190,7 @@ def _radius(c):
     first = max(2, min(order // 2, order - 3))
     rows, right = [], []
     for n in range(first, order + 1):
-        # Equations of the same weight, whatever the size of their coefficients.
+        # Equations have the same weight, whatever the size of their coefficients.
         size = jnp.max(jnp.abs(c[n - 2 : n + 1]))
         a, b, y = (c[i] / jnp.where(size > 0, size, 1) for i in (n - 1, n - 2, n))
         rows.append(jnp.stack([a, a / n, b, b / n], axis=1))
@@ -236,34 +236,34 @@ def taylor_polynomial(
     has_aux: bool = False,
     **kwargs: Any,
 ) -> Any:
-    r"""The Taylor polynomial of $f(x + s v)$ in $s$.
+    r"""Computes the Taylor polynomial of $f(x + s v)$ in $s$.
 
     Its coefficients are normalised: $c_k$ is the derivative of order $k$ with respect
-    to $s$, at $s = 0$, over $k!$.
+    to $s$ at $s = 0$, divided by $k!$.
 
     **Arguments:**
 
-    - `fun`: a function of a PyTree, and of anything else after it, that returns a
-        PyTree.
+    - `fun`: the function, called as `fun(x, *args, **kwargs)`. It takes a PyTree `x`
+        and returns a PyTree.
     - `x`: the point, a PyTree of floating-point or complex arrays of any shapes.
-    - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` for
-        leaves that do not move.
+    - `v`: the direction, a PyTree of the structure and shapes of `x`, with `None` in
+        place of leaves that are constant.
     - `order`: the order $K \geq 0$ of the polynomial.
     - `args`, `kwargs`: further arguments of `fun`, which are not differentiated.
-    - `has_aux`: whether `fun` returns a pair of what is differentiated and what else is
-        to be returned.
+    - `has_aux`: whether `fun` returns a pair `(y, aux)`, of which only `y` is
+        differentiated.
 
     **Returns:**
 
-    A [`eqx_taylor.TaylorPolynomial`][], which can be evaluated, differentiated and
+    An [`eqx_taylor.TaylorPolynomial`][], which can be evaluated, differentiated and
     integrated, and estimates its radius of convergence. Its values have the structure
-    of what `fun` returns, with `None` at leaves that are not differentiable. With
-    `has_aux` a pair of this and what else `fun` returns.
+    of what `fun` returns, with `None` in place of leaves that are not differentiable.
+    With `has_aux=True`, a pair of the polynomial and `aux`.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order that is not a non-negative integer, for
-    integer inputs, and for a direction that does not fit the point.
+    `TypeError` or `ValueError` if the order is not a non-negative integer, if `x` has
+    integers, or if the direction does not fit the point.
 
     !!! example
 
