@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -219,11 +220,40 @@ def test_page():
     assert "![Ratios and targets](images/t.png)" in text
     assert "![Another title](images/o.png)" in text
     assert "`python -m benchmarks.ode_jet`, in 61 s." in text
-    # The table of the targets is before all sections, and has no other figures.
+    # The overview leads to the sections, which have the figures: each once.
     overview = text[text.index("## Targets") : text.index("## A title")]
-    assert overview.count("| a jet | run |") == 2
-    assert "a solve" not in overview
-    assert text.count("| a solve |") == 2
+    assert "| [A title](#a-title) | 2 | 1 |" in overview
+    assert "| [Another title](#another-title) | 2 | 1 |" in overview
+    assert "| a jet |" not in overview
+    assert text.count("| a jet | run |") == text.count("| a solve |") == 2
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Solves at equal error, against the fastest Runge-Kutta method",
+        "A solve at a tolerance of 2.2e-16, against heyoka",
+        "`ReplayAdjoint`: gradients",
+    ],
+)
+def test_anchor_of_a_section(title):
+    """As Python-Markdown makes it."""
+    toc = pytest.importorskip("markdown.extensions.toc")
+    assert everything.slug(title) == toc.slugify(title.replace("`", ""), "-")
+
+
+def test_a_ratio_is_on_the_page_once():
+    """Tables of times leave the ratios to the figures."""
+    timing = _timing.Timing("a", np.array([0.5]), np.array([1e-3, 2e-3, 3e-3]), None)
+    assert _timing.timing_table([timing]).splitlines() == [
+        "| | run, ms | ± | trace+compile, s |",
+        "|---|---:|---:|---:|",
+        "| a | 2 | 0.5 | 0.50 |",
+    ]
+    assert "| 1.000 | 0.50 | 1.000 |" in _timing.timing_table([timing], ratios=True)
+    page = everything.PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .* \| [\d.*]+ \| [\d.]* \|$", page, re.MULTILINE)
+    assert len(rows) > 100 and len(set(rows)) == len(rows)
 
 
 def test_page_of_several_machines():
