@@ -4,7 +4,8 @@
 
 A release is prepared by a commit that gives the version in `pyproject.toml`,
 `eqx_taylor/__init__.py`, `CITATION.cff` and `CHANGELOG.md`, the last two with the date,
-and made by a tag on it.
+and made by a tag on it. Before the first one, `pyproject.toml` has the address of the
+project: without it, the links of the README would lead nowhere on PyPI.
 """
 
 import pathlib
@@ -30,9 +31,15 @@ def _one(pattern: str, name: str) -> str:
 def notes(tag: str) -> str:
     """What the changelog says of the version, or an error that says what is wrong."""
     version = tag.removeprefix("v")
+    project = tomllib.loads(_read("pyproject.toml"))["project"]
+    missing = {"Documentation", "Repository"} - project.get("urls", {}).keys()
+    if missing:
+        raise SystemExit(
+            f"pyproject.toml has no address in [project.urls] for {sorted(missing)}"
+        )
     versions = {
         "the tag": version,
-        "pyproject.toml": tomllib.loads(_read("pyproject.toml"))["project"]["version"],
+        "pyproject.toml": project["version"],
         "__init__.py": _one(r'^__version__ = "(.*)"$', "eqx_taylor/__init__.py"),
         "CITATION.cff": _one(r"^version: (.*)$", "CITATION.cff"),
     }

@@ -23,14 +23,18 @@ _STATE = (
     "PyTree[Shaped[Array, '?*y'] | Shaped[ndarray, '?*y'] | bool | number | bool | int"
     " | float | complex, Y]"
 )
+_ARRAY_LIKE = "Array, ndarray, bool, number, bool, int, float, complex"
 _NAMES = {
     f"{_NUMBER}, NoneType]": "RealScalarLike | None",
     f"{_NUMBER}]": "RealScalarLike",
     _STATE: "Y",
-    "Union[Array, ndarray, bool, number, bool, int, float, complex]": "ArrayLike",
+    f"Union[{_ARRAY_LIKE}, NoneType]": "ArrayLike | None",
+    f"Union[{_ARRAY_LIKE}]": "ArrayLike",
     "Union[Key[Array, ''], UInt32[Array, 2], UInt32[Array, 4]]": "PRNGKeyArray",
 }
 _MODULES = re.compile(r"\b(?:[a-z_]\w*\.)+(?=[A-Z]|number\b|ndarray\b|bool)")
+# A type variable, which is shown without what marks it.
+_VARIABLE = re.compile(r"~_?(\w+)|\b_([A-Z])\b")
 
 
 class ShortTypes(griffe.Extension):
@@ -52,4 +56,4 @@ def _short(annotation):
     text = _MODULES.sub("", str(annotation)).replace('"', "'")
     for long, name in _NAMES.items():
         text = text.replace(long, name)
-    return text
+    return _VARIABLE.sub(lambda found: found[1] or found[2], text)

@@ -6,8 +6,10 @@
 It fails for a page that the navigation does not lead to, an error in the console, a
 request that fails or leaves the site, a link, an anchor or an image that is broken,
 mathematics that is not typeset, code that cannot be copied, a page that is wider than a
-narrow window, and a search that finds nothing. Needs Debian's `chromium` (or one that
-`--chromium` names) and the Python package `websocket-client`, of the extra `dev`.
+narrow window, Python's internals in the reference, and a search that does not lead to
+what people look for. Needs Debian's `chromium` (or one that `--chromium` names) and the
+Python package `websocket-client`, of the extra `dev`. `--files` looks at the files only,
+without a browser.
 """
 
 import argparse
@@ -27,6 +29,8 @@ import time
 import urllib.parse
 import urllib.request
 from base64 import b64decode
+
+from site_files import faults as faults_of_files, SEARCHES
 
 
 # Where the site is served, as by many hosts: not at the top.
@@ -92,6 +96,11 @@ class Page:
             deviceScaleFactor=1,
             mobile=size == _NARROW,
         )
+
+    def darken(self, dark: bool) -> None:
+        """From the next page on."""
+        scheme = dict(name="prefers-color-scheme", value="dark" if dark else "light")
+        self.send("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, url: str) -> None:
         """Until it is loaded, typeset and at rest."""
@@ -178,11 +187,12 @@ _OVERFLOW = """(() => {
         .slice(0, 3).map(e => e.tagName + ": " + e.textContent.trim().slice(0, 60));
 })()"""
 
-_SEARCH = """(async () => {
+# The pages that a search leads to, in the order in which they are shown.
+_SEARCH = """(async query => {
     const field = document.querySelector("input.md-search__input");
     field.focus();
     for (let i = 0; i < 100; i++) {
-        field.value = "laplacian";
+        field.value = query;
         field.dispatchEvent(new InputEvent("input", {bubbles: true}));
         field.dispatchEvent(new KeyboardEvent("keyup", {bubbles: true}));
         await new Promise(done => setTimeout(done, 100));
@@ -190,7 +200,9 @@ _SEARCH = """(async () => {
         if (found.length) return [...found].map(e => e.href);
     }
     return [];
-})()"""
+})"""
+# So many pages are in sight.
+_FIRST = 4
 
 
 def _faults_of_loading(page: Page, origin: str) -> list[str]:
@@ -275,6 +287,12 @@ def check(page: Page, origin: str, site: pathlib.Path, shots: pathlib.Path | Non
         for kind, wanted, copied in page.run(_COPY):
             if wanted != copied:
                 found.append(f"copies of a {kind} {copied}, and not {wanted}")
+        if shots is not None:
+            page.resize(_WIDE)
+            page.darken(True)
+            page.open(url)
+            page.screenshot(shots / f"{stem}-dark.png")
+            page.darken(False)
         faults += [(url, fault) for fault in found]
         formulas, links = seen[url]["formulas"], len(seen[url]["links"])
         print(
@@ -291,9 +309,13 @@ def check(page: Page, origin: str, site: pathlib.Path, shots: pathlib.Path | Non
         faults.append((url, "is in the navigation, and does not exist"))
     faults += _faults_of_links(origin, seen, site)
     page.resize(_WIDE)
-    page.open(origin)
-    if not any("laplacian" in link for link in page.run(_SEARCH)):
-        faults.append((origin, "the search does not find `laplacian`"))
+    for query, wanted in SEARCHES.items():
+        page.open(origin)
+        links = page.run(f"({_SEARCH})({json.dumps(query)})")
+        found = [link.partition("#")[0].partition("?")[0] for link in links]
+        first = list(dict.fromkeys(found))[:_FIRST]
+        if origin + wanted not in first:
+            faults.append((origin + wanted, f"`{query}` leads to {first} instead"))
     return faults
 
 
@@ -361,18 +383,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("site", type=pathlib.Path, help="the folder with index.html")
     parser.add_argument("--screenshots", type=pathlib.Path, help="a folder for them")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="program")
+    parser.add_argument("--files", action="store_true", help="without a browser")
     options = parser.parse_args(argv)
     if not (options.site / "index.html").is_file():
         parser.error(f"{options.site} has no index.html: run `mkdocs build` first")
-    if options.chromium is None:
+    if options.chromium is None and not options.files:
         parser.error("there is no `chromium` on the path: install it, or name one")
     if options.screenshots is not None:
         options.screenshots.mkdir(parents=True, exist_ok=True)
     site = options.site.resolve()
-    with served(site) as origin, browser(options.chromium) as page:
-        faults = check(page, origin, site, options.screenshots)
-    for url, fault in faults:
-        print(f"/{url.removeprefix(origin)}: {fault}", file=sys.stderr)
+    faults = list(faults_of_files(site))
+    if not options.files:
+        with served(site) as origin, browser(options.chromium) as page:
+            found = check(page, origin, site, options.screenshots)
+        faults += [(url.removeprefix(origin), fault) for url, fault in found]
+    for where, fault in faults:
+        print(f"/{where}: {fault}", file=sys.stderr)
     print(f"{len(faults)} faults." if faults else "No faults.")
     return 1 if faults else 0
 

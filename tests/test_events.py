@@ -392,7 +392,7 @@ def test_another_controller(controller):
     "condition, error, message",
     [
         (lambda t, y, args, **kwargs: y, ValueError, "array of shape (2,)"),
-        (lambda t, y, args, **kwargs: (y[0], y[1]), TypeError, "Give a PyTree of"),
+        (lambda t, y, args, **kwargs: (y[0], y[1]), TypeError, "Write a PyTree of"),
         (
             lambda t, y, args, **kwargs: jax.lax.complex(y[0], y[1]),
             TypeError,

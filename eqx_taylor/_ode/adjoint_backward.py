@@ -1,4 +1,4 @@
-"""The way back through a solve: each of its steps is made again, the last one first."""
+"""The reverse pass of `ReplayAdjoint`: steps are recomputed, the last one first."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,16 +17,18 @@ from .adjoint_step import Pass, Step
 
 
 class Carry(NamedTuple):
-    """The state of the way back after a step. A name with `bar` is a cotangent.
+    """The state of the reverse pass after a step. A name with `bar` is a cotangent.
 
     **Fields:**
 
     - `i`: the number of the step.
     - `t`, `y`: time and state at its end.
-    - `t_bar`, `y_bar`, `carried_bar`: of these, and of what the solver carries.
-    - `indices`: for each `diffrax.SubSaveAt`, how many of its times, and how many rows
-        of what is saved, come before the end of the step.
-    - `functions_bar`, `times_bar`: of what all steps depend on, summed so far.
+    - `t_bar`, `y_bar`, `carried_bar`: the cotangents of these, and of what the solver
+        carries.
+    - `indices`: for each `diffrax.SubSaveAt`, the numbers of its times and of its saved
+        rows before the end of the step.
+    - `functions_bar`, `times_bar`: the cotangents of the inputs on which all steps
+        depend, summed so far.
     """
 
     i: Array
@@ -48,7 +50,7 @@ def backward(
     steps: Any,
     every: int,
 ) -> Any:
-    """The reverse of `replayed_loop`: the cotangents of its `inputs`."""
+    """Computes the cotangents of the `inputs` of `replayed_loop`."""
     last, record = residuals
     moving = [
         eqx.filter(eqx.filter(tree, eqx.is_inexact_array), moves)
@@ -57,7 +59,7 @@ def backward(
     init_moving, functions_moving, times_moving, _ = moving
     time_moves = jtu.tree_leaves((init_moving.tprev, times_moving)) != []
     t_bar = _filled(out_bar.tprev, last.tprev)
-    # Before the first step the last one is one of no length.
+    # If there is no step, the last one counts as a step of length zero.
     none = last.num_accepted_steps == 0
     for bar in (out_bar.event_tprev, out_bar.event_tnext):
         t_bar = t_bar if bar is None else t_bar + jnp.where(none, bar, 0)
@@ -81,7 +83,8 @@ def backward(
         nothing.init_state,
         y=done.y_bar,
         tprev=done.t_bar,
-        # What was saved before the first step. The other rows are overwritten.
+        # The cotangents of what was saved before the first step. The solve overwrites
+        # the other rows.
         save_state=out_bar.save_state,
         dense_ts=out_bar.dense_ts,
     )
@@ -93,13 +96,12 @@ def backward(
 def _over_all_passes(
     back: "_Backward", carry: Carry, record: Record, steps: Any, every: int
 ) -> Carry:
-    """Goes back from the last pass to the first. Those between two states that were
-    kept are made again in the order in which they were made, before that: for the
-    states between."""
+    """Goes back from the last pass to the first. Before it goes back from one kept
+    state to the one before, it recomputes the states between them in forward order."""
     ways = len(back.functions.ways)
 
     def is_taken(q):
-        """Whether a pass had its step accepted, and made in this way."""
+        """Returns whether the step of a pass was accepted, and was made in this way."""
         accepted, note = jtu.tree_map(
             lambda rows: rows[q // ways],
             (record.passes.accepted, record.passes.step.note),
@@ -107,15 +109,15 @@ def _over_all_passes(
         return accepted & (steps.way(note) == q % ways)
 
     def last_taken(q):
-        """The last pass up to this one, and the way of its step, in which there is one
-        in any lane of a `vmap`; or below 0."""
+        """Returns the last pass up to this one, together with a way, that is taken in
+        any lane of a `vmap`; or a number below 0."""
         return jax.lax.while_loop(
             lambda q: (q >= 0) & ~eqxi.unvmap_any(is_taken(q)), lambda q: q - 1, q
         )
 
     def over(q, first, carry, states):
-        """Goes back from here to pass `first`, of which the state is in the first row
-        of `states`."""
+        """Goes back from `q` to pass `first`, whose state is in the first row of
+        `states`."""
 
         def body(state):
             q, carry = state
@@ -150,7 +152,7 @@ def _over_all_passes(
         states = record.states_from(first, q // ways, every, advanced)
         return over(q, first, carry, states)
 
-    # The number of passes is that of the lane which has most of them.
+    # The lane with the most passes determines their number.
     q = last_taken(ways * eqxi.unvmap_max(back.last.num_steps) - 1)
     if every == 1:
         return over(q, 0, carry, record.states)[1]
@@ -158,7 +160,7 @@ def _over_all_passes(
 
 
 class _Backward:
-    """The way back over one step."""
+    """The reverse pass over one step."""
 
     def __init__(
         self, inputs, functions_moving, times_moving, time_moves, out_bar, last
@@ -208,9 +210,9 @@ class _Backward:
         )
 
     def remade(self, step: Step, times: Any, way: int) -> tuple[Any, Callable]:
-        """Makes the step again. Returns what is known inside of it, and a function of
-        cotangents of its results, which returns those of the way to make it, the state,
-        what the solver carries, and the start and the end."""
+        """Recomputes the step. Returns its dense information, and a function from the
+        cotangents of its results to those of the way to make it, of the state, of what
+        the solver carries, and of the start and the end."""
         function = self.functions.ways[way]
 
         def make(moving, y, carried, times):
@@ -225,8 +227,8 @@ class _Backward:
         return made[-1], pull
 
     def bar_of_made(self, carry: Carry, made: Any) -> Any:
-        """The cotangent of what is known inside of a step, by dense output and
-        events."""
+        """Returns the cotangent of the dense information of a step, from dense output
+        and events."""
         is_last = carry.i == self.last.num_accepted_steps - 1
         rows, event = self.out_bar.dense_infos, self.out_bar.event_dense_info
         bar = _add(_zeros(made), jtu.tree_map(lambda rows: rows[carry.i], rows))
@@ -264,14 +266,14 @@ class _Backward:
         made_bar: Any,
         ends_bar: Any,
     ) -> tuple[Carry, Any, Any]:
-        """Goes back over what was saved at times inside of the step."""
+        """Goes back over what was saved at times inside the step."""
         for n, saved in enumerate(self.functions.saved):
             if not self.has_inside[n]:
                 continue
             ts, bars = self.times.ts[n], self.saved_bars[n]
             moving = self.functions_moving.saved[n].inside
             ends = done.step.start, done.step.end
-            # A lane of a `vmap` that has no step here does not keep the others waiting.
+            # A lane of a `vmap` that has no step here must not prolong the loop.
             first = jnp.where(done.accepted, done.saved[n], len(ts))
 
             def is_inside(state, first=first):
@@ -311,8 +313,9 @@ class _Backward:
     def over_times(self, carry: Carry, step: Step, ends_bar: Any) -> Carry:
         """Goes back from the end of a step to its start.
 
-        A step ends at the end of the solve, or where the step size controller was told
-        to step to; or else its length is a constant, and its end moves with its start.
+        A step ends at the end of the solve, or at a time to which the step size
+        controller was told to step. Otherwise its length is a constant, so the
+        derivative of its end is that of its start.
         """
         start_bar, end_bar = ends_bar
         is_last = carry.i == self.last.num_accepted_steps - 1
@@ -331,7 +334,7 @@ class _Backward:
             bars = bars._replace(t1=bars.t1 + jnp.where(is_fixed, end_bar, 0))
         of_named = []
         for ts, ts_bar in zip(times.named, bars.named):
-            # Diffrax steps to just before a jump.
+            # Diffrax steps to the last floating-point number before a jump.
             hits = (ts == step.end) | (ts == eqxi.nextafter(step.end))
             hits = hits & (jnp.cumsum(hits) == 1) & ~is_fixed
             if ts_bar is not None:
@@ -343,8 +346,8 @@ class _Backward:
 
 
 def _constant(y_bar: PyTree[Array], out_bar: Any, names: Sequence[str]) -> Any:
-    """Returns `y_bar`, but raises where these parts of the last state have cotangents
-    other than zero. (Those of what a loop carries are arrays of zeros.)"""
+    """Returns `y_bar`, and raises if these parts of the last state have a cotangent
+    that is not zero. (The cotangents of what a loop carries are arrays of zeros.)"""
     for name in names:
         bars = jtu.tree_leaves(getattr(out_bar, name))
         if bars and jtu.tree_leaves(y_bar):
@@ -353,13 +356,15 @@ def _constant(y_bar: PyTree[Array], out_bar: Any, names: Sequence[str]) -> Any:
                 y_bar,
                 wanted,
                 f"ReplayAdjoint: the `{name}` that a solve returns has no derivative. "
-                "Use `diffrax.RecursiveCheckpointAdjoint()`, or stop its gradient.",
+                "Use `diffrax.RecursiveCheckpointAdjoint()`, or apply "
+                "`jax.lax.stop_gradient` to it.",
             )
     return y_bar
 
 
 def save_states(tree: Any) -> list[Any]:
-    """Diffrax's `SaveState`s in the state of a solve, one for each `SubSaveAt`."""
+    """Finds the `SaveState`s of Diffrax in the state of a solve, one for each
+    `SubSaveAt`."""
     parts = jtu.tree_leaves(tree, is_leaf=_is_save_state)
     return [x for x in parts if _is_save_state(x)]
 
@@ -369,7 +374,7 @@ def _is_save_state(x: Any) -> bool:
 
 
 def _pull(function: Any, moving: Any, args: tuple, bars: Any) -> tuple:
-    """Returns the cotangents of what is differentiated in a function, and of its
+    """Returns the cotangents of the differentiated arrays in a function, and of its
     arguments."""
 
     def call(moving, *args):
@@ -391,14 +396,14 @@ def _zeros(tree: Any) -> Any:
 
 
 def _filled(bars: Any, like: Any) -> Any:
-    """Puts zeros for cotangents that are known to be zero, which are `None`."""
+    """Replaces cotangents that are known to be zero, which are `None`, by zeros."""
     return jtu.tree_map(
         lambda x, bar: jnp.zeros_like(x) if bar is None else bar, like, bars
     )
 
 
 def _add(tree: Any, other: Any) -> Any:
-    """Adds cotangents. Those of the second that are `None` are zero."""
+    """Adds cotangents. `None` in `other` means zero."""
     if other is None:
         return tree
     return jtu.tree_map(lambda x, y: x if y is None else x + y, tree, other)

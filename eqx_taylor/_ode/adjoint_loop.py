@@ -1,4 +1,4 @@
-"""The loop of a solve that records its steps, and what an adjoint is given of it."""
+"""The loop of a solve that records its steps, and its custom derivative."""
 
 import functools as ft
 from collections.abc import Callable
@@ -18,14 +18,15 @@ from .adjoint_step import Made, Pass, Step, Steps
 
 
 class Saved(NamedTuple):
-    """The part of a `diffrax.SaveAt` that one `diffrax.SubSaveAt` is.
+    """The functions of one `diffrax.SubSaveAt`.
 
     **Fields:**
 
-    - `every`: after every how many steps, or 0 for none.
-    - `at_end`: what is saved after a step; a function of the time and the state.
-    - `inside`: what is saved at times within steps; a function of the time, and of the
-        start, the end and the `dense_info` of the step.
+    - `every`: the number of steps from one save to the next, or 0 if steps are not
+        saved.
+    - `at_end`: the function of time and state that is saved after a step.
+    - `inside`: the function that is saved at times within steps. Its arguments are the
+        time, and the start, the end and the `dense_info` of the step.
     """
 
     every: int
@@ -34,12 +35,13 @@ class Saved(NamedTuple):
 
 
 class Functions(NamedTuple):
-    """The functions that are differentiated. What they close over is in them as arrays.
+    """The functions that are differentiated. They contain the arrays that they close
+    over.
 
     **Fields:**
 
     - `ways`: the ways to make a step.
-    - `saved`: what is saved.
+    - `saved`: the functions that are saved.
     """
 
     ways: list[Callable[[Step], Made]]
@@ -47,13 +49,13 @@ class Functions(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Times that do not follow from the start and the lengths of the steps.
+    """The times that do not follow from the start and the lengths of the steps.
 
     **Fields:**
 
     - `t1`: the end of the solve.
-    - `named`: what the step size controller was told to step to.
-    - `ts`: what each `diffrax.SubSaveAt` saves at.
+    - `named`: the times to which the step size controller was told to step.
+    - `ts`: the times at which each `diffrax.SubSaveAt` saves.
     """
 
     t1: Array
@@ -62,14 +64,15 @@ class Times(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The arguments of a solve, by which it is differentiated.
+    """The arguments of a solve, with respect to which it is differentiated.
 
     **Fields:**
 
     - `init_state`: Diffrax's `State` before the first step.
-    - `functions`, `times`: what its steps and what it saves are made of.
-    - `run`: the solve itself, as a function of the first state. Its derivative is that
-        of what is above, and what it closes over has none of its own.
+    - `functions`, `times`: the functions and times from which steps and saved values
+        are computed.
+    - `run`: the solve itself, as a function of the first state. It is differentiated
+        through the other fields, and not through what it closes over.
     """
 
     init_state: Any
@@ -80,7 +83,7 @@ class Inputs(NamedTuple):
 
 @eqx.filter_custom_vjp
 def replayed_loop(inputs: Inputs, steps: Steps, every: int) -> Any:
-    """Solves; backwards each step is made again, the last one first."""
+    """Runs the solve. Its reverse pass recomputes each step, the last one first."""
     del steps, every
     state, _ = inputs.run(inputs.init_state)
     return _together(state, inputs)
@@ -101,23 +104,24 @@ def _backward(*args: Any) -> Any:
 
 
 def _once_only(tree: Any) -> Any:
-    """Returns a PyTree as it is, and raises where it is differentiated backwards:
-    reverse mode has loops whose length is known at run time only."""
+    """Returns a PyTree unchanged, and raises if it is differentiated in reverse mode:
+    the reverse pass has loops whose length is known only at run time."""
     return eqxi.nondifferentiable_backward(tree, msg=_ONCE_ONLY)
 
 
 _ONCE_ONLY = (
-    "ReplayAdjoint: its gradients are not differentiated backwards. Use forward mode "
-    "over reverse mode, as `jax.hessian` does, or `adjoint=diffrax.DirectAdjoint()`."
+    "ReplayAdjoint: its gradients cannot be differentiated in reverse mode. Use "
+    "forward mode over reverse mode, as `jax.hessian` does, or "
+    "`adjoint=diffrax.DirectAdjoint()`."
 )
 
 
 def _together(state: Any, inputs: Inputs) -> Any:
     """Makes each part of the last state depend on all inputs, without changing it.
 
-    Under a `vmap` JAX sums the cotangents of an output that is the same in all lanes,
-    such as the time after steps of one length, over the lanes; and a function with a
-    `custom_vjp` would be given the sum in each lane.
+    Under a `vmap`, if an output is the same in all lanes, such as the time after steps
+    of constant length, JAX sums its cotangents over the lanes. Each lane of a function
+    with a `custom_vjp` would receive the sum.
     """
     leaves = jtu.tree_leaves(eqx.filter(inputs, eqx.is_array))
     firsts = [
@@ -140,9 +144,10 @@ def recorded(
     jumps: list[bool],
     every: int,
 ) -> Callable[[Any], tuple[Any, Record]]:
-    """Returns the loop of a solve as a function of its first state. It returns the last
-    one, and all of its passes; of their states, one of so many. Whether a step may have
-    to do with a jump is appended to `jumps`."""
+    """Returns the loop of a solve as a function of its first state. This function
+    returns the last state and the record of all passes, with the state of each
+    `every`-th one. When it is traced, it appends to `jumps` whether a step may be
+    affected by a jump."""
 
     def recorded_pass(before, after):
         accepted = after.num_accepted_steps > before.num_accepted_steps
@@ -153,8 +158,8 @@ def recorded(
         before, record = carry
         after = body_fun(before)
         jumps.append(not isinstance(after.made_jump, bool))
-        # The lanes of a `vmap` are in the same pass, until they end: a single row is
-        # written, and not one here and one there, for which XLA has a loop.
+        # All lanes of a `vmap` that have not ended are in the same pass. So a single
+        # row is written; for a different row in each lane, XLA would make a loop.
         i = eqxi.unvmap_max(before.num_steps)
         return after, record.with_pass(i, recorded_pass(before, after), every)
 

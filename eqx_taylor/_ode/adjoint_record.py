@@ -1,4 +1,4 @@
-"""The record of a solve, from which its steps are made again."""
+"""The record of a solve, from which its steps are recomputed."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from .adjoint_step import Pass
 
 
 class Record(NamedTuple):
-    """All passes of Diffrax's loop, each leaf with a leading axis over them.
+    """The passes of Diffrax's loop. Each leaf has a leading axis over them.
 
     **Fields:**
 
-    - `passes`: the passes, without the states at their starts.
-    - `states`: what is as large as the state, `(y, carried)` at the start of every so
-        many passes.
+    - `passes`: all passes, without the states at their starts.
+    - `states`: `(y, carried)`, which are as large as the state, at the start of each
+        `every`-th pass.
     """
 
     passes: Pass
@@ -30,7 +30,7 @@ class Record(NamedTuple):
         passes = _with_row(self.passes, i, passes)
         if every == 1:
             return Record(passes, _with_row(self.states, i, state))
-        # In a loop of Equinox these rows are buffers, which are written on a condition.
+        # In a loop of Equinox these rows are buffers, whose writes may be conditional.
         is_kept = i % every == 0
         states = jtu.tree_map(
             lambda x, rows: rows.at[i // every].set(x, pred=is_kept),
@@ -40,7 +40,7 @@ class Record(NamedTuple):
         return Record(passes, states)
 
     def one(self, i: Array, states: PyTree[Array], row: int | Array) -> Pass:
-        """Pass `i`, with the state that is in a row of `states`."""
+        """Returns pass `i`, with the state that is in a row of `states`."""
         y, carried = _row(states, row)
         done = _row(self.passes, i)
         return done._replace(step=done.step._replace(y=y, carried=carried))
@@ -52,9 +52,9 @@ class Record(NamedTuple):
         every: int,
         advanced: Callable[[Array, Any], Any],
     ) -> PyTree[Array]:
-        """The states at the starts of the passes from `first`, of which there is one,
-        to `last`. `advanced` makes the state at the end of a pass of that at its
-        start."""
+        """Computes the states at the starts of the passes from `first`, whose state was
+        kept, to `last`. `advanced` computes the state at the end of a pass from that at
+        its start."""
 
         def body(carry):
             i, state, rows = carry
@@ -68,7 +68,7 @@ class Record(NamedTuple):
 
 
 def empty_record(struct: Pass, max_steps: int, every: int) -> Record:
-    """A record with room for so many passes like this one."""
+    """Returns an empty record with room for `max_steps` passes like this one."""
 
     def rows(tree, count):
         return jtu.tree_map(lambda x: jnp.zeros((count, *x.shape), x.dtype), tree)

@@ -1,7 +1,8 @@
-"""The steps that an adjoint makes again: of `TaylorSolver`, and of every other solver.
+"""The steps that `ReplayAdjoint` recomputes: those of `TaylorSolver`, of explicit
+Runge--Kutta methods, and of every other solver.
 
-A step that is made again is a function of what was recorded of it. Its results are what
-the solve went on with, and what is saved.
+A recomputed step is a function of its record. Its results are those with which the
+solve continued, and those from which values are saved.
 """
 
 import functools as ft
@@ -30,8 +31,8 @@ class Step(NamedTuple):
 
     - `start`, `end`: the times.
     - `y`: the state at its start.
-    - `carried`: what the solver carries from step to step, and is differentiated.
-    - `note`: what else there is to be known of it.
+    - `carried`: the differentiated part of what the solver carries from step to step.
+    - `note`: what else is needed to recompute the step.
     """
 
     start: RealScalarLike
@@ -48,7 +49,7 @@ class Pass(NamedTuple):
 
     - `accepted`: whether the step was accepted.
     - `step`: the step.
-    - `saved`: how many of the times of each `diffrax.SubSaveAt` come before it.
+    - `saved`: for each `diffrax.SubSaveAt`, the number of its times before the step.
     """
 
     accepted: Array
@@ -65,20 +66,20 @@ class Made(NamedTuple):
     dense_info: PyTree[Array]
 
 
-# A way to make a step: a function of terms, `args` and what was recorded.
+# A way to make a step: a function of terms, `args` and the recorded step.
 Remake = Callable[[diffrax.AbstractTerm, Args, Step], Made]
 
 
 class _AsItIs(eqx.Module):
-    """The part of what follows that is the same for solvers whose state is recorded as
-    it is, and that make all steps in one way."""
+    """The base of classes for solvers whose state is recorded unchanged, and that make
+    all steps in one way."""
 
     solver: eqx.AbstractVar[Any]
 
     @property
     def recording(self) -> Any:
-        # Nothing is differentiated backwards through the solve itself. This kind of
-        # loop over stages has forward mode.
+        # The solve itself is not differentiated in reverse mode. This kind of loop over
+        # stages has forward mode.
         return _with_scan(self.solver)
 
     def recorded_state(self, solver_state: PyTree) -> PyTree:
@@ -88,21 +89,21 @@ class _AsItIs(eqx.Module):
         return recorded
 
     def way(self, note: PyTree[Array]) -> Array | int:
-        """Which of the ways a step was made in."""
+        """Returns the index of the way in which a step was made."""
         del note
         return 0
 
 
 class AnySolver(_AsItIs):
-    """The steps of any solver of Diffrax, made again by its method `step`.
+    """The steps of any solver of Diffrax, which are recomputed by its method `step`.
 
-    What it carries from step to step, a slope or a second state, is recorded, too, and
-    is differentiated as it is in the solve.
+    What it carries from step to step, such as a slope or a second state, is recorded,
+    too, and is differentiated as it is in the solve.
     """
 
     solver: Any
 
-    # What a solve returns that has no derivative.
+    # The results of a solve that have no derivative.
     constant: ClassVar[tuple[str, ...]] = ("controller_state",)
 
     def carried(self, state: Any) -> PyTree[Array]:
@@ -138,17 +139,17 @@ class AnySolver(_AsItIs):
 
 
 class OfRungeKutta(_AsItIs):
-    """The steps of an explicit Runge--Kutta method of Diffrax, made again with their
-    stages one after the other.
+    """The steps of an explicit Runge--Kutta method of Diffrax, which are recomputed
+    with their stages one after the other.
 
-    Its own `step` has a loop over stages, which takes longer to differentiate and to
-    run. The slope that it carries from step to step is computed again: it is that of
-    the last stage, which is left out unless it is needed.
+    The method's own `step` has a loop over stages, which takes longer to differentiate
+    and to run. The slope that it carries from step to step is computed again. It is
+    that of the last stage, which XLA removes if it is not needed.
     """
 
     solver: Any
 
-    # The slope in it follows from the state.
+    # The slope in `solver_state` follows from the state.
     constant: ClassVar[tuple[str, ...]] = ("solver_state", "controller_state")
 
     def carried(self, state: Any) -> PyTree[Array]:
@@ -191,14 +192,14 @@ def _combined(y0: Y, weights: Any, slopes: list[Y]) -> Y:
 
 
 class OfTaylor(eqx.Module):
-    """The steps of `TaylorSolver`, each from one series, of which it is a function of
-    its start, its end, the state and `args` alone. Where a step was made by a
-    Runge--Kutta method it is made by it again.
+    """The steps of `TaylorSolver`. Each is recomputed from one series, as a function of
+    its start, its end, the state and `args` alone. A step that was made by a
+    Runge--Kutta method is recomputed by this method.
     """
 
     solver: TaylorSolver
 
-    # The series in it follows from the state.
+    # The series in `solver_state` follows from the state.
     constant: ClassVar[tuple[str, ...]] = ("solver_state", "controller_state")
 
     @property
@@ -238,8 +239,8 @@ class OfTaylor(eqx.Module):
         def by_runge_kutta(terms, args, step):
             unit, _ = step.note
             start, y = step.start, step.y
-            # Of the series it uses the slope, on the side of a jump where the solution
-            # goes.
+            # The Runge--Kutta step uses only the slope of the series, on the side of a
+            # jump into which the solution goes.
             series = solution_series(terms, start, unit, y, args, 1).stacked()
             series = jtu.tree_map(
                 lambda c: jnp.concatenate(
@@ -265,8 +266,8 @@ Steps = AnySolver | OfRungeKutta | OfTaylor
 
 
 def steps_of(solver: Any) -> Steps:
-    # Not `isinstance` alone: to Diffrax a wrapper of a solver is an instance of the
-    # class of that.
+    # Not `isinstance` alone: a Diffrax wrapper of a solver counts as an instance of the
+    # class of that solver.
     if type(solver) is TaylorSolver:
         return OfTaylor(solver)
     if isinstance(solver, diffrax.AbstractERK):
@@ -278,8 +279,8 @@ def steps_of(solver: Any) -> Steps:
 
 
 class _Noted(eqx.Module):
-    """The state of `TaylorSolver`; the unit of the series that the step was made from,
-    and whether it was made by a Runge--Kutta method instead."""
+    """The state of `TaylorSolver`, with the unit of the series from which the last step
+    was made, and whether a Runge--Kutta method made it instead."""
 
     state: Any
     unit: Array
@@ -287,7 +288,7 @@ class _Noted(eqx.Module):
 
 
 class _Noting(diffrax.AbstractAdaptiveSolver[_Noted]):
-    """`TaylorSolver`, with a state in which there is how the last step was made."""
+    """`TaylorSolver`, with a state that notes how the last step was made."""
 
     solver: TaylorSolver
 

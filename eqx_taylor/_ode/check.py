@@ -1,4 +1,4 @@
-"""Checks of what is passed to ODE jets, and to the solver and its step size control."""
+"""Checks of the arguments of ODE jets, the solver and its step size controller."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,29 +48,29 @@ def check_term(caller: str, term: Any) -> None:
         for part in term.terms:
             check_term(caller, part)
     elif isinstance(getattr(term, "term", None), diffrax.AbstractTerm):
-        check_term(caller, term.term)  # One of Diffrax's wrappers of a term.
+        check_term(caller, term.term)  # `term` is a Diffrax wrapper of a term.
 
 
 def check_tolerances(caller: str, rtol: Any, atol: Any) -> None:
-    """Checks what the step size control aims at, but for traced values."""
+    """Checks tolerances, unless they are traced."""
     for name, value in [("rtol", rtol), ("atol", atol)]:
         check_scalar(caller, name, value)
         if not isinstance(value, Tracer) and not (0 <= value < float("inf")):
             raise ValueError(
-                f"{caller}: `{name}` must not be negative, and finite; got {value}."
+                f"{caller}: `{name}` must be finite, and not negative; got {value}."
             )
     if not isinstance(rtol, Tracer) and not isinstance(atol, Tracer):
         if rtol == 0 and atol == 0:
             raise ValueError(
-                f"{caller}: one of `rtol` and `atol` must be above zero: no step is "
-                "short enough for both to be 0."
+                f"{caller}: one of `rtol` and `atol` must be above zero; got 0 for "
+                "both, for which no step is short enough."
             )
 
 
 def check_step_limits(
     caller: str, dtmin: Any, dtmax: Any, safety: Any, factormax: Any
 ) -> None:
-    """Checks what bounds the steps, but for traced values."""
+    """Checks the bounds of the lengths of steps, unless they are traced."""
 
     def fails(condition: Callable[..., Any], *values: Any) -> bool:
         known = all(not isinstance(x, Tracer) and x is not None for x in values)
@@ -95,14 +95,14 @@ def check_step_limits(
 
 
 def check_carried(order: int, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raises unless the series in a solver state is of the order of the solver: the
-    state may be that of another one."""
+    """Raises if the series in a solver state does not have the order of the solver: the
+    state may be that of another solver."""
     for shape in shapes:
         if shape[0] != order + 1:
             raise ValueError(
                 f"TaylorSolver: `solver_state` holds a series of order {shape[0] - 1}, "
                 f"and this solver is of order {order}. Resume with a solver of the "
-                "same order, or leave `solver_state` out, which costs nothing."
+                "same order, or leave out `solver_state`, which costs nothing."
             )
 
 

@@ -5,7 +5,7 @@ from typing import Any, TYPE_CHECKING
 import diffrax
 
 
-# Of any vector field and control, which static checkers want to be told.
+# Static checkers require type arguments: any vector field, and any control.
 if TYPE_CHECKING:
     AbstractTerm = diffrax.AbstractTerm[Any, Any]
     ODETerm = diffrax.ODETerm[Any]

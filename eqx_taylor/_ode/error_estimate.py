@@ -1,4 +1,4 @@
-"""The error of a step of `TaylorSolver`, and whether the series is that of the
+"""The error estimate of `TaylorSolver`, and the check that the series is that of the
 solution."""
 
 import functools as ft
@@ -16,48 +16,50 @@ from .._core.polynomial import evaluate_derivative
 from .event_watch import wrong_controller
 
 
-# The rounding errors of the defect, with room to spare, in units of the last place of
-# the step's increment.
+# A bound, with room to spare, of the rounding errors of the defect, in units of the
+# last place of the step's increment.
 _NOISE = 4
-# A defect of so many times the last two terms of the polynomial's derivative is not
-# what the series leaves out. In the 37 smooth problems of `test_detest.py` and
-# `test_taylor_controller.py`, at orders 5, 8 and 12, it is at most 1.7 times as large.
+# The ratio of the defect to the last two terms of the polynomial's derivative above
+# which the defect is not the truncation error of the series. In the 37 smooth problems
+# of `test_detest.py` and `test_taylor_controller.py`, at orders 5, 8 and 12, the ratio
+# is at most 1.7.
 _FOREIGN = 5
-# The rounding that there may be, in units of the last place of the state and its
-# increment: chosen, and above what a field that cancels two digits makes. A step that
-# is taken for one of another field by mistake is as accurate, and costs more.
+# A bound of rounding errors in units of the last place of the state and its increment.
+# Chosen, above the errors of a field in which two digits cancel. If a series is
+# rejected by mistake, the step is as accurate, and costs more.
 _ROUNDING = 100
 
 
-# The result of a solve whose state, or the field on its way, is not finite.
+# The result of a solve whose state, or whose field within a step, is not finite.
 NOT_FINITE: Any = diffrax.RESULTS.nonfinite
 
-# Kinds of steps, as numbers of a floating-point type, which Diffrax asks for.
+# Kinds of steps. They are stored as floating-point numbers, which Diffrax requires.
 # The polynomial is the series of the solution.
 OF_SERIES = 0
-# It is up to the last point inside, but not at the end.
+# It is the series of the solution up to the last point inside, but not at the end.
 BROKEN_AT_END = 1
-# It is not, and the step is one of a Runge--Kutta method.
+# It is not, and the step is made by a Runge--Kutta method.
 BY_RUNGE_KUTTA = 2
 # There is no slope at the start, and no polynomial.
 WITHOUT_SLOPE = 3
 
 
 class ErrorEstimate(eqx.Module):
-    """The error of a step in one leaf of the state; and what
-    [`eqx_taylor.TaylorController`][] chooses the next step by.
+    """The error of a step in one leaf of the state, together with the values from which
+    [`eqx_taylor.TaylorController`][] chooses the next step.
 
-    Diffrax hands the error of a step, and nothing else, from the solver to the step
-    size controller. To every other controller this is an array, the error.
+    Diffrax passes only the error of a step from the solver to the step size controller.
+    To every other controller, this object is an array: the error.
 
     **Fields:**
 
-    - `error`: the estimate, of the shape of the leaf; real.
+    - `error`: the estimate, a real array of the shape of the leaf.
     - `last`: coefficients $K - 1$ and $K$ of the series at the end of the step.
-    - `unit`: the unit of time of these coefficients; positive.
-    - `kind`: the kind of the step; one of the numbers above.
-    - `cut`: the length of time after which the step has to end, so that it ends behind
-        the first event within it; zero if it need not, and `None` if nobody looks.
+    - `unit`: the unit of time of these coefficients, which is positive.
+    - `kind`: the kind of the step, one of the constants above.
+    - `cut`: the length of time after which the step has to end, so that it ends just
+        after the first event within it. It is zero if there is none, and `None` if the
+        solver watches for no event.
     """
 
     error: Real[Array, "*y"]
@@ -84,9 +86,9 @@ class Defect(eqx.Module):
 
     **Fields:**
 
-    - `sizes`: its absolute value.
-    - `expected`: the larger of the last two terms of $h p'(t)$. What the series leaves
-        out is smaller than that, where it is that of the solution.
+    - `sizes`: the absolute value of the defect.
+    - `expected`: the larger of the last two terms of $h p'(t)$. If the series is that
+        of the solution, its truncation error is smaller than this.
     - `increments`, `values`: the absolute values of $h f(t, p(t))$ and of the state.
     """
 
@@ -96,8 +98,8 @@ class Defect(eqx.Module):
     values: list[Array]
 
     def is_foreign(self) -> Array:
-        """Whether the series is not that of the solution at this point; a boolean. It
-        is true where there is no slope."""
+        """Returns whether the series is not that of the solution at this point. It is
+        true if there is no slope."""
         if not self.sizes:
             return jnp.array(False)
 
@@ -116,16 +118,15 @@ class Defect(eqx.Module):
     def errors(self, order: int) -> list[Array]:
         r"""Estimates the local error, to leading order, of a polynomial of this order.
 
-        Where $p = y - \epsilon$, and $\epsilon$ grows like $(t - t_0)^{K + 1}$, the
-        defect at the end of the step is $h\epsilon'(t_1) = (K + 1)\,\epsilon(t_1)$.
+        If $p = y - \epsilon$, and $\epsilon$ grows like $(t - t_0)^{K + 1}$, the defect
+        at the end of the step is $h\epsilon'(t_1) = (K + 1)\,\epsilon(t_1)$.
         """
 
         def error(size, expected, increment, value):
-            # What is below its rounding errors, or adds less to the state than the
-            # rounding of the state itself, is not known and must not steer. Adjoints
-            # run steps again, in another program, and would come to other steps by it;
-            # and no step is short enough to make it smaller. The terms of the series
-            # are known there.
+            # A defect below its rounding errors, or below the rounding of the state, is
+            # noise, and must not influence the steps: adjoints run steps again in
+            # another program, and would take different ones; and shorter steps would
+            # not make it smaller. The terms of the series are known in that case.
             eps = float(jnp.finfo(size.dtype).eps)
             noise = eps * jnp.maximum(_NOISE * increment, (order + 1) * value)
             known = jnp.minimum(expected, noise)
@@ -141,9 +142,9 @@ def defect(
     s: RealScalarLike,
     part: float,
 ) -> Defect:
-    """Computes the defect of a polynomial at a part of the step, whose length is `s` in
-    the unit of the series. The increment of the field there is `increment`, and the
-    state `y`."""
+    """Computes the defect of a polynomial at a `part` of the step, whose length is `s`
+    in the unit of the series. At this point the field's increment is `increment`, and
+    the state is `y`."""
     leaves, treedef = jtu.tree_flatten(series)
     increments, values = (
         [jnp.asarray(x) for x in treedef.flatten_up_to(tree)] for tree in (increment, y)
@@ -154,8 +155,8 @@ def defect(
         sizes.append(jnp.abs(by_field - by_series))
         order = len(c) - 1
         power = jnp.asarray(s, sizes[-1].dtype)
-        # The last two, as one of them may be zero: think of even functions. Not the
-        # slope, which is right whatever its derivatives are.
+        # Two terms, as the last one may be zero, as for even functions. The slope does
+        # not count: it is correct whatever its derivatives are.
         last = [
             jnp.abs(c[k]) * (k * part ** (k - 1) * power**k)
             for k in range(max(order - 1, min(order, 2)), order + 1)
@@ -167,8 +168,8 @@ def defect(
 
 
 def probe_points(number: int) -> list[float]:
-    """Returns points between 0 and 1: multiples of the golden ratio, less whole
-    numbers. However many they are, they are far from each other and from the ends, and
-    nothing that is regular has their period."""
+    """Returns points between 0 and 1: the fractional parts of multiples of the golden
+    ratio. However many there are, they are far from each other and from the ends, and
+    no periodic field is in phase with them."""
     golden = (math.sqrt(5) - 1) / 2
     return [i * golden % 1 for i in range(1, number + 1)]

@@ -1,4 +1,4 @@
-"""The conditions of events: what they may return, and their series along a step."""
+"""The conditions of events: checks of their results, and their series along a step."""
 
 import math
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class Conditions(NamedTuple):
 
     **Fields:**
 
-    - `functions`: functions from time and state to their values, which are scalars.
-    - `dtype`: the dtype of the values.
+    - `functions`: functions from time and state to a scalar.
+    - `dtype`: the common dtype of the values.
     """
 
     functions: list[Callable[[RealScalarLike, PyTree[Array]], Any]]
@@ -35,15 +35,15 @@ class Conditions(NamedTuple):
         return len(self.functions)
 
     def each(self, t: RealScalarLike, y: PyTree[Array]) -> list[Array]:
-        """The values of the conditions, as scalars."""
+        """Returns the values of the conditions, as scalars."""
         return [jnp.asarray(f(t, y)).astype(self.dtype) for f in self.functions]
 
     def apart(self) -> "list[Conditions]":
-        """Each of the conditions alone."""
+        """Returns each of the conditions by itself."""
         return [Conditions([f], self.dtype) for f in self.functions]
 
     def values(self, t: RealScalarLike, y: PyTree[Array]) -> Array:
-        """The vector of the values of the conditions."""
+        """Returns the vector of the values of the conditions."""
         return jnp.stack(self.each(t, y))
 
 
@@ -55,7 +55,7 @@ def read_conditions(
     args: Args,
     kwargs: dict[str, Any],
 ) -> Conditions:
-    """Finds the real ones of the conditions, and checks what all of them return."""
+    """Finds the real conditions, and checks the results of all conditions."""
     named = jtu.tree_leaves_with_path(cond_fn, is_leaf=callable)
     dtypes, functions = [], []
     for path, function in named:
@@ -63,7 +63,7 @@ def read_conditions(
         if not callable(function):
             raise TypeError(
                 f"{caller}: a condition must be a function `f(t, y, args, **kwargs)`; "
-                f"{name} is {describe(function)}."
+                f"got {describe(function)} for {name}."
             )
 
         def of_point(t, y, function=function):
@@ -89,12 +89,12 @@ def check_is_event(caller: str, event: Any) -> None:
 def read_real_conditions(
     caller: str, event: diffrax.Event, t: RealScalarLike, y: PyTree[Array], args: Args
 ) -> Conditions:
-    """Finds the conditions of an event, where all of them have to be real."""
+    """Finds the conditions of an event, and raises if one of them is not real."""
     conditions = read_conditions(caller, event.cond_fn, t, y, args, {})
     if conditions.number < len(jtu.tree_leaves(event.cond_fn, is_leaf=callable)):
         raise TypeError(
-            f"{caller}: a boolean condition has no place where it is zero. Give real "
-            "conditions: `t - 1.0` for `t > 1.0`."
+            f"{caller}: a boolean condition has no point where it is zero. Write real "
+            "conditions: `t - 1.0` instead of `t > 1.0`."
         )
     return conditions
 
@@ -107,27 +107,27 @@ def _dtype_of(caller: str, name: str, function: Any, t: Any, y: Any) -> Any:
     except Exception as e:
         raise ValueError(
             f"{caller}: the condition {name} raised {type(e).__name__}: {e} It is "
-            "called as `f(t, y, args, **kwargs)`, with a time and a state as the "
-            "vector field is, and has to return a real or boolean scalar."
+            "called as `f(t, y, args, **kwargs)`, with a time and a state like those "
+            "of the vector field, and must return a real or boolean scalar."
         ) from e
     if not isinstance(out, jax.ShapeDtypeStruct):
         raise TypeError(
             f"{caller}: the condition {name} must return a scalar, and returns "
-            f"{out!r}. Give a PyTree of conditions in the place of one condition that "
-            "returns a PyTree."
+            f"{out!r}. Write a PyTree of conditions, not one condition that returns a "
+            "PyTree."
         )
     if out.shape != ():
         raise ValueError(
             f"{caller}: the condition {name} must return a scalar, and returns an "
-            f"array of shape {out.shape}. Give a list of conditions, one for each "
+            f"array of shape {out.shape}. Write a list of conditions, one for each "
             "entry."
         )
     is_real = jnp.issubdtype(out.dtype, jnp.floating)
     if not is_real and out.dtype != jnp.bool_:
         raise TypeError(
             f"{caller}: the condition {name} must return a real or boolean scalar, and "
-            f"returns one of dtype {out.dtype}. A complex condition has no sign: take "
-            "its real or imaginary part, or its absolute value less a number."
+            f"returns one of dtype {out.dtype}. For a complex condition, which has no "
+            "sign, take the real or imaginary part, or write `jnp.abs(z) - 1.0`."
         )
     return out.dtype
 
@@ -142,20 +142,20 @@ def polynomials_of_step(
     length = max(map(len, leaves), default=1)
 
     def powers() -> list[Array]:
-        # One multiplication each: powers of numbers that are no integers take longer
-        # than all else in a small step.
+        # One multiplication each: `pow` would take longer than everything else in a
+        # small step.
         found = [jnp.ones_like(s)]
         for _ in range(1, length):
             found.append(found[-1] * s)
         return [jnp.stack(found)]
 
-    # XLA would compute them again for each coefficient that is used, if they were not
-    # the result of a loop.
+    # As the result of a loop, the powers are stored. Otherwise XLA would compute them
+    # again for each coefficient that uses them.
     [factors] = in_small_loop(powers)
 
     def of_leaf(c):
         scales = factors.astype(jnp.finfo(c.dtype).dtype).astype(c.dtype)
-        # Term by term: terms that no condition depends on are left out.
+        # Term by term, so that terms on which no condition depends are removed.
         return jnp.stack([term * scale for term, scale in zip(c, scales)])
 
     return jtu.tree_unflatten(treedef, map(of_leaf, leaves))
@@ -169,7 +169,7 @@ def condition_series(
     polynomials: PyTree[Array],
 ) -> list[list[Array]]:
     """Computes the series of each condition along a step, whose length is the unit of
-    time: a list of scalars. It is not differentiated."""
+    time. Each is a list of scalars, which are not differentiated."""
     leaves, treedef = jtu.tree_flatten(polynomials)
     order = max((len(c) - 1 for c in leaves), default=1)
     own = [t0, *(c[0] for c in leaves)]
@@ -181,12 +181,12 @@ def condition_series(
         jaxpr = trace_on_devices("a condition", values, own, own)
     except UNTRACEABLE as e:
         raise untraceable(caller, "a condition", e) from e
-    # Prints in a condition are left to Diffrax, which calls it as well.
+    # Diffrax calls the conditions, too, and performs their effects, such as prints.
     walk = Walk(order, effects=False)
     curves = [[t0, h.astype(t0.dtype)], *map(list, leaves)]
     inputs = [given(var.aval, terms) for var, terms in zip(jaxpr.jaxpr.invars, curves)]
     if walk.decisions(jaxpr):
-        # Behind the start, as the solution's series decides as well.
+        # Decisions are made just after the start, as in the series of the solution.
         for series, terms in zip(inputs, curves):
             part = math.sqrt(float(jnp.finfo(terms[0].dtype).eps))
             series.look_ahead(lambda x=evaluate(terms, part): x)

@@ -1,8 +1,9 @@
-"""Steps that end behind the first event within them.
+"""Steps that end just after the first event within them.
 
-Diffrax looks at the conditions of an event at the ends of steps. The solver knows the
-solution all along the step, and so the conditions: here is the length of time after
-which a step has to end so that one condition, and no other, has changed its sign.
+Diffrax evaluates the conditions of an event only at the ends of steps. The solver knows
+the solution, and so the conditions, throughout the step. This file computes the length
+of time after which a step has to end, so that one condition, and no other, has changed
+its sign.
 """
 
 import functools as ft
@@ -29,20 +30,21 @@ from .roots import first_crossing, is_far_from_zero, NOISE, noise_of, normalised
 from .small_loop import in_small_loop
 
 
-# A condition is not its series if they differ by so many times the last two terms of
-# it, which is as for the vector field; or by more than half of the digits of all terms:
-# by so much roots may be in another place, and in another order.
+# A condition counts as different from its series if they differ by more than this many
+# times the last two terms of the series, as for the vector field; or by more than half
+# of the digits of all terms, as the roots may then be elsewhere, and in another order.
 _FOREIGN_TERMS = 5
-# The number of points at which conditions are looked at that are not their series.
-# Chosen: to look at is all that can be done with a function of which nothing is known.
+# The number of points at which a condition that differs from its series is evaluated.
+# Chosen: sampling is all that can be done with a function of which nothing is known.
 _SAMPLES = 16
 _BISECTIONS = 60
-# The number of entries of a state up to which all conditions are looked at in one loop,
-# as the whole solve is one piece of machine code then. Otherwise each has a loop of its
-# own, as XLA takes four times as long to compile one that is twice as large. Chosen,
-# between the Lorenz system (3 entries; ten conditions together are compiled in 10 s and
-# add 55 to 80 % to a step, apart 31 s and 250 %) and the outer Solar System (36; three
-# conditions together 34 s, apart 17 s).
+# The largest number of entries of a state for which one loop evaluates all conditions:
+# the whole solve is one piece of machine code then. For larger states each condition
+# has a loop of its own, as XLA takes four times as long to compile a loop that is twice
+# as large. Chosen, between the Lorenz system (3 entries; ten conditions in one loop
+# compile in 10 s and add 55 to 80 % to a step, in separate loops in 31 s and add 250 %)
+# and the outer Solar System (36 entries; three conditions in one loop compile in 34 s,
+# in separate loops in 17 s).
 _SMALL_STATE = 8
 
 
@@ -54,12 +56,12 @@ def length_to_first_event(
     unit: Array,
     y1: PyTree[Array],
 ) -> Array:
-    """Computes the length of time from `t0` after which a step has to end, so that the
-    first change of sign of a condition is before its end, and no other; 0 if there is
-    none within the step, or at its end alone."""
+    """Computes the length of time from `t0` after which a step has to end, so that only
+    the first sign change of a condition is before its end. Returns 0 if there is no
+    sign change within the step, or only at its end."""
     h = t1 - t0
     x, is_within = first_event(conditions, t0, h, series, unit, y1)
-    # Behind it by a few roundings of the time.
+    # The step ends a few roundings of the time after the event.
     eps = float(jnp.finfo(h.dtype).eps)
     roundings = 4 * eps * jnp.maximum(jnp.abs(t0), jnp.abs(t1))
     length = jnp.where(is_within, x.astype(h.dtype) * h, h) + roundings
@@ -68,12 +70,12 @@ def length_to_first_event(
 
 
 def end_at_event(t0: Array, cut: Array | None, state: Any, decided: tuple) -> tuple:
-    """Rejects a step that a controller would keep, if it has to end earlier, behind an
-    event. It is made again with that length, and is not asked again: where it ends
-    hangs on roundings, which need not be the same.
+    """Rejects a step that a controller would accept, if it has to end earlier, just
+    after an event. It is made again with that length, which is then final: where the
+    step has to end depends on rounding errors, which may differ in the second attempt.
 
-    `state` is the controller's at the start of the step, and `decided` is whether to
-    keep it, the times of the next one, the controller's next state, and the result.
+    `state` is the controller's at the start of the step. `decided` is whether to accept
+    the step, the times of the next one, the controller's next state, and the result.
     """
     zero = jnp.zeros_like(state.is_cut)
     keep_step, next_t0, next_t1, new, result = decided
@@ -100,8 +102,8 @@ def first_event(
     unit: Array,
     y1: PyTree[Array],
 ) -> tuple[Array, Array]:
-    """Finds the part of a step behind which one condition has changed its sign, for
-    certain; and whether there is one."""
+    """Finds the first part of a step after which one condition has certainly changed
+    its sign, and whether there is one."""
     t0, h, series, unit, y1 = jax.lax.stop_gradient((t0, h, series, unit, y1))
 
     def values(x):
@@ -110,8 +112,8 @@ def first_event(
         return jax.lax.stop_gradient(there)
 
     def look(group):
-        """The series of conditions; their values at the start; and whether they differ
-        from their series."""
+        """Returns the series of conditions, their values at the start, and whether they
+        differ from their series."""
         curves = polynomials_of_step(series, unit, h)
         rows = condition_series("TaylorSolver", group, t0, h, curves)
         inside = probe_points(1)
@@ -138,14 +140,15 @@ def first_event(
         return in_small_loop(lambda: _first_change(rows, foreign, at_start, values))
 
     def is_quiet(group, quiet) -> list[Array]:
-        """Whether every condition is its series, which stays away from zero."""
+        """Returns whether every condition is its series, which stays away from zero."""
         for row, start, differs in zip(*look(group)):
             same_sign = jnp.sign(start) * row[0] > 0
             quiet = quiet & ~differs & same_sign & is_far_from_zero(row)
         return [quiet]
 
-    # Most steps are quiet. In the others `find` looks again: what it were handed would
-    # be written to memory in each step, which takes longer than all else here.
+    # Most steps are quiet. In the others `find` evaluates the conditions again: results
+    # that were passed to it would be written to memory in each step, which takes longer
+    # than everything else here.
     size = sum(y.size for y in jtu.tree_leaves(y1))
     groups = [conditions] if size <= _SMALL_STATE else conditions.apart()
     quiet = jnp.array(True)
@@ -162,16 +165,16 @@ def first_event(
 def _first_change(
     rows: Array, foreign: Array, at_start: Array, values: Callable[[Array], Array]
 ) -> list[Array]:
-    """Finds the part of a step behind which one of the conditions has changed its sign,
-    and whether there is one, by their series; or by their values, where they are
-    `foreign` to their series. `at_start` is their values at the start."""
+    """Finds the first part of a step after which one of the conditions has changed its
+    sign, and whether there is one. It uses their series; or their values, for those
+    that are `foreign` to their series. `at_start` has their values at the start."""
     rows, factors = normalised(rows)
     noise = noise_of(rows)
-    # What is said of it, at the very start, is what Diffrax sees.
+    # At the start, Diffrax uses the values of the conditions, not their series.
     said = jnp.abs(at_start * factors)
     is_known = (jnp.abs(rows[:, 0]) > noise / 2) | (said > noise / 2)
-    # A condition that starts from zero leaves it for one side or the other, and Diffrax
-    # may see it on either side at the start: the step ends where it has left.
+    # A condition that starts from zero goes to one side or the other, and Diffrax may
+    # see it on either side at the start. So the step ends once it is off zero.
     side = jnp.where(is_known, jnp.sign(at_start), 1)
     other = jnp.where(is_known, 0, -1)
     sides = [jnp.where(foreign, 0, x) for x in (side, other)]
@@ -183,8 +186,8 @@ def _first_change(
         lambda: _by_samples(foreign, values, rows.dtype),
         lambda: jnp.full_like(behind, jnp.inf),
     )
-    # The length of a step is the unit of time of the next series, whose coefficients
-    # would underflow if it were as short as rounding errors. (2e-8 at order 20.)
+    # The length of a step is the unit of time of the next series. If it were as short
+    # as rounding errors, coefficients would underflow. (The bound is 2e-8 at order 20.)
     order = rows.shape[1] - 1
     least = float(jnp.finfo(rows.dtype).tiny) ** (1 / (2 * order))
     x = jnp.maximum(jnp.minimum(behind, by_samples), least)
@@ -193,22 +196,22 @@ def _first_change(
 
 
 def is_foreign(rows: Array, values: Callable[[Array], Array], at_end: Array) -> Array:
-    """Whether each condition differs from its series, at the end of the step or at a
-    point inside; which is where it has a kink, or its series does not converge."""
+    """Returns whether each condition differs from its series, at the end of the step or
+    at a point inside. It does if it has a kink, or if its series does not converge."""
     inside = probe_points(1)
     at_points = [at_end, *(values(jnp.asarray(p, rows.dtype)) for p in inside)]
     return _differs(list(rows.T), [1.0, *inside], at_points)
 
 
 def _differs(terms: list[Array], points: list[float], values: list[Array]) -> Array:
-    """Whether a condition, of which these are the values at parts of the step, differs
-    from its series."""
+    """Returns whether a condition differs from its series. `values` are those of the
+    condition at `points`, which are parts of the step."""
     sizes = list(map(jnp.abs, terms))
     size = ft.reduce(jnp.add, sizes)
     last = jnp.maximum(*sizes[-2:]) if len(sizes) > 2 else sizes[-1]
     eps = float(jnp.finfo(size.dtype).eps)
     most = jnp.minimum(_FOREIGN_TERMS * last, math.sqrt(eps) * size)
-    # The condition's own rounding errors are of what its value is made of.
+    # The rounding errors of the condition are relative to its terms, not to its value.
     most = most + 16 * NOISE * eps * size
     foreign = jnp.zeros(size.shape, bool)
     for point, value in zip(points, values):
@@ -218,11 +221,11 @@ def _differs(terms: list[Array], points: list[float], values: list[Array]) -> Ar
 
 
 def _by_samples(foreign: Array, values: Callable[[Array], Array], dtype: Any) -> Array:
-    """Finds the first change of sign that is seen at a number of points of the step, of
-    the conditions that are `foreign` to their series; infinity if none is."""
+    """Finds the first sign change of the conditions that are `foreign` to their series,
+    from their values at a number of points of the step; infinity if there is none."""
     points = jnp.arange(_SAMPLES + 1).astype(dtype) / _SAMPLES
     signs = jnp.sign(jax.vmap(values)(points))
-    # As Diffrax has it: what is not a number has changed.
+    # As in Diffrax, a sign that is NaN counts as a change.
     changed = (signs[1:] != signs[:-1]) & foreign[None, :]
     any_changed = jnp.any(changed, axis=1)
     cell = jnp.argmax(any_changed)

@@ -1,9 +1,10 @@
-"""The event of a solve, and the solver that is to know it.
+"""The event of a solve, and the check that the solver has the same one.
 
-Diffrax hands the event to nobody but itself: `TaylorSolver(event=...)` is told. That it
-was not told, or was told of another one, would be seen in nothing but results that may
-be wrong. So the call of `diffrax.diffeqsolve` is looked for among those that are being
-executed when a step is traced. If it is not found (Diffrax may change) nothing is said.
+Diffrax does not pass the event to the solver, so the user does:
+`TaylorSolver(event=...)`. If it is missing there, or is another one, nothing would show
+this except results that may be wrong. So when a step is traced, the call of
+`diffrax.diffeqsolve` is looked up on the Python stack. If it is not found, as Diffrax
+may change, there is no warning.
 """
 
 import sys
@@ -20,20 +21,20 @@ from jax.core import Tracer
 from .._core.check import describe
 
 
-# What Diffrax tells conditions besides time, state and `args`, and the solver knows
-# from the call alone.
+# The keywords with which Diffrax calls conditions, as far as the solver knows them only
+# from the call of `diffeqsolve`.
 _TOLD = ("t0", "t1", "dt0", "saveat", "stepsize_controller", "max_steps")
 
 
 class Call(eqx.Module):
-    """A call of `diffrax.diffeqsolve`: its event, and what it tells conditions."""
+    """A call of `diffrax.diffeqsolve`: its event, and the keywords of conditions."""
 
     event: diffrax.Event | None
     told: dict[str, Any]
 
     @property
     def controller(self) -> Any:
-        """The step size controller; the one within a `ClipStepSizeController`."""
+        """The step size controller, without a `ClipStepSizeController` around it."""
         controller = self.told["stepsize_controller"]
         while hasattr(controller, "controller"):
             controller = controller.controller
@@ -41,7 +42,7 @@ class Call(eqx.Module):
 
 
 def find_call() -> Call | None:
-    """Finds the call of `diffrax.diffeqsolve` that this is within, if there is one."""
+    """Finds the call of `diffrax.diffeqsolve` on the Python stack, if there is one."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] == "diffrax":
@@ -53,7 +54,7 @@ def find_call() -> Call | None:
 
 
 def told_to_conditions(solver: Any, terms: Any, call: Call | None) -> dict[str, Any]:
-    """Returns what conditions are called with, besides time, state and `args`."""
+    """Returns the keywords with which conditions are called."""
     told = {name: None for name in _TOLD} if call is None else call.told
     return {**told, "solver": solver, "terms": terms}
 
@@ -61,8 +62,8 @@ def told_to_conditions(solver: Any, terms: Any, call: Call | None) -> dict[str, 
 def check_event(event: Any) -> diffrax.Event | None:
     if event is not None and not isinstance(event, diffrax.Event):
         raise TypeError(
-            "TaylorSolver: `event` must be the `diffrax.Event` that `diffeqsolve` is "
-            f"given; got {describe(event)}."
+            "TaylorSolver: `event` must be the `diffrax.Event` that is also passed to "
+            f"`diffeqsolve`; got {describe(event)}."
         )
     return event
 
@@ -70,8 +71,9 @@ def check_event(event: Any) -> diffrax.Event | None:
 def check_watched(
     watched: diffrax.Event | None, call: Call | None, t: Any, y: Any, args: Any
 ) -> None:
-    """Raises if the solver watches for another event than that of the solve, or with a
-    controller that does not end steps behind it; and warns if it watches for none."""
+    """Raises if the solver watches for another event than that of the solve, or if the
+    controller does not end steps after events. Warns if only one of the solver and the
+    solve has an event."""
     if call is None:
         return
     if watched is None:
@@ -83,7 +85,7 @@ def check_watched(
     elif not _same(watched, call.event):
         raise ValueError(
             "TaylorSolver: the solver watches for other conditions than those of the "
-            "event that `diffeqsolve` is given. Give both the same: "
+            "event of `diffeqsolve`. Pass the same event to both: "
             "`diffeqsolve(..., solver=TaylorSolver(..., event=event), event=event)`."
         )
     controller = call.controller
@@ -93,9 +95,9 @@ def check_watched(
 
 _WRONG_CONTROLLER = (
     "TaylorSolver: a solver that watches for an event needs a controller that ends a "
-    "step behind it, which is `eqx_taylor.TaylorController`, also within a "
-    "`diffrax.ClipStepSizeController`. Use it, or leave `event` out of the solver: "
-    "events are then looked for at the ends of steps only."
+    "step after it. Use `eqx_taylor.TaylorController`, by itself or within a "
+    "`diffrax.ClipStepSizeController`; or do not pass `event` to the solver: events "
+    "are then checked only at the ends of steps."
 )
 
 
@@ -105,34 +107,35 @@ def wrong_controller(got: str = "") -> TypeError:
 
 _NOT_WATCHED = (
     "TaylorSolver: `diffeqsolve` is given an event, and the solver is not. Diffrax "
-    "looks at the ends of steps only, which are long: events may be missed, or taken "
-    "for another one. Tell the solver as well: `TaylorSolver(..., event=event)`."
+    "checks events only at the ends of steps, which are long: events may be missed, or "
+    "confused with one another. Pass the event to the solver as well: "
+    "`TaylorSolver(..., event=event)`."
 )
 
 
 _NOT_GIVEN = (
     "TaylorSolver: the solver watches for an event that `diffeqsolve` is not given: "
-    "steps end behind it, and the solve goes on. Give it to both, or to neither."
+    "steps end after it, and the solve continues. Pass it to both, or to neither."
 )
 
 
 def _has_real_conditions(call: Call, t: Any, y: Any, args: Any) -> bool:
-    """Whether a condition is real, and so has a place where it is zero."""
+    """Returns whether any condition is real, and so may be zero somewhere."""
     assert call.event is not None
     for condition in jtu.tree_leaves(call.event.cond_fn, is_leaf=callable):
         told = dict(call.told, solver=None, terms=None)
         try:
             out = jax.eval_shape(lambda t, y: condition(t, y, args, **told), t, y)
         except Exception:
-            continue  # Diffrax says so, or it is one that looks at the solver.
+            continue  # Diffrax raises the error; or the condition uses the solver.
         if jnp.issubdtype(getattr(out, "dtype", jnp.bool_), jnp.floating):
             return True
     return False
 
 
 def _same(a: diffrax.Event, b: diffrax.Event) -> bool:
-    """Whether two events have the same conditions, as far as it is known while tracing
-    what is in them."""
+    """Returns whether two events have the same conditions. Traced values in them cannot
+    be compared, and count as equal."""
     leaves, structure = jtu.tree_flatten(a.cond_fn)
     others, other_structure = jtu.tree_flatten(b.cond_fn)
     if structure != other_structure:

@@ -1,4 +1,4 @@
-"""All events of a solution, in order."""
+"""All events of a dense solution, in order."""
 
 from typing import Any, NamedTuple
 
@@ -25,29 +25,30 @@ from .roots import departure, first_crossing, noise_of, normalised, restricted
 from .small_loop import in_small_loop
 
 
-# The shortest part of a step in which a condition is looked at that is not its series,
-# behind a kink for instance. Of two changes of sign in such a part neither is seen.
-# Chosen; each kink costs as many passes as there are halves.
+# The shortest part of a step in which a condition that differs from its series, as
+# after a kink, is evaluated. If there are two sign changes in such a part, neither is
+# found. Chosen; each kink costs one pass for each halving.
 _SHORTEST = 1 / 64
 _BISECTIONS = 60
 
 
 class Events(eqx.Module):
-    """The events that [`eqx_taylor.find_events`][] finds, or that
-    [`eqx_taylor.hybrid_solve`][] goes on from. Arrays have a leading axis of length
-    `max_events`; behind the last event they are filled up.
+    """The events that [`eqx_taylor.find_events`][] finds, or those of a solution by
+    [`eqx_taylor.hybrid_solve`][]. Arrays have a leading axis of length `max_events`;
+    entries after the last event are padding.
 
     **Fields:**
 
-    - `ts`: the times; infinity behind the last.
-    - `ys`: the states there, a PyTree of the structure of the state.
-    - `index`: which condition it is that is zero, counted as `jax.tree.leaves` counts
-        them; -1 behind the last.
-    - `event_mask`: the same as a PyTree of the structure of the conditions: for each of
-        them whether it is the one.
-    - `upwards`: whether the condition grows, along the solve.
+    - `ts`: the times; infinity after the last event.
+    - `ys`: the states at these times, a PyTree of the structure of the state.
+    - `index`: the condition that is zero, as its position in `jax.tree.leaves` of the
+        conditions; -1 after the last event.
+    - `event_mask`: the same information as a PyTree of the structure of the conditions.
+        It has a boolean for each condition, whether it is the one that is zero.
+    - `upwards`: whether the condition grows, in the direction of the solve.
     - `num_events`: the number of events that were found.
-    - `has_more`: whether there are more than `max_events`. These are the first.
+    - `has_more`: whether there are more than `max_events` events. If so, these are the
+        first ones.
 
     !!! example
 
@@ -93,46 +94,44 @@ def find_events(
     *,
     max_events: int,
 ) -> Events:
-    r"""All events of a solution, in the order in which they occur.
+    r"""Finds all events of a solution, in the order in which they occur.
 
-    The solution of [`eqx_taylor.TaylorSolver`][] is known all along, as polynomials. So
-    is a condition, by one more Taylor expansion for each step, and all places where it
-    changes its sign are found, however many there are in a step, by the coefficients of
-    its polynomial in Bernstein's basis. No further evaluation of the vector field is
-    needed, nor a root finder.
+    A dense solution by [`eqx_taylor.TaylorSolver`][] is a polynomial on each step. One
+    more Taylor expansion for each step gives the polynomial of a condition. Its
+    coefficients in Bernstein's basis locate all of its sign changes, however many there
+    are in a step. This needs no further evaluation of the vector field, and no root
+    finder.
 
-    Events are those in $(t_0, t_1]$: a condition that is zero at the start has left its
-    zero there. A condition that touches zero and turns back has no event, nor has one
-    that goes beyond it by less than rounding errors: two roots that are closer to each
-    other than $10^{-7}$ of a step may not be found, both of them.
+    The events are those in $(t_0, t_1]$: a condition that is zero at the start has no
+    event there. A condition that touches zero and turns back has no event, and neither
+    has one that crosses zero by less than rounding errors. So if two roots are closer
+    to each other than $10^{-7}$ of a step, both may be missed.
 
-    Where a condition is not its Taylor series, as behind a kink (`abs`, `jnp.where`),
-    the step is divided, to 1/64 of its length.
+    If a condition differs from its Taylor series, as after a kink (`abs`,
+    `jnp.where`), the step is divided, down to 1/64 of its length.
 
-    Times and states can be differentiated, in both modes, with respect to everything
-    that the solution and the conditions depend on.
+    Times and states can be differentiated, in both modes, with respect to everything on
+    which the solution and the conditions depend.
 
     **Arguments:**
 
     - `solution`: a solution by `diffrax.diffeqsolve` with `TaylorSolver` and
         `SaveAt(dense=True)`.
-    - `event`: a `diffrax.Event`: its conditions `f(t, y, args, **kwargs)`, which must
-        be real, and directions. Its root finder is not used. Conditions are called with
-        `t`, `y` and `args` alone.
+    - `event`: a `diffrax.Event`. Its conditions `f(t, y, args, **kwargs)`, which must
+        be real, and its directions are used; its root finder is not. Conditions are
+        called with `t`, `y` and `args` alone.
     - `args`: passed to the conditions.
-    - `max_events`: the number of events that there is room for; at least 1. Keyword
-        only.
+    - `max_events`: the largest number of events to return, at least 1. Keyword only.
 
     **Returns:**
 
-    [`eqx_taylor.Events`][].
+    An [`eqx_taylor.Events`][].
 
     **Raises:**
 
-    `TypeError` or `ValueError`, while tracing, for a solution that is not dense or not
-    by `TaylorSolver`, for an `event` that is no `diffrax.Event`, for conditions that
-    are boolean, complex or no scalars or that raise, and for a `max_events` that is not
-    an integer or below 1.
+    `TypeError` or `ValueError`, while tracing, if the solution is not dense or not by
+    `TaylorSolver`, if `event` is not a `diffrax.Event`, if a condition raises or does
+    not return a real scalar, or if `max_events` is not an integer of at least 1.
 
     !!! example
 
@@ -150,7 +149,7 @@ def find_events(
         ...     stepsize_controller=TaylorController(rtol=1e-6, atol=1e-6),
         ...     saveat=diffrax.SaveAt(dense=True),
         ... )
-        >>> # The sine is zero at 0, which is where it starts, pi and 2 pi.
+        >>> # The sine is zero at 0, where the solve starts, at pi and at 2 pi.
         >>> event = diffrax.Event(lambda t, y, args, **kwargs: y[0])
         >>> events = find_events(solution, event, max_events=4)
         >>> print(events.num_events, events.ts.round(3), events.upwards)
@@ -180,8 +179,8 @@ def find_events(
 
 
 def wanted_directions(event: diffrax.Event) -> Array:
-    """1 for each condition whose events are those upwards, -1 for downwards, 0 for
-    both."""
+    """Returns, for each condition, 1 if its events are upwards, -1 if they are
+    downwards, and 0 for both."""
     directions = jtu.tree_leaves(event.direction, is_leaf=lambda x: x is None)
     return jnp.array([0 if d is None else 2 * int(d) - 1 for d in directions])
 
@@ -196,16 +195,16 @@ def _check_solution(solution: Any) -> Any:
     kind = getattr(interpolation, "interpolation_cls", None)
     if kind is not TaylorInterpolation:
         raise TypeError(
-            "find_events: the solution must be by `eqx_taylor.TaylorSolver`, which "
-            f"knows it as a polynomial; its interpolation is {kind!r}."
+            "find_events: the solution must be by `eqx_taylor.TaylorSolver`, whose "
+            f"dense output is a Taylor polynomial; its interpolation is {kind!r}."
         )
     return interpolation
 
 
 class _Found(NamedTuple):
-    """The events so far; and where the search is: in a step, in the part `[left, left +
-    width]` of it, for each condition behind `start` in that part, where it is on this
-    `side`."""
+    """The events found so far, and the state of the search. It is in a step, in the
+    part `[left, left + width]` of it, and for each condition after `start` in that
+    part, where the condition is on this `side` of zero."""
 
     ts: Array
     index: Array
@@ -226,7 +225,7 @@ def _search(
     interpolation = eqx.combine(jax.lax.stop_gradient(arrays), static)
     times, infos = interpolation.ts, interpolation.infos
     direction = jnp.asarray(interpolation.direction, times.dtype)
-    # Steps of all kinds of solutions have their ends there.
+    # For every kind of solution, the times of the ends of steps are in `ts`.
     number = interpolation.ts_size - 1
 
     def cond(found):
@@ -245,7 +244,7 @@ def _search(
             [terms] = condition_series("find_events", one, start_time, h, curves)
             return [jnp.stack(terms)]
 
-        # Each in a loop of its own, as large loops take long to compile.
+        # Each condition has a loop of its own, as large loops take long to compile.
         rows = [
             in_small_loop(lambda one=one: series_of(one))[0]
             for one in conditions.apart()
@@ -267,12 +266,13 @@ def _search(
         looked_at = jnp.where(foreign, 0, side)
         start = found.start.astype(rows.dtype)
         root, behind = first_crossing(rows, looked_at, start, noise)
-        # A root at the very end of the solution.
+        # Accepts a root at the very end of the solution.
         ends = (step == number - 1) & (left + width >= 1)
         at_zero = jnp.abs(jnp.sum(rows, axis=1)) <= noise
         last = ends & at_zero & (side != 0) & (start < 1) & jnp.isinf(root) & ~foreign
         root, behind = (jnp.where(last, 1, x) for x in (root, behind))
-        # What is not a polynomial is compared at both ends of the part.
+        # For a condition that differs from its series, the signs at both ends of the
+        # part are compared.
         changed = foreign & (side * at_end < 0) & (start < 1)
         by_values = jax.lax.cond(
             jnp.any(changed), lambda: _bisect(values, side), lambda: root
@@ -326,7 +326,7 @@ def _search(
 
 
 def _part_of(c: Array, left: Array, width: Array) -> Array:
-    """The polynomial on a part of the step, in its length as the unit."""
+    """Returns the polynomial on a part of the step, whose length is the unit."""
     dtype = jnp.finfo(c.dtype).dtype
     left, width = (x.astype(dtype).astype(c.dtype) for x in (left, width))
     return jnp.moveaxis(restricted(jnp.moveaxis(c, 0, -1), left, width), -1, 0)
@@ -349,8 +349,8 @@ def _bisect(values: Any, side: Array) -> Array:
 def _differentiable(
     interpolation: Any, conditions: Conditions, found: _Found
 ) -> tuple[Array, PyTree[Array]]:
-    """Times and states of events that were found, with their derivatives: by one step
-    of Newton's method, which is the implicit function theorem."""
+    """Returns times and states of the events that were found, with their derivatives.
+    These come from one step of Newton's method, by the implicit function theorem."""
     direction = jnp.asarray(interpolation.direction, found.ts.dtype)
     ends = jax.lax.stop_gradient((interpolation.t0, interpolation.t1))
     low, high = jnp.minimum(*ends), jnp.maximum(*ends)
@@ -367,8 +367,8 @@ def _differentiable(
         usable = exists & jnp.isfinite(slope) & (slope != 0)
         step = value_there.astype(t.dtype) / jnp.where(usable, slope, 1).astype(t.dtype)
         step = jnp.where(usable, step, 0)
-        # The root is known to rounding errors: what a slope near zero makes of those is
-        # left out, and its derivative is kept.
+        # The root is known up to rounding errors. If the slope is near zero, it would
+        # amplify these in the value, so the step is bounded. Its derivative is kept.
         room = 1e-6 * (high - low)
         bounded = jnp.clip(
             t - step, jnp.maximum(low, t - room), jnp.minimum(high, t + room)

@@ -15,10 +15,12 @@ from .ode_jet import solution_series, unit_near, unit_of, usable
 from .small_loop import in_small_loop
 
 
-# The order of the jet that the first step is chosen by. It is compiled besides that of
-# the solver, and higher orders take longer to compile than they are worth.
+# The order of the jet from which the first step is chosen. This jet is compiled in
+# addition to that of the solver: at higher orders it would take longer to compile than
+# it saves.
 _ORDER = 4
-# The part of the step it asks for that is made: higher orders may fall more slowly.
+# The part of the length from this jet that is used: the coefficients of higher orders
+# may decay more slowly.
 _PART = 0.5
 
 
@@ -31,11 +33,11 @@ def first_step(
     args: Args,
     error_order: int,
 ) -> Array:
-    """Returns the length of the first step of a solve from `t0` to `t1`. `judge` tells
-    the length by the last two coefficients of a series, as
-    [`eqx_taylor.TaylorController`][] judges every step."""
+    """Returns the length of the first step of a solve from `t0` to `t1`. `judge`
+    computes a length from the last two coefficients of a series, as
+    [`eqx_taylor.TaylorController`][] does for every step."""
     order = min(error_order - 1, _ORDER)
-    # The step is a detail of how the solution is computed: nothing is differentiated.
+    # The lengths of steps are not differentiated.
     stop = jax.lax.stop_gradient
     t0, t1 = stop(jnp.asarray(t0)), stop(jnp.asarray(t1))
     y0 = jtu.tree_map(stop, y0)
@@ -52,15 +54,16 @@ def first_step(
         return [dt]
 
     [dt] = in_small_loop(by_series)
-    # One step will do where nothing moves: of some length, if there is no end. Diffrax
-    # ends it at `t1`. If it ended there by itself, the derivative of the smaller of two
-    # equal times would be half of that of either.
+    # If the solution is constant, one step is enough, of any length if the end is
+    # infinite. Diffrax ends it at `t1`. It must not end there by itself: the derivative
+    # of the minimum of two equal times is half of that of each.
     span = jnp.where(jnp.isfinite(t1 - t0), 2 * (t1 - t0), 1)
     return jnp.where(jnp.isfinite(dt) & (dt > 0), _PART * dt, span)
 
 
 def _longest_unit(t0: Array, y0: PyTree[Array], order: int) -> float:
-    """Returns a unit of time whose powers leave room for the rest of a coefficient: at
-    order 4, 256 in float32. The length of the whole solve may be any."""
+    """Returns a unit of time whose powers leave room for the rest of a coefficient: 256
+    in float32 at order 4. (The whole solve, whose length is the other bound, may have
+    any length.)"""
     largest = float(jnp.finfo(unit_of(t0, y0).dtype).max)
     return 2.0 ** (math.log2(largest) // (4 * order))

@@ -1,4 +1,4 @@
-"""Hybrid systems: solves that go on from each event, with another state."""
+"""Hybrid systems: solves that continue after each event, with a changed state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,11 +26,11 @@ class HybridSolution(eqx.Module):
     **Fields:**
 
     - `t1`, `y1`: the time and state at which the solve ended.
-    - `events`: the events, with the states before they were changed; see
+    - `events`: the events, with the states before the updates; see
         [`eqx_taylor.Events`][].
-    - `ys_after`: the states after they were changed, as `events.ys`.
-    - `num_steps`: the number of steps, of which some were rejected.
-    - `result`: as for `diffrax.Solution`.
+    - `ys_after`: the states after the updates, in the form of `events.ys`.
+    - `num_steps`: the number of steps, accepted and rejected.
+    - `result`: the same as for `diffrax.Solution`.
 
     !!! example
 
@@ -67,8 +67,8 @@ class HybridSolution(eqx.Module):
 
 
 class _OnSide(eqx.Module):
-    """A condition that is said to be on a `side` at the `start` of a solve, -1 or 1, as
-    rounding errors may hide it; with 0 it is what it is."""
+    """A condition that is set to a `side` of zero, -1 or 1, at the `start` of a solve,
+    where rounding errors may hide its sign. With 0 it is left as it is."""
 
     condition: Callable[..., Any]
     start: Array
@@ -76,7 +76,7 @@ class _OnSide(eqx.Module):
 
     def __call__(self, t, y, args, **kwargs):
         value = self.condition(t, y, args, **kwargs)
-        # Nothing but the sign is looked at: here by Diffrax, there by the solver.
+        # Diffrax and the solver use only the sign of this value.
         large = jnp.asarray(float(jnp.finfo(value.dtype).max) ** 0.5, value.dtype)
         is_said = (t == self.start) & (self.side != 0)
         return jnp.where(is_said, self.side.astype(value.dtype) * large, value)
@@ -102,56 +102,58 @@ def hybrid_solve(
     r"""Solves an ODE whose state changes at events: a ball that bounces, a neuron that
     is reset, an engine that is switched on.
 
-    The solve ends at the first event, as `diffrax.diffeqsolve` does; the state is
-    changed by `update`; and the solve goes on from there, until `t1`. After an event
-    its condition is zero up to rounding errors: it is taken to be on the side to which
-    it goes, so that the same root is not found again. Without `update` nothing is
-    changed: these are all events of a solution, without keeping the solution.
+    The equation is solved up to the first event, as by `diffrax.diffeqsolve`. Then
+    `update` changes the state, and the solve continues from there, until `t1`. Just
+    after an event its condition is zero up to rounding errors. It counts as being on
+    the side to which it goes, so that the same root is not found again. Without
+    `update` the state does not change: this finds all events of a solution, without
+    storing the solution.
 
-    It is a loop of static length, `max_events + 1`, that can be jitted and vmapped, and
-    differentiated in reverse mode, or in forward mode with
-    `adjoint=diffrax.ForwardMode()`. Derivatives know that the time of an event depends
-    on the state, and the state after it on the time: their jump at an event (the
-    saltation matrix) is that of the implicit function theorem.
+    It is a loop of static length, `max_events + 1`. It can be used under `jax.jit` and
+    `jax.vmap`, and differentiated in reverse mode, or in forward mode with
+    `adjoint=diffrax.ForwardMode()`. Derivatives include that the time of an event
+    depends on the state, and the state after it on the time: their jump at an event
+    (the saltation matrix) follows from the implicit function theorem.
 
-    What switches is a part of the state: a leaf with a slope of zero, which `update`
-    sets.
+    To switch between several vector fields, add a leaf with slope zero to the state,
+    and set it in `update`.
 
     **Arguments:**
 
     - `vector_field`: a `diffrax.ODETerm`, or a function `f(t, y, args)`.
-    - `solver`, `t0`, `t1`, `dt0`, `y0`, `args`, `stepsize_controller`,
-        `adjoint`: as for `diffrax.diffeqsolve`; with an [`eqx_taylor.TaylorSolver`][]
-        and an [`eqx_taylor.TaylorController`][]. (The solver is told of the event.)
-    - `event`: a `diffrax.Event`: its conditions, which must be real, and directions.
-        Its root finder is not used. Conditions are functions of `t`, `y` and `args`:
-        the keywords that Diffrax passes besides are those of the solve between two
+    - `solver`, `t0`, `t1`, `dt0`, `y0`, `args`, `stepsize_controller`, `adjoint`: as
+        for `diffrax.diffeqsolve`. The solver must be an [`eqx_taylor.TaylorSolver`][],
+        and the controller an [`eqx_taylor.TaylorController`][]. (The event is passed to
+        the solver.)
+    - `event`: a `diffrax.Event`. Its conditions, which must be real, and its directions
+        are used; its root finder is not. Conditions are functions of `t`, `y` and
+        `args`; the further keywords that Diffrax passes belong to the solve between two
         events.
     - `update`: a function `update(t, y, args, event_mask)` that returns the state after
-        an event. `event_mask` has the structure of the conditions, and says by a
-        boolean for each which one it is.
-    - `max_events`: the number of events that there is room for; at least 1. If there is
-        one more, the solve ends there: that is an error, or with `throw=False`
-        `events.has_more` is true.
+        an event. `event_mask` has the structure of the conditions, with a boolean for
+        each, whether the event is its own.
+    - `max_events`: the largest number of events, at least 1. If there is one more, the
+        solve ends there. This is an error, or, with `throw=False`, `events.has_more` is
+        true.
     - `max_steps`: the largest number of steps between two events.
-    - `throw`: whether to raise an error if the solve fails, or if there are more events
-        than there is room for.
+    - `throw`: whether to raise an error if the solve fails, or if there are more than
+        `max_events` events.
 
-    All from `event` on are keyword only.
+    All arguments from `event` on are keyword only.
 
     **Returns:**
 
-    [`eqx_taylor.HybridSolution`][].
+    An [`eqx_taylor.HybridSolution`][].
 
     **Raises:**
 
-    `TypeError` or `ValueError`, while tracing, for a solver or a controller that are
-    others, for an `event` that is no `diffrax.Event`, for conditions that are not real
-    scalars, for an `update` that does not return the structure, shapes and dtypes of
-    the state, and for a `max_events` that is not an integer or below 1. When it runs: a
-    `RuntimeError` for times that are NaN; and if `throw` is true, the error of
-    `diffrax.diffeqsolve` if the solve fails, and a `RuntimeError` if there are more
-    events than `max_events`.
+    `TypeError` or `ValueError`, while tracing, if the solver or the controller is
+    another one, if `event` is not a `diffrax.Event`, if a condition does not return a
+    real scalar, if `update` does not return the structure, shapes and dtypes of the
+    state, or if `max_events` is not an integer of at least 1. When it runs,
+    `RuntimeError` if a time is NaN or both are infinite. If `throw` is true, also the
+    error of `diffrax.diffeqsolve` if the solve fails, and `RuntimeError` if there are
+    more than `max_events` events.
 
     !!! example
 
@@ -196,7 +198,8 @@ def hybrid_solve(
     kwargs = {} if adjoint is None else dict(adjoint=adjoint)
 
     def slopes(t, y):
-        """The values of the conditions, and their slopes along the solution."""
+        """Returns the values of the conditions, their slopes along the solution, and
+        the slope of the solution."""
         unit = jnp.ones_like(unit_of(t, y))
         control = terms.contr(jnp.zeros_like(unit), unit)
         slope = increment(terms, t, y, args, control)
@@ -204,33 +207,35 @@ def hybrid_solve(
         return *jax.jvp(conditions.values, (t, y), tangents), slope
 
     def to_root(start, t, y, flags):
-        """Goes back to the event, by one step of Newton's method, which is the implicit
-        function theorem; along the slope, as the way is a few roundings."""
+        """Goes back to the event, by one step of Newton's method, which gives the
+        derivatives of the implicit function theorem. The step is along the slope, as
+        its length is a few roundings."""
         values, before, slope = slopes(t, y)
         before = jax.lax.stop_gradient(before)
         usable = flags & jnp.isfinite(before) & (before != 0)
         step = jnp.where(usable, values / jnp.where(usable, before, 1), 0)
         dt = -jnp.sum(step).astype(t.dtype)
-        # Not to before the start: the way is longer where the slope is next to zero.
+        # Not to before the start, as the step may be long if the slope is near zero.
         room = jax.lax.stop_gradient(jnp.abs(t - start))
         dt = dt + jax.lax.stop_gradient(jnp.clip(dt, -room, room) - dt)
         y = jtu.tree_map(lambda y, f: y + f * dt.astype(y.dtype), y, slope)
         return t + dt, y, before
 
     def sides_after(t, y, crossed, behind, old):
-        """The side of zero on which each condition is, which rounding errors may hide.
-        `crossed` is the side to which those went that have just changed their sign, and
-        0 for the others, which are where they were."""
+        """Returns the side of zero on which each condition is, which rounding errors
+        may hide. `crossed` is the new side of conditions that have just changed their
+        sign, and 0 for the others, which stay on their old side."""
         t, y = jax.lax.stop_gradient((t, y))
         values, slope, field = jax.lax.stop_gradient(slopes(t, y))
-        # Of a condition that starts at zero, and at rest: a body that is let go.
+        # The second derivative decides for a condition that starts from zero at rest,
+        # such as the height of a body that is dropped.
         tangents = jnp.ones_like(t), field
         _, bend = jax.jvp(lambda t, y: slopes(t, y)[1], (t, y), tangents)
         bend = jax.lax.stop_gradient(bend)
         slope = slope * sign.astype(slope.dtype)
         size = _size(conditions.values, t, y)
         at_zero = _in_roundings(values) <= size + _moved(t, slope)
-        # The new state may have turned the way around: that of a ball at a bounce.
+        # The update may have changed the direction, as for a ball that bounces.
         same_way = jnp.sign(slope) * jnp.sign(behind)
         there = jnp.where(same_way == 0, crossed, crossed * same_way)
         known = jnp.where(crossed != 0, there, old)
@@ -244,7 +249,7 @@ def hybrid_solve(
             _OnSide(f, jax.lax.stop_gradient(start * sign), sides[i])
             for i, f in enumerate(functions)
         ]
-        # The step ends behind the event by a few roundings: no root finder is needed.
+        # The step ends a few roundings after the event, so no root finder is needed.
         conds = jtu.tree_unflatten(structure, watched)
         watched = diffrax.Event(conds, None, event.direction)
         solution = diffrax.diffeqsolve(
@@ -267,8 +272,8 @@ def hybrid_solve(
         flags = jnp.stack(jtu.tree_leaves(mask)) & ~has_ended
         occurred = jnp.any(flags) & (solution.result == diffrax.RESULTS.event_occurred)
         result = diffrax.RESULTS.where(has_ended, result, solution.result)
-        # Where a direction is given, the condition may have crossed zero the other way
-        # since the last event.
+        # If a direction is given, the condition may have crossed zero in the other
+        # direction since the last event.
         towards = jnp.where(wanted == 0, -sides, wanted.astype(sides.dtype))
         crossed = jnp.where(flags, towards, 0)
         t, y, before = to_root(start, t, y, flags)
@@ -303,9 +308,9 @@ def hybrid_solve(
         jnp.sum(index >= 0),
         ~has_ended,
     )
-    # The last state is that at an event for which there was no room.
+    # The last state is that at the first event beyond `max_events`, before an update.
     y = jtu.tree_map(lambda all_ys, y: jnp.where(has_ended, y, all_ys[-1]), outs[1], y)
-    # Diffrax takes it for an end that has been reached.
+    # To Diffrax, a solve whose end is NaN has ended.
     y = eqx.error_if(y, jnp.isnan(t1 - t0), _NOT_A_TIME)
     if throw:
         failed = ~(diffrax.is_okay(result))
@@ -315,33 +320,34 @@ def hybrid_solve(
 
 
 _NOT_A_TIME = (
-    "hybrid_solve: `t0` and `t1` must be numbers between which there is a length of "
-    "time; got NaN, or two infinite ones."
+    "hybrid_solve: `t0` and `t1` must not be NaN, and must not both be infinite. Pass "
+    "a finite `t0`."
 )
 
 
 _TOO_MANY = (
     "hybrid_solve: there are more events than `max_events`={}. The solve ended at the "
-    "first for which there is no room. Raise `max_events`, or pass `throw=False` and "
-    "look at `events.has_more`."
+    "first of the others. Raise `max_events`, or pass `throw=False` and check "
+    "`events.has_more`."
 )
 
 
 def _in_roundings(values: Array) -> Array:
-    """Absolute values in units of so many roundings: what may be next to underflow is
-    not multiplied by one."""
+    """Returns absolute values in units of 1000 roundings. (A value near underflow is
+    not multiplied by one.)"""
     return jnp.abs(values) / (1e3 * float(jnp.finfo(values.dtype).eps))
 
 
 def _moved(t: Array, slope: Array) -> Array:
-    """The change of a condition in so much time as an event may be wrong by, in the
-    same units."""
+    """Returns the change of a condition, in the same units, over the error that the
+    time of an event may have."""
     ratio = float(jnp.finfo(t.dtype).eps) / float(jnp.finfo(slope.dtype).eps)
     return jnp.abs(slope) * (ratio * (1 + jnp.abs(t))).astype(slope.dtype)
 
 
 def _size(values: Callable[..., Array], t: Array, y: Y) -> Array:
-    """The sizes of what conditions are made of: derivatives times their arguments."""
+    """Returns the sizes of the terms of each condition: of its derivatives times their
+    arguments."""
     by_t, by_y = jax.lax.stop_gradient(jax.jacrev(values, argnums=(0, 1))(t, y))
     total = jnp.abs(by_t) * jnp.abs(t).astype(by_t.dtype)
     for slope, leaf in zip(jtu.tree_leaves(by_y), jtu.tree_leaves(y)):
@@ -358,7 +364,7 @@ def _check_parts(solver: Any, event: Any, update: Any) -> None:
     if not isinstance(solver, TaylorSolver):
         raise TypeError(
             "hybrid_solve: `solver` must be an `eqx_taylor.TaylorSolver`; got "
-            f"{describe(solver)}."
+            f"{describe(solver)}. Make one with `eqx_taylor.taylor_method`."
         )
     check_is_event("hybrid_solve", event)
     if update is not None and not callable(update):
@@ -369,7 +375,7 @@ def _check_parts(solver: Any, event: Any, update: Any) -> None:
 
 
 def _checked(update: Any, y0: Y) -> Callable[..., Y]:
-    """Makes a function of `update` that returns a state like `y0`."""
+    """Wraps `update`, so that it is checked to return a state like `y0`."""
     if update is None:
         return lambda t, y, args, event_mask: y
 
@@ -386,7 +392,7 @@ def _checked(update: Any, y0: Y) -> Callable[..., Y]:
             if new.shape != old.shape or new.dtype != old.dtype:
                 raise ValueError(
                     "hybrid_solve: `update` must keep shapes and dtypes of the state; "
-                    f"y{jtu.keystr(path)} is {describe(old)}, and became "
+                    f"y{jtu.keystr(path)} is {describe(old)}, and the new one is "
                     f"{describe(new)}."
                 )
             return new

@@ -12,10 +12,10 @@ from .._core.polynomial import evaluate
 class TaylorInterpolation(AbstractLocalInterpolation):
     r"""Evaluates the Taylor polynomial of a step made by [`eqx_taylor.TaylorSolver`][].
 
-    $y(t) = \sum_k c_k s^k$ with $s = (t - t_0)/u$, for coefficients $c_k$ that belong
+    It is $y(t) = \sum_k c_k s^k$ with $s = (t - t_0)/u$. The coefficients $c_k$ belong
     to the unit of time $u$, and are normalised by the factorial: $c_k = u^k\,
-    y^{(k)}(t_0)/k!$. It is as accurate inside the step as at its end, and equals
-    $c_0$ bit for bit at $t_0$.
+    y^{(k)}(t_0)/k!$. The polynomial is as accurate inside the step as at its end, and
+    equals $c_0$ bit for bit at $t_0$.
 
     **Arguments:**
 
@@ -38,7 +38,7 @@ class TaylorInterpolation(AbstractLocalInterpolation):
         ... )
         >>> print(step.evaluate(5.0), step.evaluate(5.5), step.evaluate(5.0, 5.5))
         1.0 6.0 5.0
-        >>> # A solve that is asked for dense output has one for each step.
+        >>> # A dense solution has one for each step.
         >>> solution = diffrax.diffeqsolve(
         ...     diffrax.ODETerm(lambda t, y, args: -y),
         ...     TaylorSolver(order=8),
@@ -63,12 +63,13 @@ class TaylorInterpolation(AbstractLocalInterpolation):
     def evaluate(
         self, t0: RealScalarLike, t1: RealScalarLike | None = None, left: bool = True
     ) -> PyTree[Array]:
-        """The solution at `t0`; or, if `t1` is given, its increment from `t0` to `t1`.
+        """Evaluates the solution at `t0`; or, if `t1` is given, its increment from `t0`
+        to `t1`.
 
         **Arguments:**
 
         - `t0`, `t1`: scalars, in the unit of the integration time.
-        - `left`: ignored; the polynomial is continuous.
+        - `left`: ignored, as the polynomial is continuous.
 
         **Returns:**
 
@@ -78,7 +79,7 @@ class TaylorInterpolation(AbstractLocalInterpolation):
         if t1 is not None:
             before, after = self.evaluate(t0), self.evaluate(t1)
             return jtu.tree_map(jnp.subtract, after, before)
-        # An event handler begins with a step that is all zeros.
+        # Diffrax's event handling starts with a step that is all zeros.
         empty = self.unit == 0
         s = jnp.where(empty, 0, t0 - self.t0) / jnp.where(empty, 1, self.unit)
         return jtu.tree_map(lambda c: evaluate(list(c), s), self.coefficients)

@@ -9,16 +9,16 @@ from .ode_jet import unit_near
 def last_terms(
     last: list[Array], y: list[Array], unit: Array, order: int
 ) -> tuple[list[Array], Array]:
-    """Returns coefficients `order - 1` and `order` in a unit of time in which the
-    larger one is of the size of the state `y`; and this unit. A norm takes their
-    squares, which would overflow in a unit that is much longer than the next step, and
-    underflow in one that is much shorter."""
+    """Returns coefficients `order - 1` and `order`, in a unit of time in which the
+    larger one has the size of the state `y`; and this unit. A norm squares them, which
+    would overflow in a unit that is much longer than the next step, and underflow in
+    one that is much shorter."""
 
     def largest(xs):
         sizes = [jnp.max(jnp.abs(x), initial=0).astype(unit.dtype) for x in xs]
         return jnp.max(jnp.array(sizes), initial=0)
 
-    # At rest in the origin the state has no size of its own.
+    # A state of zero has no size.
     size = largest(y)
     size = jnp.where(size > 0, size, 1)
     orders = [order - 1, order] if order > 1 else [1]

@@ -1,4 +1,4 @@
-"""The solver and its step size controller, made for one pair of tolerances."""
+"""A solver and its step size controller from one pair of tolerances."""
 
 from collections.abc import Callable
 
@@ -28,16 +28,16 @@ def taylor_method(
     safety: RealScalarLike = 0.9,
     factormax: RealScalarLike = 10.0,
 ) -> tuple[TaylorSolver, TaylorController]:
-    """Makes a [`eqx_taylor.TaylorSolver`][] and its [`eqx_taylor.TaylorController`][]
-    for one pair of tolerances: the order is the one that suits them.
+    """Creates an [`eqx_taylor.TaylorSolver`][] and an [`eqx_taylor.TaylorController`][]
+    from one pair of tolerances. The order is chosen to suit them.
 
     **Arguments:**
 
-    - `rtol`, `atol`: the relative and the absolute tolerance of the local error; not
-        negative, and one of them above zero. They are Python floats, or traced if
-        `order` is given.
-    - `order`: the order of the solver. By default it is chosen by the tolerances.
-        Keyword only, as all that follow.
+    - `rtol`, `atol`: the relative and the absolute tolerance of the local error. They
+        must not be negative, and one of them must be above zero. They are Python
+        floats, or may be traced if `order` is given.
+    - `order`: the order of the solver. By default it is chosen from the tolerances.
+        Keyword only, like all arguments that follow.
     - `compensated`, `warn_if_stiff`, `probes`, `unroll`, `event`: as for
         [`eqx_taylor.TaylorSolver`][].
     - `norm`, `dtmin`, `dtmax`, `force_dtmin`, `safety`, `factormax`: as for
@@ -45,11 +45,12 @@ def taylor_method(
 
     **Returns:**
 
-    The solver and the controller, as a tuple.
+    A pair `(solver, controller)`.
 
     **Raises:**
 
-    What the two of them raise, in their names.
+    The errors of [`eqx_taylor.TaylorSolver`][] and [`eqx_taylor.TaylorController`][],
+    whose messages name these.
 
     !!! example
 

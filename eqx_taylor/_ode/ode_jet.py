@@ -72,55 +72,54 @@ def ode_jet(
     unroll: bool | None = None,
     factorial_scaled: bool = False,
 ) -> PyTree[Array]:
-    r"""Taylor coefficients of the solution of an ODE at a point.
+    r"""Computes the Taylor coefficients of the solution of an ODE at a point.
 
-    For $\mathrm{d}y/\mathrm{d}t = f(t, y, args)$ through $(t_0, y_0)$: the numbers
-    $y^{(k)}(t_0)/k!$ for $k = 0, \ldots, K$, so that
+    For the solution of $\mathrm{d}y/\mathrm{d}t = f(t, y, args)$ through $(t_0, y_0)$,
+    these are $y^{(k)}(t_0)/k!$ for $k = 0, \ldots, K$, so that
 
     $$y(t_0 + h) = \sum_{k=0}^K \frac{y^{(k)}(t_0)}{k!} h^k + O(h^{K+1}).$$
 
-    The vector field is read once, and each coefficient of everything in it is computed
-    once: $O(K^2)$ multiplications in all. (Except for a `lax.while_loop` in the field,
-    which is run again for each order.) Its dependence on $t$ is differentiated too.
+    The vector field is traced once, and each coefficient of each value in it is
+    computed once, which takes $O(K^2)$ multiplications in all. (Only a
+    `lax.while_loop` in the field runs again for each order.) The field's dependence on
+    $t$ is differentiated, too.
 
     **Arguments:**
 
     - `vector_field`: a function `f(t, y, args)`, as for `diffrax.ODETerm`; or a
         `diffrax.ODETerm`, or a `diffrax.MultiTerm` of them.
-    - `t0`: the time at which to expand; a scalar, in the units of the vector field's
-        own time.
-    - `y0`: the state at that time; any PyTree of floating-point or complex arrays, of
-        any shapes.
+    - `t0`: the time at which to expand, a scalar in the vector field's unit of time.
+    - `y0`: the state at that time, a PyTree of floating-point or complex arrays of any
+        shapes.
     - `args`: passed to the vector field.
     - `order`: the highest order $K$, at least 1. Keyword only.
-    - `unroll`: whether the program has the operations of all orders one after the
-        other, as it has with `True`; or a loop over orders, with `False`. Then its size
-        does not depend on the order, and it takes less time to compile. It takes
-        longer to run, the more the smaller the arrays are; and so do its derivatives.
-        A field with a primitive whose recurrence cannot
-        be in a loop (`lax.scan`, `lax.cond`, a linear solve, an exponent that is an
-        array) is unrolled in any case, with a warning that names the primitive. `None`
-        unrolls all programs up to a size whose compilation takes half a minute.
-        Coefficients are the same up to rounding. Keyword only.
+    - `unroll`: whether the program contains the operations of all orders, one after the
+        other (`True`), or a loop over orders (`False`). With a loop, the size of the
+        program does not depend on the order, and it compiles faster. It and its
+        derivatives run more slowly, above all if the arrays are small. Some primitives
+        have recurrences that cannot be written as a loop (`lax.scan`, `lax.cond`, a
+        linear solve, an exponent that is an array). A field with one of these is
+        unrolled in any case, with a warning that names the primitive. `None` (the
+        default) unrolls programs up to a size that takes half a minute to compile. The
+        coefficients are the same up to rounding. Keyword only.
     - `factorial_scaled`: whether to return the derivatives $y^{(k)}(t_0)$, as
-        [`eqx_taylor.filter_jet`][] does by default, in the place of coefficients.
+        [`eqx_taylor.filter_jet`][] does by default, instead of the coefficients.
         Keyword only.
 
     **Returns:**
 
     A PyTree of the structure of `y0`. Each leaf has a leading axis of length
-    `order + 1`: the coefficients, normalised by the factorial, `y0` first. Coefficient
-    $k$ has the units of the state over those of time to the power $k$. With
-    `factorial_scaled=True` they are derivatives, and not normalised.
+    `order + 1` over the coefficients, which are normalised by the factorial; the first
+    is `y0`. Coefficient $k$ has the units of the state over those of time to the power
+    $k$. With `factorial_scaled=True` they are derivatives, and not normalised.
 
     **Raises:**
 
-    `ValueError` or `TypeError`, while tracing, for an order below 1 or not an integer,
-    for a state with leaves that are not floating-point or complex, for a vector field
-    whose output does not have the structure of the state, and for a
-    `diffrax.ControlTerm`, which can be converted by its method `to_ode`; `TypeError`
-    for an `unroll` that is not `True`, `False` or `None`, and for a `factorial_scaled`
-    that is not `True` or `False`.
+    `ValueError` or `TypeError`, while tracing, if the order is not an integer of at
+    least 1, if the state has leaves that are not floating-point or complex, if the
+    output of the vector field does not have the structure of the state, or for a
+    `diffrax.ControlTerm`, which its method `to_ode` converts. `TypeError` if `unroll`
+    is not `True`, `False` or `None`, or `factorial_scaled` is not `True` or `False`.
 
     !!! example
 
@@ -159,7 +158,8 @@ def ode_jet(
         factors = jnp.asarray(
             [math.inf if x > largest else float(x) for x in factorials], c.dtype
         )
-        # Of what has underflowed, zero is the better derivative than NaN.
+        # For a coefficient that has underflowed, the derivative zero is better than
+        # NaN, which 0 times infinity would be.
         factors = factors.reshape(order + 1, *[1] * (c.ndim - 1))
         return jnp.where(c == 0, c, c * factors)
 
@@ -167,18 +167,19 @@ def ode_jet(
 
 
 class SolutionSeries(NamedTuple):
-    """The series of a solution: for each leaf of the state a list of terms; or an array
-    of them, stacked along its first axis."""
+    """The series of a solution. For each leaf of the state it has a list of terms, or
+    an array of them, stacked along its first axis."""
 
     treedef: Any
     terms: Sequence[list[Array] | Array]
-    # The field at the point, for each leaf: what is not made of the side ahead.
+    # The values of the field at the point itself, for each leaf. The terms use the side
+    # of a jump into which the solution goes.
     slopes: list[Array]
 
     @property
     def slope(self) -> PyTree[Array]:
-        """The field's value at the point, times the unit. It is the first coefficient,
-        unless the field jumps there."""
+        """The field's value at the point, times the unit. It equals the first
+        coefficient, unless the field jumps there."""
         return jtu.tree_unflatten(self.treedef, self.slopes)
 
     def map(self, fun: Callable[..., Any], *trees: PyTree[Array]) -> PyTree[Array]:
@@ -194,13 +195,13 @@ class SolutionSeries(NamedTuple):
 
 
 def usable(coefficients: PyTree[Array]) -> PyTree[Array]:
-    """Replaces by zeros, for each entry of the state, the stacked coefficients from the
-    first order on, of those above 1, at which it is not finite.
+    """Truncates stacked coefficients, for each entry of the state: from the first order
+    above 1 at which a coefficient is not finite, replaces them by zeros.
 
-    There are fields that have a slope at a point, but no higher derivatives or infinite
-    ones: `sqrt(t)` at 0. The lower orders are right there, and so are all orders of
-    entries that do not depend on it. Without a slope there is no solution to go on
-    with.
+    Some fields have a slope at a point, but no higher derivatives, or infinite ones:
+    `sqrt(t)` at 0, for example. The lower orders are correct there, and so are all
+    orders of entries that do not depend on these. Without a slope the solve cannot
+    continue, so orders 0 and 1 are left as they are.
     """
 
     def of_leaf(c):
@@ -215,8 +216,9 @@ def usable(coefficients: PyTree[Array]) -> PyTree[Array]:
 
 
 def unit_near(length: RealScalarLike) -> Array:
-    """Returns a unit of time near `length`, which is not negative: a power of two,
-    which costs no rounding. It is 1 for zero and for infinity."""
+    """Returns a unit of time near `length`, which must not be negative. It is a power
+    of two, so that scaling by it causes no rounding, and 1 for zero and for
+    infinity."""
     length = jax.lax.stop_gradient(jnp.asarray(length))
     return power_of_two(jnp.where((length > 0) & jnp.isfinite(length), length, 1))
 
@@ -254,20 +256,20 @@ def solution_series(
 ) -> SolutionSeries:
     """Computes the series, up to `order`, of `s -> y(t0 + s unit)`.
 
-    With the length of a step for a unit the coefficients are of the size of `y`;
-    `y^(k)` itself overflows soon.
+    If the unit is the length of a step, the coefficients have about the size of `y`.
+    The derivatives `y^(k)` themselves soon overflow.
     """
     field = read_field(term, t0, unit, y0, args, caller)
     return series_of(field, order, caller, unroll)
 
 
 class Field(NamedTuple):
-    """A vector field that was read at a point.
+    """A vector field that was traced at a point.
 
     **Fields:**
 
     - `jaxpr`: the field times the unit of time, as a function of `t, *leaves`.
-    - `point`: where it was read, `[t, *leaves]`.
+    - `point`: the point, `[t, *leaves]`.
     - `dt`: the unit of time.
     - `treedef`: the structure of the state.
     """
@@ -298,7 +300,7 @@ def read_field(
     try:
         own = [t0, *leaves]
         jaxpr = trace(field, *own)
-        # Inside a `shard_map` the state differs between devices where the slope does.
+        # Inside a `shard_map`, the state must vary over the same axes as the slope.
         while any(
             varying_axes(slope) - varying_axes(jax.typeof(leaf))
             for slope, leaf in zip(jaxpr.out_avals, leaves)
@@ -313,7 +315,7 @@ def read_field(
 def series_of(
     field: Field, order: int, caller: str, unroll: bool | None
 ) -> SolutionSeries:
-    """Computes the series of the solution through the point where a field was read."""
+    """Computes the series of the solution through the point of a traced field."""
     jaxpr, point, dt, treedef = field
     walk = Walk(order)
     found = walk.decisions(jaxpr)
@@ -337,8 +339,8 @@ def expand(
     dt: Array,
     ahead: Sequence[Array] | None = None,
 ) -> list[list[Array]]:
-    """Computes the terms of each leaf of the solution through a point, which is `t,
-    *leaves`. Decisions in the field are made for the point `ahead`."""
+    """Computes the terms of each leaf of the solution through a point, `t, *leaves`.
+    Decisions in the field, such as those of `where`, are made at the point `ahead`."""
     order = walk.order
     time_var, *state_vars = jaxpr.jaxpr.invars
     time = given(time_var.aval, [point[0], dt])
@@ -354,11 +356,12 @@ def expand(
     return [[y.dense(k) for k in range(order + 1)] for y in state]
 
 
-# -- the point by which a field decides
+# -- the point at which a field makes its decisions
 
 
 def _slopes(jaxpr: Jaxpr, point: Sequence[Array], dt: Array) -> list[Array]:
-    """Evaluates the field at a point. Prints in it are left to the series."""
+    """Evaluates the field at a point. The series performs its effects, such as
+    prints."""
     walk = Walk(1, stop=0, effects=False)
     time_var, *state_vars = jaxpr.jaxpr.invars
     time = given(time_var.aval, [point[0], dt])
@@ -366,11 +369,12 @@ def _slopes(jaxpr: Jaxpr, point: Sequence[Array], dt: Array) -> list[Array]:
     return [series.dense(0) for series in walk.interpret(jaxpr, [time, *state])]
 
 
-# Decisions are made a part `sqrt(eps)` of the unit, which is near the length of a step,
-# ahead. A kink that is nearer is taken for passed: this changes the solution by the
-# jump of the slope times the square of the distance, a rounding error. But not less
-# than a few roundings of the time and of what moves: times that are sums of steps have
-# as many. (2 are too few where two of these are compared; 8 make no difference.)
+# Decisions are made at a point ahead, at a distance of `sqrt(eps)` units of time; the
+# unit is near the length of a step. A kink that is nearer counts as passed. This
+# changes the solution by the jump of the slope times the square of the distance, a
+# rounding error. The distance is at least this many roundings of the time and of the
+# state, as a time that is a sum of steps has such an error. (2 are too few if two such
+# times are compared; 8 make no difference.)
 _ROUNDINGS = 4
 
 
@@ -381,13 +385,14 @@ def _point_ahead(
     slopes: Sequence[Array],
     may_be_singular: bool,
 ) -> list[Array]:
-    """Returns a point where the solution is a little later: none on it, but one on the
-    same side of what it crosses here. What does not move stays exactly where it is.
+    """Returns a point slightly ahead of the solution. It need not be on the solution,
+    but is on the same side of each kink or jump that the solution crosses here. Entries
+    that are constant stay exactly the same.
 
-    A component whose slope is zero goes where its second derivative says. Where
-    decisions ahead lead to what is not finite at the point, as in `where(x == 0, 1,
-    sin(x) / x)`, decisions are made at the point itself: by `where` programs avoid what
-    is singular.
+    An entry whose slope is zero goes in the direction of its second derivative. If
+    decisions ahead give values that are not finite at the point, as in `where(x == 0,
+    1, sin(x) / x)`, decisions are made at the point itself: programs use `where` to
+    avoid singularities.
     """
     stop = jax.lax.stop_gradient
     consts = [
@@ -404,7 +409,7 @@ def _point_ahead(
     at_rest = [jnp.any(slope == 0) for slope in slopes]
 
     def look_further():
-        # Order 3, since a norm at rest has a slope of zero, and an infinite one next.
+        # Order 3, since a norm at rest has a slope of zero, and then infinite terms.
         terms = expand(Walk(3, effects=False), jaxpr, point, dt, [time, *first])
         finite = [jnp.all(jnp.isfinite(x)) for y in terms for x in y[1:]]
         second = [
@@ -424,8 +429,8 @@ def _point_ahead(
 
 
 def _moved(x: Array, step: Array) -> Array:
-    """Returns `x + step`, but at least a few roundings of `x` away, in each part of a
-    complex number; `x` where the step is zero or not finite."""
+    """Returns `x + step`, at a distance of at least a few roundings of `x`, in the real
+    and the imaginary part. Returns `x` if the step is zero or not finite."""
     if jnp.iscomplexobj(x):
         step = step.astype(x.dtype)
         return jax.lax.complex(_moved(x.real, step.real), _moved(x.imag, step.imag))

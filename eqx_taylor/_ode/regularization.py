@@ -1,4 +1,4 @@
-"""Neural ODEs that are easy to solve: integrals along solutions, besides them."""
+"""Integrals along solutions, by which neural ODEs are regularised."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from .regularizers import AbstractRegularizer, chosen, is_regularizer, rates_alo
 from .vector_field import as_ode_term
 
 
-# -- as one more state
+# -- the integral as an additional state
 
 
 class _RegularizedField(eqx.Module):
@@ -40,31 +40,31 @@ def regularized(
     *,
     order: int | None = None,
 ) -> ODETerm:
-    r"""The ODE with one more state: what it is regularised by, integrated.
+    r"""Adds a state to an ODE: the integral of a regulariser along the solution.
 
-    With `order=K`, the term for $(y, r)$ with
-    $\mathrm{d}r/\mathrm{d}t = \frac1n\|\mathrm{d}^K y/\mathrm{d}t^K\|^2$ beside
-    $\mathrm{d}y/\mathrm{d}t = f(t, y, args)$. Solve it from `(y0, 0.0)`; then $r$ at
-    the end is $R_K$, which is added, times a weight, to the loss. A neural ODE that is
-    trained so takes adaptive solvers fewer steps.
+    With `order=K`, it returns the term for $(y, r)$, where
+    $\mathrm{d}y/\mathrm{d}t = f(t, y, args)$ and
+    $\mathrm{d}r/\mathrm{d}t = \frac1n\|\mathrm{d}^K y/\mathrm{d}t^K\|^2$. Solve it from
+    `(y0, 0.0)`. At the end $r$ is $R_K$; add it, times a weight, to the loss. Adaptive
+    solvers need fewer steps for a neural ODE that is trained with this loss.
 
-    A step then costs about $K$ times as much, as the derivatives are computed wherever
-    the solver evaluates the vector field. [`eqx_taylor.GaussLegendre`][] computes the
-    same integral from a few points of the solution, which is cheaper.
+    A step then costs about $K$ times as much, as the derivatives are computed at each
+    evaluation of the vector field. [`eqx_taylor.GaussLegendre`][] computes the same
+    integral from a few points of the solution, which is cheaper.
 
-    It works with all solvers of Diffrax for a single term (and so not with implicit-
-    explicit and symplectic ones), with [`eqx_taylor.TaylorSolver`][], and with all
-    adjoints. As $r$ is a state, step size controllers take its error into account, too:
-    to have them look at $y$ alone, give them
-    `norm=`[`eqx_taylor.regularized_rms_seminorm`][].
+    It works with all solvers of Diffrax for a single term (this excludes
+    implicit-explicit and symplectic ones), with [`eqx_taylor.TaylorSolver`][], and with
+    all adjoints. As $r$ is a state, step size controllers control its error, too. If
+    they should control the error of $y$ alone, pass
+    `norm=`[`eqx_taylor.regularized_rms_seminorm`][] to them.
 
     **Arguments:**
 
     - `vector_field`: a `diffrax.ODETerm`, or a `diffrax.MultiTerm` of them; or a
-        function `f(t, y, args)`, an Equinox module for instance.
-    - `regularizer`: what is integrated; if it is not the derivative of some `order`. An
-        [`eqx_taylor.AbstractRegularizer`][], or a PyTree of them: then $r$ is a PyTree
-        of the same structure. (The derivatives are computed once for all of them.)
+        function `f(t, y, args)`, such as an Equinox module.
+    - `regularizer`: the integrand, if it is not the derivative of some `order`. It is
+        an [`eqx_taylor.AbstractRegularizer`][], or a PyTree of them, in which case $r$
+        is a PyTree of the same structure. (All of them share the derivatives.)
     - `order`: short for `regularizer=SolutionDerivative(order)`. Keyword only.
 
     **Returns:**
@@ -74,10 +74,10 @@ def regularized(
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order that is no integer or below 1, if not one
-    of `regularizer` and `order` is given, and for a `diffrax.ControlTerm`, which can be
-    converted by its method `to_ode`; and, when the solve is traced, for a state that is
-    no pair, or of another structure, or not floating-point or complex.
+    `TypeError` or `ValueError` if the order is not an integer of at least 1, if not
+    exactly one of `regularizer` and `order` is given, or for a `diffrax.ControlTerm`,
+    which its method `to_ode` converts. When the solve is traced, also if the state is
+    not such a pair, or is not floating-point or complex.
 
     !!! example
 
@@ -85,7 +85,7 @@ def regularized(
         >>> import diffrax
         >>> import jax.numpy as jnp
         >>> from eqx_taylor import regularized
-        >>> # y = exp(-a t): the square of the third derivative, integrated to t = 1.
+        >>> # For y = exp(-a t), integrate the square of y''' from 0 to 1.
         >>> def solve(a):
         ...     term = diffrax.ODETerm(lambda t, y, args: -args * y)
         ...     solution = diffrax.diffeqsolve(
@@ -112,16 +112,16 @@ def regularized(
 
 
 def regularized_rms_seminorm(state: PyTree) -> RealScalarLike:
-    """The root mean square of $y$ alone, of a state $(y, r)$ of
+    """Computes the root mean square of $y$ alone, for a state $(y, r)$ of
     [`eqx_taylor.regularized`][].
 
-    For the `norm` of `diffrax.PIDController` and [`eqx_taylor.TaylorController`][]: the
-    steps are then those of the equation without regularisation, as are its results. The
-    error of $r$ is not controlled.
+    Pass it as the `norm` of `diffrax.PIDController` or
+    [`eqx_taylor.TaylorController`][]. The steps, and the results for $y$, are then
+    those of the equation without regularisation. The error of $r$ is not controlled.
 
     **Arguments:**
 
-    - `state`: a pair, the second entry of which is not looked at.
+    - `state`: a pair, whose second entry is ignored.
 
     **Returns:**
 
@@ -129,7 +129,7 @@ def regularized_rms_seminorm(state: PyTree) -> RealScalarLike:
 
     **Raises:**
 
-    `TypeError` if it is no pair.
+    `TypeError` if the state is not a pair.
 
     !!! example
 
@@ -156,23 +156,24 @@ def regularized_rms_seminorm(state: PyTree) -> RealScalarLike:
 
 
 class GaussLegendre(eqx.Module):
-    r"""Gauss's quadrature along a solution: computes what [`eqx_taylor.regularized`][]
-    integrates from `num_points` points of the solution.
+    r"""Gauss-Legendre quadrature along a solution: computes the integral of
+    [`eqx_taylor.regularized`][] from `num_points` points of the solution.
 
-    The rates are computed at these points only, and for all of them at once, which
-    takes much less time than to compute them at each evaluation of the vector field.
-    The rule is exact for polynomials of degree `2 * num_points - 1`. The points are
-    those of the solver's interpolation, whose order bounds the accuracy.
+    The integrand is computed only at these points, and at all of them at once. This
+    takes much less time than computing it at each evaluation of the vector field. The
+    rule is exact for polynomials of degree `2 * num_points - 1`. The solver
+    interpolates the solution at these points, so the order of its interpolation bounds
+    the accuracy.
 
     **Arguments:**
 
     - `t0`, `t1`: the ends of the interval of integration.
-    - `num_points`: at least 1.
+    - `num_points`: the number of points, at least 1.
 
     **Raises:**
 
-    `TypeError` or `ValueError` if `num_points` is no integer or below 1, and if `t0` or
-    `t1` are no scalars.
+    `TypeError` or `ValueError` if `num_points` is not an integer of at least 1, or if
+    `t0` or `t1` is not a scalar.
 
     !!! example
 
@@ -213,7 +214,7 @@ class GaussLegendre(eqx.Module):
 
     @property
     def ts(self) -> Float[Array, " num_points"]:
-        """The points, for `diffrax.SaveAt`, of shape `(num_points,)`."""
+        """The points, an array of shape `(num_points,)` for `diffrax.SaveAt`."""
         t0, length, points, _ = self._rule()
         return t0 + length * (points + 1) / 2
 
@@ -224,7 +225,7 @@ class GaussLegendre(eqx.Module):
         return length * weights / 2
 
     def _rule(self) -> tuple[Array, Array, Array, Array]:
-        """The interval's start and length, and Gauss's rule on `[-1, 1]`."""
+        """Returns the interval's start and length, and Gauss's rule on `[-1, 1]`."""
         rule = np.polynomial.legendre.leggauss(int(self.num_points))
         with jax.numpy_dtype_promotion("standard"):
             dtype = jnp.result_type(self.t0, self.t1, float)
@@ -245,20 +246,20 @@ class GaussLegendre(eqx.Module):
 
         **Arguments:**
 
-        - `vector_field`: of the equation that was solved; see
+        - `vector_field`: the vector field of the equation that was solved; see
             [`eqx_taylor.regularized`][].
-        - `ys`: the solution at `ts`, each leaf with a leading axis over these points.
+        - `ys`: the solution at `ts`. Each leaf has a leading axis over these points.
         - `args`: as for `diffrax.diffeqsolve`.
-        - `regularizer`, `order`: what is integrated; see [`eqx_taylor.regularized`][].
+        - `regularizer`, `order`: the integrand; see [`eqx_taylor.regularized`][].
 
         **Returns:**
 
-        A scalar, or a PyTree of them of the structure of `regularizer`.
+        A scalar, or a PyTree of scalars of the structure of `regularizer`.
 
         **Raises:**
 
-        As [`eqx_taylor.regularized`][], and `ValueError` if `ys` does not have so many
-        points.
+        The same errors as [`eqx_taylor.regularized`][], and `ValueError` if `ys` does
+        not have `num_points` points.
         """
         caller = "GaussLegendre.integrate"
         regularizer = chosen(caller, regularizer, order)

@@ -1,4 +1,4 @@
-"""Regularizers of neural ODEs: rates along their solutions."""
+"""Regularisers of neural ODEs: integrands along their solutions."""
 
 import abc
 import math
@@ -19,12 +19,12 @@ from .ode_jet import slope, solution_series, unit_of
 
 
 class AbstractRegularizer(eqx.Module):
-    """A rate by which a neural ODE is regularised: it is integrated along the solution.
+    """A regulariser of a neural ODE: a rate that is integrated along the solution.
 
-    There are [`eqx_taylor.SolutionDerivative`][], [`eqx_taylor.KineticEnergy`][] and
-    [`eqx_taylor.JacobianFrobenius`][]. One's own is a subclass with a field or property
-    `order`, how many derivatives of the solution it is to be given, and a method
-    `rate`.
+    The regularisers in this package are [`eqx_taylor.SolutionDerivative`][],
+    [`eqx_taylor.KineticEnergy`][] and [`eqx_taylor.JacobianFrobenius`][]. To write your
+    own, subclass this class, with a method `rate`, and a field or property `order`: the
+    number of derivatives of the solution that `rate` needs.
 
     !!! example
 
@@ -37,7 +37,7 @@ class AbstractRegularizer(eqx.Module):
         ...     order: int = eqx.field(default=1, init=False, static=True)
         ...     def rate(self, term, t, y, args, derivatives):
         ...         return jnp.linalg.norm(derivatives[0])
-        >>> # The length of a quarter of a circle, which is given at two points.
+        >>> # The length of a quarter of a circle, from two points on it.
         >>> turn = lambda t, y, args: jnp.stack([-y[1], y[0]])
         >>> quadrature = GaussLegendre(0.0, jnp.pi / 2, num_points=2)
         >>> ys = jnp.stack([jnp.cos(quadrature.ts), jnp.sin(quadrature.ts)], axis=1)
@@ -57,15 +57,15 @@ class AbstractRegularizer(eqx.Module):
         args: Args,
         derivatives: tuple[Y, ...],
     ) -> Float[Array, ""]:
-        r"""The rate at a point.
+        r"""Computes the rate at a point of the solution.
 
         **Arguments:**
 
         - `term`: the ODE.
-        - `t`, `y`, `args`: the point, as vector fields are given it.
+        - `t`, `y`, `args`: the point, in the form of the arguments of a vector field.
         - `derivatives`: $\mathrm{d}y/\mathrm{d}t, \mathrm{d}^2y/\mathrm{d}t^2, \ldots$
-            of the solution through it, not divided by factorials: at least `order` of
-            them, and at least the first.
+            of the solution through the point, not divided by factorials. There are at
+            least `order` of them, and at least one.
 
         **Returns:**
 
@@ -74,21 +74,21 @@ class AbstractRegularizer(eqx.Module):
 
 
 class SolutionDerivative(AbstractRegularizer):
-    r"""The mean square of a derivative of the solution, the rate of
+    r"""The mean square of a derivative of the solution, whose integral is
     $R_K = \int \frac1n \|\mathrm{d}^K y/\mathrm{d}t^K\|^2\,\mathrm{d}t$.
 
-    The derivative is the total one, along the solution, dependence of the vector field
-    on time included; $n$ is the number of components of the state, those of a batch
-    included. A solution with $R_K = 0$ is a polynomial of degree $K - 1$: it has few
-    bends, and for bends adaptive solvers pay with steps.
+    The derivative is the total derivative along the solution, which includes the
+    dependence of the vector field on time. $n$ is the number of entries of the state,
+    including those of a batch. A solution with $R_K = 0$ is a polynomial of degree
+    $K - 1$, for which adaptive solvers need few steps.
 
     **Arguments:**
 
-    - `order`: which derivative, $K \geq 1$.
+    - `order`: the order of the derivative, $K \geq 1$.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order that is no integer or below 1.
+    `TypeError` or `ValueError` if the order is not an integer of at least 1.
 
     !!! example
 
@@ -124,8 +124,8 @@ class SolutionDerivative(AbstractRegularizer):
 
 
 class KineticEnergy(AbstractRegularizer):
-    r"""The mean square of the slope, $\frac1n \|f(t, y)\|^2$: the first of two terms of
-    RNODE. The same as `SolutionDerivative(1)`.
+    r"""The mean square of the slope, $\frac1n \|f(t, y)\|^2$: the first of the two
+    terms of RNODE. It is the same as `SolutionDerivative(1)`.
 
     !!! example
 
@@ -157,20 +157,27 @@ class KineticEnergy(AbstractRegularizer):
 
 
 class JacobianFrobenius(AbstractRegularizer):
-    r"""The squared norm of the Jacobian, $\frac1n \|\partial f/\partial y\|_F^2$: the
-    second of two terms of RNODE. ([`eqx_taylor.KineticEnergy`][], the first one,
-    has the reference.)
+    r"""The squared Frobenius norm of the Jacobian,
+    $\frac1n \|\partial f/\partial y\|_F^2$: the second of the two terms of RNODE. (The
+    first is [`eqx_taylor.KineticEnergy`][], which has the reference.)
 
     **Arguments:**
 
-    - `key`: a `jax.random.key` for Hutchinson's estimate: with one vector $\epsilon$ of
-        random signs for all of the solution, $\|(\partial f/\partial y)\,\epsilon\|^2$,
-        the mean of which is the squared norm. Use another key for each step of training
-        (and, under `jax.vmap`, for each member of a batch). With `None`, the default,
-        the norm is computed exactly, by $n$ products with the Jacobian.
+    - `key`: a `jax.random.key` for Hutchinson's estimate. It uses one vector $\epsilon$
+        of random signs for the whole solution: the mean of
+        $\|(\partial f/\partial y)\,\epsilon\|^2$ is the squared norm. Use a new key for
+        each step of training (and, under `jax.vmap`, for each member of a batch). With
+        `None`, the default, the norm is computed exactly, by $n$ products with the
+        Jacobian.
 
-    Where the state is a batch, the Jacobian is that of the whole, with a block for each
-    member: the estimate is as cheap as for one of them, the exact norm is not.
+    If the state is a batch, the Jacobian is that of the whole batch, with a block for
+    each member. The estimate then needs one product, as for a single member; the exact
+    norm needs a product for every entry of the batch.
+
+    **Raises:**
+
+    `TypeError`, when the rate is computed, if the state is complex, or if `key` is not
+    a key.
 
     !!! example
 
@@ -184,7 +191,7 @@ class JacobianFrobenius(AbstractRegularizer):
         >>> y = jnp.ones(2)
         >>> print(JacobianFrobenius().rate(term, 0.0, y, None, ()))  # (1 + 4 + 9) / 2
         7.0
-        >>> # With a sign each the estimate is (1 + 2)^2 + 9 or (1 - 2)^2 + 9, over 2.
+        >>> # The estimate is ((1 + 2)^2 + 9) / 2 or ((1 - 2)^2 + 9) / 2, by the signs.
         >>> estimate = JacobianFrobenius(jax.random.key(0)).rate(term, 0.0, y, None, ())
         >>> float(estimate) in (9.0, 5.0)
         True
@@ -208,12 +215,12 @@ class JacobianFrobenius(AbstractRegularizer):
                 raise TypeError(
                     "JacobianFrobenius: the state must be real, but "
                     f"y{jtu.keystr(path)} has dtype {leaf.dtype}. Make its real and "
-                    "its imaginary part leaves of their own."
+                    "imaginary parts separate leaves."
                 )
         flat, unravel = ravel_pytree(y)
 
         def product(vector):
-            """The Jacobian-vector product."""
+            """Computes a Jacobian-vector product."""
             along = (unravel(vector),)
             return jax.jvp(lambda y: slope(term, t, y, args), (y,), along)[1]
 
@@ -226,7 +233,7 @@ class JacobianFrobenius(AbstractRegularizer):
 
 
 def _mean_square(tree: Y) -> Float[Array, ""]:
-    """Computes the mean square of all components, in the widest of their dtypes."""
+    """Computes the mean square of all entries, in the widest of their dtypes."""
     leaves = jtu.tree_leaves(tree)
     squares = [jnp.sum(jnp.real(x * jnp.conj(x))) for x in leaves]
     size = sum(x.size for x in leaves)
@@ -243,14 +250,14 @@ def rates_along(
     args: Args,
     caller: str,
 ) -> tuple[Y, PyTree[Array]]:
-    """Computes the slope of the solution at a point, and the rates there."""
+    """Computes the slope of the solution at a point, and the rates of regularisers."""
     t = jnp.asarray(t)
     regularizers = jtu.tree_leaves(regularizer, is_leaf=is_regularizer)
     order = max(1, *(each.order for each in regularizers))
     if order == 1:
         derivatives = (slope(term, t, y, args),)
     else:
-        # The first of them is the slope: the vector field is not evaluated besides.
+        # The first derivative is the slope, so the vector field is not evaluated again.
         series = solution_series(term, t, unit_of(t, y), y, args, order, caller)
         derivatives = tuple(
             series.map(lambda terms, k=k: terms[k] * float(math.factorial(k)))
@@ -262,13 +269,13 @@ def rates_along(
         if not eqx.is_array_like(value) or jnp.shape(value) != ():
             raise TypeError(
                 f"{caller}: the rate of {type(each).__name__} must be a scalar; got "
-                f"{describe(value)}."
+                f"{describe(value)}. Return a sum or a mean over the state."
             )
         value = jnp.asarray(value)
         if jnp.iscomplexobj(value):
             raise TypeError(
                 f"{caller}: the rate of {type(each).__name__} must be real; got "
-                f"{describe(value)}."
+                f"{describe(value)}. Return its real part, or a squared modulus."
             )
         inexact = jnp.issubdtype(value.dtype, jnp.inexact)
         return value if inexact else value.astype(jnp.result_type(float))
@@ -284,7 +291,8 @@ def chosen(caller: str, regularizer: Any, order: Any) -> PyTree[AbstractRegulari
     if (regularizer is None) == (order is None):
         raise ValueError(
             f"{caller}: give either `order`, of the derivative to be integrated, or a "
-            f"`regularizer`; got order={order!r}, regularizer={regularizer!r}."
+            f"`regularizer`, and not both; got order={order!r}, "
+            f"regularizer={regularizer!r}."
         )
     if order is not None:
         return SolutionDerivative(check_order(caller, order))
@@ -292,9 +300,9 @@ def chosen(caller: str, regularizer: Any, order: Any) -> PyTree[AbstractRegulari
     for leaf in leaves or [regularizer]:
         if not is_regularizer(leaf):
             raise TypeError(
-                f"{caller}: `regularizer` must be an `AbstractRegularizer`, as "
-                "`SolutionDerivative(3)` and `KineticEnergy()` are, or a PyTree of "
-                f"them; got {describe(leaf)}."
+                f"{caller}: `regularizer` must be an `AbstractRegularizer`, such as "
+                "`SolutionDerivative(3)` or `KineticEnergy()`, or a PyTree of them; "
+                f"got {describe(leaf)}."
                 + (" Did you mean `order=`?" if isinstance(leaf, int) else "")
             )
     return regularizer

@@ -1,4 +1,4 @@
-"""An adjoint that records the steps of a solve, and makes them again."""
+"""An adjoint that records the steps of a solve, and recomputes them in reverse."""
 
 import dataclasses
 import functools as ft
@@ -29,55 +29,54 @@ def _check_checkpoint_every(n: Any) -> int:
 
 
 class ReplayAdjoint(diffrax.AbstractAdjoint):
-    """Gradients of solves by their steps: they are recorded, and made again one by
-    one, the last one first.
+    """Differentiates a solve by recording its steps, and by recomputing them one by one
+    in reverse order.
 
-    The solve itself is that of every other adjoint. Of each step that was accepted it
-    keeps the state at its start, and when it starts and ends. Backwards a step is made
-    again from these, with the vector field and `args` as they are, and differentiated.
-    Nothing else is done a second time: no step that was rejected, no choice of the
-    length of a step, no checkpoints that are made from earlier ones. So gradients are
-    those of `diffrax.DirectAdjoint`, to rounding, and always of the very steps that
+    The solve itself is the same as with every other adjoint. For each accepted step the
+    adjoint records the state at its start, and the times of its start and end. The
+    reverse pass recomputes the step from these, with the same vector field and `args`,
+    and differentiates it. It recomputes nothing else: no rejected steps, no choice of
+    step sizes, and no checkpoints. So the gradients equal those of
+    `diffrax.DirectAdjoint` up to rounding, and always belong to exactly the steps that
     were taken.
 
-    With [`eqx_taylor.TaylorSolver`][] it takes less time to compile and to run than
-    Diffrax's default adjoint: of a step it makes one series, and not the two of its
-    ends, with a look inside and a choice of the step. That series is differentiated by
-    its transposed recurrence, where the vector field has no decisions, loops and
-    matrix factorisations. Explicit Runge--Kutta methods take less time to run, and
-    every other solver of Diffrax works as well.
+    With [`eqx_taylor.TaylorSolver`][] it compiles and runs faster than Diffrax's
+    default adjoint. For each step it computes one series, instead of one at each end
+    together with the error estimate and the step size. If the vector field has no
+    decisions, loops or matrix factorisations, that series is differentiated by its
+    transposed recurrence. With explicit Runge--Kutta methods it also runs faster. Every
+    other solver of Diffrax works, too.
 
-    It needs the memory for all states, `max_steps` of them. Where that is too much,
-    `checkpoint_every=n` keeps the state at the start of every `n`-th step only, and
-    makes the states between them again: room for `max_steps / n + n` states, for one
-    more series a step. For a number of steps without a bound,
-    `diffrax.RecursiveCheckpointAdjoint` is the adjoint.
+    It needs memory for `max_steps` states. If that is too much, `checkpoint_every=n`
+    keeps only the state at the start of every `n`-th step, and recomputes those in
+    between. This needs memory for `max_steps / n + n` states, and one more series for
+    each step. If the number of steps has no bound, use
+    `diffrax.RecursiveCheckpointAdjoint`.
 
-    What is differentiated: `y0`, `args`, terms and what they close over, `t0`, `t1` and
-    the times of `SaveAt(ts=...)`, and the times that
-    `diffrax.ClipStepSizeController` and `diffrax.StepTo` step to. The lengths of all
-    other steps are constants, as they are with Diffrax's adaptive step size
-    controllers; so are `dt0` and tolerances. Every `diffrax.SaveAt` is served, with
-    dense output, and events. It has no forward mode, which `diffrax.ForwardMode` has.
-    Forward mode over its gradients works: Hessians by `jax.hessian`. Reverse mode over
-    them does not, which `diffrax.DirectAdjoint` has.
+    A solve is differentiated with respect to `y0`, `args`, terms and what they close
+    over, `t0`, `t1`, the times of `SaveAt(ts=...)`, and the times to which
+    `diffrax.ClipStepSizeController` and `diffrax.StepTo` step. The lengths of all other
+    steps are constants, as with Diffrax's adaptive step size controllers; so are `dt0`
+    and the tolerances. Every `diffrax.SaveAt` works, and so do dense output and events.
+    There is no forward mode: use `diffrax.ForwardMode`. Forward mode over its gradients
+    works, as in `jax.hessian`. Reverse mode over them does not: use
+    `diffrax.DirectAdjoint`.
 
-    A resumed solve of a `TaylorSolver` is differentiated with respect to the state that
-    it resumes from, and its `solver_state`, which follows from that state, is a
-    constant.
+    A resumed solve of a `TaylorSolver` is differentiated with respect to the state from
+    which it resumes. Its `solver_state`, which follows from that state, is a constant.
 
     **Arguments:**
 
-    - `checkpoint_every`: after how many steps, those that were rejected among them, the
-        state is kept; an integer from 1. About the square root of `max_steps` needs
-        least memory.
+    - `checkpoint_every`: the number of steps, rejected ones included, from one state
+        that is kept to the next; an integer of at least 1. About the square root of
+        `max_steps` needs the least memory.
 
     **Raises:**
 
     `ValueError`, when the solve is traced, for `max_steps=None` and for a
-    `diffrax.UnsafeBrownianPath`; `TypeError` where a solve is differentiated in forward
-    mode, and `RuntimeError` where a gradient is differentiated in reverse mode;
-    `TypeError` or `ValueError` for a `checkpoint_every` that is not an integer from 1.
+    `diffrax.UnsafeBrownianPath`. `TypeError` if a solve is differentiated in forward
+    mode, and `RuntimeError` if a gradient is differentiated in reverse mode.
+    `TypeError` or `ValueError` if `checkpoint_every` is not an integer of at least 1.
 
     !!! example
 
@@ -138,8 +137,9 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
         init_state = dataclasses.replace(init_state, solver_state=solver_state)
 
         def outer(cond_fun, body_fun, init_state, *, max_steps, buffers):
-            # Closed over by what is differentiated: arguments, and what the vector
-            # field closes over.
+            # Arrays that the loop closes over, such as arguments and arrays that the
+            # vector field closes over, are made arguments of the differentiated
+            # functions.
             init_state = jtu.tree_map(jnp.asarray, init_state)
             jumps = []
             run = recorded(steps, cond_fun, body_fun, max_steps, buffers, jumps, every)
@@ -156,7 +156,8 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
             state = replayed_loop(inputs, steps, every)
 
             def untouched(sub, new, old):
-                # What is saved before and after the loop only does not go through it.
+                # Results that are saved only before or after the loop do not go through
+                # it.
                 return new if sub.steps or sub.ts is not None else old
 
             save_state = jtu.tree_map(
@@ -198,7 +199,8 @@ def _functions(
     state: Any,
     may_jump: bool,
 ) -> Functions:
-    """The functions that are differentiated, for a step like one from `state`."""
+    """Returns the functions that are differentiated. Their steps are like one from
+    `state`."""
     convert = eqx.filter_closure_convert
     step = steps.recorded(state, state)
     ways, made = [], None
@@ -227,7 +229,7 @@ def _functions(
 
 
 def _named(controller: Any) -> list[Any]:
-    """The times that a step size controller was told to step to."""
+    """Returns the times to which a step size controller was told to step."""
     if isinstance(controller, diffrax.StepTo):
         return [controller.ts]
     named = []
@@ -241,7 +243,7 @@ def _check(terms: Any, max_steps: int | None) -> None:
     if max_steps is None:
         raise ValueError(
             "ReplayAdjoint: all steps are recorded, in memory for `max_steps` of them, "
-            "but `max_steps=None` is no bound. Give a number, or use "
+            "but `max_steps=None` is no bound. Pass an integer, or use "
             "`adjoint=diffrax.RecursiveCheckpointAdjoint(checkpoints=...)`."
         )
     if any(
@@ -249,15 +251,15 @@ def _check(terms: Any, max_steps: int | None) -> None:
         for x in jtu.tree_leaves(terms, is_leaf=_is_path)
     ):
         raise ValueError(
-            "ReplayAdjoint: a `diffrax.UnsafeBrownianPath` is not made for steps that "
-            "are made again. Use a `diffrax.VirtualBrownianTree`, or "
+            "ReplayAdjoint: a `diffrax.UnsafeBrownianPath` cannot be evaluated twice, "
+            "as steps are recomputed. Use a `diffrax.VirtualBrownianTree`, or "
             "`adjoint=diffrax.ForwardMode()`."
         )
 
 
 def _without_tangent(x: Any) -> Any:
-    """Makes an integer or a boolean one that has no tangent, which JAX gives it where
-    it comes out of a branch or a loop together with numbers that have one."""
+    """Removes the tangent of an integer or boolean array. JAX gives it one if it is
+    returned by a branch or a loop together with floats that have one."""
     if eqx.is_array(x) and not jnp.issubdtype(x.dtype, jnp.inexact):
         if not jnp.issubdtype(x.dtype, jax.dtypes.extended):
             return jax.lax.bitwise_or(x, x)

@@ -1,10 +1,10 @@
-"""The first place behind a point at which a polynomial changes its sign.
+"""The first sign change of a polynomial after a point.
 
-Polynomials are on `[0, 1]`, by their coefficients. On a part of that, the coefficients
-in Bernstein's basis bound the polynomial, and the number of changes of sign among them
-is at least the number of roots (Descartes' rule): with none there is no root, with one
-there is one. The part is halved until it is one of these, or shorter than a root can be
-known.
+Polynomials on `[0, 1]` are given by their coefficients. On a part of this interval, the
+coefficients in Bernstein's basis bound the polynomial. The number of sign changes among
+them is at least the number of roots (Descartes' rule): if it is zero, there is no root,
+and if it is one, there is exactly one. The part is halved until one of these is the
+case, or until it is as short as the accuracy of a root.
 """
 
 import functools as ft
@@ -21,13 +21,13 @@ from .._core.polynomial import evaluate, evaluate_derivative
 from .._core.units import power_of_two
 
 
-# What rounding makes of a polynomial, in units of the last place of the sum of its
-# terms: chosen. Horner's rule makes at most twice the order, and hardly ever more than
-# the square root of that; what the coefficients were rounded to comes to it.
+# The rounding error of a polynomial, in units of the last place of the sum of its
+# terms. Chosen: the error of Horner's rule is at most twice the order, and hardly ever
+# above the square root of that; the rounding of the coefficients adds to it.
 NOISE = 16
-# Bounds on the number of passes, against loops that never end. Of a million polynomials
-# of degree 20 with clusters of roots (`tests/test_roots.py` has some of them) the
-# longest search took 230 passes.
+# Bounds on the number of passes, against loops that never end. For a million
+# polynomials of degree 20 with clusters of roots (`tests/test_roots.py` has some of
+# them), the longest search took 230 passes.
 _MOST_PARTS = 2000
 _MOST_STEPS = 100
 
@@ -37,9 +37,9 @@ class Crossing(NamedTuple):
 
     **Fields:**
 
-    - `root`: where it is; infinity where there is none.
-    - `behind`: a point behind the root, where the sign is another one for certain,
-        beyond rounding errors, for the first time; infinity where there is none.
+    - `root`: the root; infinity if there is none.
+    - `behind`: the first point after the root where the sign has certainly changed, by
+        more than rounding errors; infinity if there is none.
     """
 
     root: Float[Array, " rows"]
@@ -50,7 +50,7 @@ def normalised(
     polynomials: Float[Array, "rows terms"],
 ) -> tuple[Float[Array, "rows terms"], Float[Array, " rows"]]:
     """Multiplies each polynomial by a power of two, so that its largest coefficient is
-    near 1: sums neither overflow nor underflow. Returns these factors as well."""
+    near 1, and sums neither overflow nor underflow. Also returns these factors."""
     size = jnp.max(jnp.abs(polynomials), axis=1)
     is_size = (size > 0) & jnp.isfinite(size)
     factors = 1 / power_of_two(jnp.where(is_size, size, 1))
@@ -58,23 +58,22 @@ def normalised(
 
 
 def noise_of(polynomials: Float[Array, "rows terms"]) -> Float[Array, " rows"]:
-    """Bounds what rounding makes of the values of polynomials on `[0, 1]`, which are
-    `normalised`."""
+    """Bounds the rounding errors of values of `normalised` polynomials on `[0, 1]`."""
     finfo = jnp.finfo(polynomials.dtype)
     size = jnp.sum(jnp.abs(polynomials), axis=1)
     return NOISE * float(finfo.eps) * size + float(finfo.tiny)
 
 
 def is_far_from_zero(terms: list[Array]) -> Array:
-    """Whether a polynomial stays away from zero on `[0, 1]` by more than rounding
-    errors, for certain. It takes a few operations, and is true of most polynomials
+    """Returns whether a polynomial certainly stays away from zero on `[0, 1]`, by more
+    than rounding errors. This takes a few operations, and is true for most polynomials
     without a root."""
     start, *rest = terms
     rest = list(map(jnp.abs, rest))
     size = jnp.abs(start)
     least = size - ft.reduce(jnp.add, rest[1:], jnp.zeros_like(size))
     if rest:
-        # The first two terms are least at one of the ends.
+        # The sum of the first two terms is smallest at one of the ends.
         least = least + jnp.minimum(jnp.sign(start) * terms[1], 0)
     noise = NOISE * float(jnp.finfo(size.dtype).eps)
     return least > noise * ft.reduce(jnp.add, rest, size)
@@ -83,8 +82,8 @@ def is_far_from_zero(terms: list[Array]) -> Array:
 def departure(
     polynomials: Float[Array, "rows terms"], noise: Float[Array, " rows"]
 ) -> Float[Array, " rows"]:
-    """The sign that each polynomial has at 0, or behind it if it has none there beyond
-    rounding errors; 0 if it has none at all."""
+    """Returns the sign of each polynomial at 0; or just after 0, if its value there is
+    below rounding errors; or 0, if all its terms are."""
     sign = jnp.zeros_like(noise)
     for term in reversed(list(polynomials.T)):
         sign = jnp.where(jnp.abs(term) > noise, jnp.sign(term), sign)
@@ -97,19 +96,19 @@ def first_crossing(
     start: Float[Array, " rows"],
     noise: Float[Array, " rows"],
 ) -> Crossing:
-    """Finds the first point behind its `start`, for each polynomial, at which it leaves
-    its `side`, which is -1 or 1, or 0 for none to leave. Only the first of all rows is
-    found for certain: others may be left out, if they are behind it.
+    """Finds, for each polynomial, the first point after its `start` at which it leaves
+    its `side` of zero. The side is -1 or 1, or 0 for polynomials that are ignored. Only
+    the first crossing of all rows is certain to be found: later ones may be left out.
 
-    A side is left where the polynomial is on the other one by more than the `noise`, so
-    that rounding errors make no crossings. A polynomial that comes closer to zero than
-    that, and turns back, has not left.
+    A polynomial leaves its side when it is on the other one by more than the `noise`,
+    so that rounding errors cause no crossings. A polynomial that comes closer to zero
+    than that, and turns back, does not leave its side.
     """
-    # There is no derivative of this.
+    # This has no derivative.
     polynomials, side, start, noise = jax.lax.stop_gradient(
         (polynomials, side, start, noise)
     )
-    # Positive where there is no crossing yet.
+    # `above` is positive up to the crossing.
     is_looked_at = side != 0
     above = polynomials * side[:, None]
     above = jnp.concatenate([above[:, :1] + noise[:, None], above[:, 1:]], axis=1)
@@ -117,7 +116,8 @@ def first_crossing(
     # A polynomial that is not finite has no roots that can be found.
     finite = jnp.all(jnp.isfinite(above), axis=1, keepdims=True)
     above = jnp.where(finite, above, _one_like(above))
-    # Most polynomials have no root, which is seen at once.
+    # Most polynomials have no root: their coefficients in Bernstein's basis are all
+    # positive.
     clear = jnp.all(_bernstein(above) > 0, axis=1)
     nothing = jnp.full_like(noise, jnp.inf)
     return jax.lax.cond(
@@ -129,7 +129,7 @@ def first_crossing(
 
 def _search(above: Array, start: Array, noise: Array, clear: Array) -> Crossing:
     left, right = _isolate(above, jnp.where(clear, 1, start.astype(above.dtype)))
-    # Both of the polynomial itself, and of what is above it by the noise.
+    # Refines the roots of the polynomial itself, and of it plus the noise.
     itself = jnp.concatenate([above[:, :1] - noise[:, None], above[:, 1:]], axis=1)
     right = jnp.where(evaluate(list(above.T), left) <= 0, left, right)
     left, right = jnp.tile(left, 2), jnp.tile(right, 2)
@@ -139,13 +139,13 @@ def _search(above: Array, start: Array, noise: Array, clear: Array) -> Crossing:
 
 
 def _one_like(polynomials: Array) -> Array:
-    """The polynomial 1."""
+    """Returns the polynomial 1."""
     return jnp.zeros_like(polynomials).at[:, 0].set(1)
 
 
 class _Search(NamedTuple):
-    """The part `[left, left + width]` of each polynomial that is looked at; where one
-    root has been isolated, its `right` end (or infinity)."""
+    """The part `[left, left + width]` in which each polynomial is searched. `right` is
+    the end of a part in which one root has been isolated, or infinity."""
 
     left: Array
     width: Array
@@ -154,14 +154,14 @@ class _Search(NamedTuple):
 
 
 def _isolate(above: Array, start: Array) -> tuple[Array, Array]:
-    """Finds a part of `[start, 1]` with one root, and that the first, for each
-    polynomial that has roots there, or may have some; with `right` infinite otherwise.
-    """
+    """Finds, for each polynomial that has roots in `[start, 1]`, or may have some, a
+    part that contains the first root and no other. `right` is infinite if there is
+    none."""
     dtype = above.dtype
     least = math.sqrt(float(jnp.finfo(dtype).eps)) / 8
 
     def is_open(search):
-        # Behind what is the first of all nothing needs to be found.
+        # Nothing needs to be found after the first root of all polynomials.
         bound = jnp.min(search.right, initial=jnp.inf)
         return jnp.isinf(search.right) & (search.left < jnp.minimum(bound, 1))
 
@@ -175,10 +175,10 @@ def _isolate(above: Array, start: Array) -> tuple[Array, Array]:
         positive = b > 0
         clear = jnp.all(positive, axis=1)
         changes = jnp.sum(positive[:, 1:] != positive[:, :-1], axis=1)
-        # If it begins below zero, the crossing is where it begins.
+        # If the polynomial begins below zero, the crossing is there.
         single = (changes == 1) | ~positive[:, 0]
-        # What is not isolated in so short a part is a cluster of roots that rounding
-        # errors hide, or nothing.
+        # If such a short part does not isolate a root, there is a cluster of roots that
+        # rounding errors hide, or none.
         short = end - left <= least
         found = (single | short) & ~positive[:, -1] | ~positive[:, 0]
         passed = clear | (short & ~found)
@@ -195,8 +195,8 @@ def _isolate(above: Array, start: Array) -> tuple[Array, Array]:
 
 
 def _refine(above: Array, left: Array, right: Array) -> Array:
-    """Finds the root in each part, by Newton's method within a bracket; infinity where
-    `right` is. The value there is not positive."""
+    """Finds the root in each part, by Newton's method within a bracket. The value at
+    the result is not positive. The result is infinite if `right` is."""
     eps = float(jnp.finfo(above.dtype).eps)
     terms = list(above.T)
     exists = jnp.isfinite(right)
@@ -215,16 +215,16 @@ def _refine(above: Array, left: Array, right: Array) -> Array:
         is_above = value > 0
         new_low = jnp.where(is_above, x, low)
         new_high = jnp.where(is_above, high, x)
-        # A little farther than Newton's method has it: the next point is on the other
-        # side, and both ends of the bracket come close.
+        # The point is slightly beyond that of Newton's method, so that the next one is
+        # on the other side of the root, and both ends of the bracket approach it.
         step = -value * x / jnp.where(slope == 0, 1, slope)
         over = jnp.where(is_above, eps, -eps) * x
         near = x + step + jnp.where(jnp.abs(step) < 1e-3 * (high - low), over, 0)
         inside = (near > new_low) & (near < new_high) & (slope < 0)
-        # Every third step halves the bracket, whatever else.
+        # Every third step halves the bracket in any case.
         halve = ~inside | (steps % 3 == 2)
         x_new = jnp.where(halve, (new_low + new_high) / 2, near)
-        # Where no number is in between there is nothing left to do.
+        # If there is no floating-point number between the ends, the search is over.
         stuck = (x_new <= new_low) | (x_new >= new_high)
         new_low = jnp.where(stuck, new_high, new_low)
         return (
@@ -242,13 +242,13 @@ def _refine(above: Array, left: Array, right: Array) -> Array:
 
 # -- Bernstein's basis
 
-# Both transformations are a loop over additions. Their matrices take as long, and the
-# arrays of products, of three axes, are too large for XLA to compile the loop of a
-# small solve to one function.
+# Both transformations are loops over additions. Products with their matrices take as
+# long, and need arrays with three axes, which are too large for XLA to compile the loop
+# of a small solve to one function.
 
 
 def _bernstein(terms: Array) -> Array:
-    """The coefficients of polynomials in Bernstein's basis on `[0, 1]`."""
+    """Returns the coefficients of polynomials in Bernstein's basis on `[0, 1]`."""
     order = terms.shape[1] - 1
     weights = np.array([1 / math.comb(order, j) for j in range(order + 1)])
     index = np.arange(order + 1)[None, :]
@@ -263,16 +263,16 @@ def _bernstein(terms: Array) -> Array:
 
 
 def restricted(terms: Array, left: Array, width: Array) -> Array:
-    """The polynomials of `u` that `left + width u` makes of polynomials, whose
-    coefficients are along the last axis. `left` and `width` have the other axes, or
-    fewer in front."""
+    """Substitutes `left + width u` for the variable of polynomials, and returns the
+    polynomials in `u`. Coefficients are along the last axis. `left` and `width` have
+    the other axes, or the first few of them."""
     order = terms.shape[-1] - 1
     axes = [1] * (terms.ndim - left.ndim)
     left, width = (x.reshape(*x.shape, *axes) for x in (left, width))
     first = jnp.asarray(np.arange(order + 1) == 0, terms.dtype)
     first = first.reshape(*[1] * (terms.ndim - 1), order + 1)
 
-    # Horner's rule, in polynomials of `u`.
+    # Horner's rule, with polynomials in `u`.
     def add_term(i, p):
         term = jax.lax.dynamic_slice_in_dim(terms, order - i, 1, -1)
         return left * p + width * _next(p) + first * term
@@ -281,5 +281,5 @@ def restricted(terms: Array, left: Array, width: Array) -> Array:
 
 
 def _next(terms: Array) -> Array:
-    """The coefficients, each at the place of the next one."""
+    """Shifts the coefficients by one place: multiplies by the variable."""
     return jnp.concatenate([jnp.zeros_like(terms[..., :1]), terms[..., :-1]], axis=-1)

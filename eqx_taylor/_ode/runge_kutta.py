@@ -1,4 +1,4 @@
-"""One step of a Runge--Kutta method, where the series is not that of the solution."""
+"""A Runge--Kutta step, for steps in which the series is not that of the solution."""
 
 import diffrax
 import jax
@@ -11,8 +11,8 @@ from .._core.custom_types import Args, PyTree, RealScalarLike
 from .ode_jet import increment
 
 
-# The method of Dormand and Prince, of order 8, and its error estimate, of order 7: both
-# with their coefficients as Diffrax has them, and the interpolation, too.
+# The method of Dormand and Prince of order 8, with its error estimate of order 7. The
+# coefficients are those of Diffrax, and so is the interpolation.
 _TABLEAU = diffrax.Dopri8.tableau
 
 
@@ -25,10 +25,10 @@ def runge_kutta_step(
     series: PyTree[Array],
     args: Args,
 ) -> tuple[PyTree[Array], PyTree[Array]]:
-    """Makes the step from `t0` to `t1`: a polynomial, of the order of `series`, in this
-    unit of time; and an estimate of its error.
+    """Makes the step from `t0` to `t1`. Returns a polynomial of the order of `series`
+    in this unit of time, and an estimate of its error.
 
-    Of `series`, stacked coefficients, the state is used, and the slope.
+    `series` has stacked coefficients, of which only the state and the slope are used.
     """
     h = jnp.asarray(t1 - t0)
     leaves, treedef = jtu.tree_flatten(series)
@@ -37,7 +37,7 @@ def runge_kutta_step(
     weights, nodes = _stages()
 
     def combined(weights, slopes):
-        # XLA leaves the loop of a small solve for a matrix product.
+        # Not a matrix product, for which XLA would leave the loop of a small solve.
         weights = jnp.asarray(weights, slopes.dtype)
         weights = weights.reshape(*weights.shape, *[1] * (slopes.ndim - 1))
         axis = weights.ndim - slopes.ndim
@@ -56,21 +56,21 @@ def runge_kutta_step(
         jnp.zeros((len(nodes) + 1, *x.shape), x.dtype).at[0].set(x) for x in first
     ]
     numbers = jnp.arange(1, len(nodes) + 1)
-    # Float64 where that is switched off would be a warning.
+    # Asking for float64 would cause a warning if it is disabled.
     dtypes = [jnp.finfo(x.dtype).dtype for x in (h, *leaves)]
     widest = max(dtypes, key=lambda dtype: jnp.finfo(dtype).nmant)
     stages = numbers, jnp.asarray(weights, widest), jnp.asarray(nodes, h.dtype)
     slopes, _ = jax.lax.scan(stage, slopes, stages)
-    # The factors of `h**m`, in the unit of the series. A step of no length has no other
-    # term.
+    # The powers of `unit / h` convert to the unit of the series. In a step of length
+    # zero, all terms but the state are zero.
     scale = jnp.where(h == 0, 0, unit / jnp.where(h == 0, 1, h))
     powers = scale ** jnp.arange(1, order + 1, dtype=h.dtype)
     interpolation = _interpolation(order)
 
     def polynomial(c, k):
         terms = combined(interpolation, k)
-        # The interpolation has large weights, which cancel: at its end it is the step's
-        # result, to the last digit.
+        # The interpolation has large weights, which cancel. The correction makes it
+        # equal to the result of the step at its end, to the last digit.
         rest = combined(_TABLEAU.b_sol, k) - jnp.sum(terms, axis=0)
         terms = terms.at[-1].add(rest)
         column = powers.reshape(-1, *[1] * (c.ndim - 1)).astype(c.dtype)
@@ -84,7 +84,8 @@ def runge_kutta_step(
 
 
 def _stages() -> tuple[np.ndarray, np.ndarray]:
-    """The weights of all stages but the first, padded with zeros, and their times."""
+    """Returns the weights of all stages but the first, padded with zeros, and their
+    times."""
     nodes = _TABLEAU.c
     weights = np.zeros((len(nodes), len(nodes) + 1))
     for row, lower in zip(weights, _TABLEAU.a_lower):
@@ -93,19 +94,20 @@ def _stages() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _interpolation(order: int) -> np.ndarray:
-    """The weights of the stages in the terms of the interpolation, from the first to
-    this order, in units of the step.
+    """Returns the weights of the stages in the terms of the interpolation, from order 1
+    to this order, in units of the step.
 
-    The polynomial of Bogacki and Shampine is of degree 6. Below that, it is the closest
-    by least squares in the Chebyshev points, with the same value at the end.
+    The polynomial of Bogacki and Shampine has degree 6. For lower orders, this is the
+    closest polynomial, by least squares at the Chebyshev points, with the same value at
+    the end.
     """
-    # Highest first, and without one factor of time.
+    # Diffrax has the highest term first, and one factor of time divided out.
     own = np.asarray(diffrax.Dopri8.interpolation_cls.eval_coeffs).T[::-1]
     degree = len(own)
     if order >= degree:
         return np.concatenate([own, np.zeros((order - degree, own.shape[1]))])
     s = (1 - np.cos(np.pi * (np.arange(40) + 0.5) / 40))[:, None] / 2
-    # t^m - t: what there is that is zero at both ends.
+    # t^m - t: polynomials that are zero at both ends.
     basis = s ** np.arange(2, degree + 1) - s
     if order == 1:
         return np.sum(own, axis=0, keepdims=True)

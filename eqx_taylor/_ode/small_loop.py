@@ -1,4 +1,4 @@
-"""Programs that XLA compiles to one piece of machine code, as it does small loops."""
+"""Small programs as loops, which XLA compiles to one piece of machine code."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ from .._core.jax import evaluate, joint_axes, trace, vary
 
 
 def in_small_loop(fun: Callable[[], list[Array]]) -> list[Array]:
-    """Calls a function, which returns a list of arrays, in a loop that is passed once.
+    """Calls a function, which returns a list of arrays, in a loop that runs once.
 
-    On CPUs XLA makes one piece of machine code of a loop over small arrays. Elsewhere
-    each operation has its own, which takes longer to compile and to run.
+    On CPUs XLA compiles a loop over small arrays to one piece of machine code. Outside
+    of loops each operation has its own, which takes longer to compile and to run.
     """
     jaxpr = trace(fun)
     axes = joint_axes(jaxpr.out_avals)

@@ -1,4 +1,4 @@
-"""The cost of the solution of an ODE: evaluations of the field, and steps."""
+"""The cost of a solve: evaluations of the vector field, and steps."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from .vector_field import as_ode_term
 
 
 class SolveCost(eqx.Module):
-    """The cost of a solve. Returned by [`eqx_taylor.solve_cost`][].
+    """The cost of a solve, as [`eqx_taylor.solve_cost`][] returns it.
 
     **Fields:**
 
@@ -37,7 +37,7 @@ class SolveCost(eqx.Module):
         >>> field = lambda t, y, args: -y
         >>> solver, y0 = diffrax.Dopri5(), jnp.array(1.0)
         >>> cost = solve_cost(field, solver, 0.0, 1.0, y0, rtol=1e-3, atol=1e-3)
-        >>> # Six evaluations for each step, and one for the first.
+        >>> # There are six evaluations for each step, and one more for the first.
         >>> bool(cost.num_evaluations == 6 * cost.num_steps + 1)
         True
         ```
@@ -64,21 +64,21 @@ def solve_cost(
     tolerance.
 
     Steps are chosen by `diffrax.PIDController(rtol, atol)`. For explicit Runge--Kutta
-    methods evaluations are those of the stages of all steps, accepted or rejected: the
-    number of function evaluations (NFE) that neural ODEs are compared by. This can be
-    part of what is compiled, and under `jax.vmap` there is one number for each member.
+    methods, evaluations are the stages of all steps, accepted or rejected. This is the
+    number of function evaluations (NFE) by which neural ODEs are compared. It can be
+    computed inside `jax.jit`; under `jax.vmap` each member of the batch has its own.
 
-    For other solvers the calls of the vector field are counted as they are made. (Those
-    within Newton's method, too, where a Jacobian counts as one.) This is possible
-    outside of JAX's transformations only.
+    For other solvers, the calls of the vector field are counted while the solve runs.
+    (Those within Newton's method count, too, and a Jacobian counts as one.) This works
+    only outside of JAX's transformations.
 
     **Arguments:**
 
     - `vector_field`: a function `f(t, y, args)`, or a `diffrax.ODETerm`.
-    - `solver`: of Diffrax, with an estimate of its error: `diffrax.Dopri5()`. (Not
-        [`eqx_taylor.TaylorSolver`][]: it evaluates jets, `num_steps + 1` of them, not
-        the field.)
-    - `t0`, `t1`: where to start and to end.
+    - `solver`: a solver of Diffrax with an error estimate, such as `diffrax.Dopri5()`.
+        (Not [`eqx_taylor.TaylorSolver`][]: it evaluates jets, `num_steps + 1` of them,
+        not the field.)
+    - `t0`, `t1`: the times at which the solve starts and ends.
     - `y0`: the state at `t0`.
     - `args`: passed to the vector field.
     - `rtol`, `atol`: the tolerances. Keyword only.
@@ -86,12 +86,12 @@ def solve_cost(
 
     **Returns:**
 
-    A [`eqx_taylor.SolveCost`][].
+    An [`eqx_taylor.SolveCost`][].
 
     **Raises:**
 
-    `TypeError` for a solver whose work is not known, `TypeError` or `ValueError` for
-    arguments that are not as above, and a `RuntimeError` when the solve fails.
+    `TypeError` for a solver whose evaluations cannot be counted, `TypeError` or
+    `ValueError` if an argument is not as above, and `RuntimeError` if the solve fails.
 
     !!! example
 
@@ -123,12 +123,12 @@ def solve_cost(
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise TypeError(
             "solve_cost: `solver` must be a solver of Diffrax with an estimate of its "
-            f"error, as `diffrax.Dopri5()` has; got {describe(solver)}."
+            f"error, such as `diffrax.Dopri5()`; got {describe(solver)}."
         )
     if isinstance(solver, TaylorSolver):
         raise TypeError(
-            "solve_cost: a `TaylorSolver` makes jets, and does not evaluate the vector "
-            "field alone. It makes one for each step and one more: see "
+            "solve_cost: a `TaylorSolver` evaluates jets, not the vector field. It "
+            "evaluates one for each step and one more: see "
             '`solution.stats["num_steps"]`.'
         )
     options = t0, t1, y0, args, rtol, atol, max_steps
@@ -136,12 +136,13 @@ def solve_cost(
     if isinstance(tableau, diffrax.MultiButcherTableau):
         raise TypeError(
             f"solve_cost: {type(solver).__name__} is a method for a sum of two vector "
-            "fields. Its evaluations are not counted."
+            "fields, whose evaluations are not counted. Use `diffrax.Kvaerno5()` or "
+            "an explicit method."
         )
     if isinstance(solver, diffrax.AbstractERK):
         assert tableau is not None
         stats, at_start = _solve(term, solver, *options)
-        # The last evaluation of a step is the first of the next, once there is one.
+        # Once a step is accepted, its last evaluation is the first of the next step.
         shared = int(tableau.fsal)
         evaluations = stats["num_steps"] * (tableau.num_stages - shared)
         evaluations = evaluations + shared * at_start
@@ -156,7 +157,7 @@ def solve_cost(
         counter = _Counter()
         counted = diffrax.ODETerm(_Counted(counter, term))
         stats, _ = _solve(counted, solver, *options)
-        # The vector field may have what is traced within it.
+        # The vector field may close over traced values.
         if isinstance(stats["num_steps"], Tracer):
             raise traced
         jax.effects_barrier()
@@ -165,8 +166,8 @@ def solve_cost(
 
 
 class _Controller(diffrax.AbstractAdaptiveStepSizeController):
-    """A `diffrax.PIDController` that counts, besides, the steps until one is accepted,
-    that one included."""
+    """A `diffrax.PIDController` that also counts the steps up to the first accepted
+    one, which is included."""
 
     rtol: Any
     atol: Any
@@ -194,8 +195,8 @@ class _Controller(diffrax.AbstractAdaptiveStepSizeController):
 
 
 def _solve(term, solver, t0, t1, y0, args, rtol, atol, max_steps) -> tuple[Any, Any]:
-    """Solves, and returns Diffrax's statistics and the number of steps until one was
-    accepted."""
+    """Solves the equation. Returns Diffrax's statistics, and the number of steps up to
+    the first accepted one."""
     solution = diffrax.diffeqsolve(
         term,
         solver,

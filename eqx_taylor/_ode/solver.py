@@ -42,109 +42,109 @@ from .tolerances import choose_order, warn_if_far_apart
 
 
 class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
-    r"""Taylor's method, of any order: each step expands the solution in a power series
+    r"""Taylor's method of any order. Each step expands the solution in a power series
     and evaluates it.
 
     A step of order $K$ costs one [`eqx_taylor.ode_jet`][] of order $K$, and has a local
-    error of $O(h^{K+1})$. High orders pay off with tight tolerances, where the steps
-    become much longer than those of Runge--Kutta methods:
+    error of $O(h^{K+1})$. High orders pay off at tight tolerances, where steps become
+    much longer than those of Runge--Kutta methods:
 
     | rtol + atol | 1e-3 | 1e-6 | 1e-9 | 1e-12 | 1e-14 | 2.2e-16 | float32: 1.2e-7 |
     |-------------|------|------|------|-------|-------|---------|-----------------|
     | order       | 5    | 8    | 12   | 15    | 18    | 20      | 9               |
 
-    This is what `TaylorSolver(rtol=..., atol=...)` chooses:
-    $\max(2, \lceil 1 - \tfrac12 \ln(\mathrm{rtol} + \mathrm{atol}) \rceil)$, the order
-    for which a step of a given length costs least (Jorba and Zou, Section 3.2). It is
-    the order for a state of size 1: an `atol` above `rtol` counts as `rtol`, since a
-    state with such tolerances is probably larger.
+    This is the order that `TaylorSolver(rtol=..., atol=...)` chooses:
+    $\max(2, \lceil 1 - \tfrac12 \ln(\mathrm{rtol} + \mathrm{atol}) \rceil)$. It has the
+    lowest cost per unit of time (Jorba and Zou, Section 3.2). The formula assumes a
+    state of size 1. If `atol` is above `rtol`, it counts as `rtol`, since the state is
+    then probably larger.
 
-    Use it with [`eqx_taylor.TaylorController`][], which chooses steps by the
-    coefficients of the series and rejects next to none; [`eqx_taylor.taylor_method`][]
-    makes both for one pair of tolerances. If the order does not suit the tolerances of
+    Use the solver with [`eqx_taylor.TaylorController`][], which chooses steps from the
+    coefficients of the series and rejects hardly any. [`eqx_taylor.taylor_method`][]
+    makes both from one pair of tolerances. If the order does not suit the tolerances of
     the controller, a warning says so when the solve is traced. Every step size
-    controller of Diffrax works too; with `diffrax.PIDController`, `pcoeff=0.3,
-    icoeff=0.3, safety=0.95` rejects fewer steps at high order than the defaults. (Not a
-    smaller `safety`: that controller holds the error at
-    `safety**((order + 1) / icoeff)` of the tolerance, which must not come below
-    rounding errors.)
+    controller of Diffrax works, too. With `diffrax.PIDController`, the coefficients
+    `pcoeff=0.3, icoeff=0.3, safety=0.95` reject fewer steps at high order than the
+    defaults. (Do not lower `safety` much further: that controller holds the error at
+    `safety**((order + 1) / icoeff)` times the tolerance, which must stay above rounding
+    errors.)
 
-    The error is estimated from the defect, by how much the Taylor polynomial $p$ fails
-    to satisfy the equation: $h\,(f(t, p(t)) - p'(t))/(K + 1)$ at the end of the step is
-    the local error to leading order. Unlike the last coefficients of the series it
-    notices a jump or a kink of the vector field within the step, provided the field is
-    different behind it. At the end it costs nothing, as $f(t_1, p(t_1))$ is the first
-    coefficient of the next step; at `probes` points inside the step it costs an
-    evaluation of the field each, and notices most of what is over when the step ends.
+    The error is estimated from the defect, the amount by which the Taylor polynomial
+    $p$ fails to satisfy the equation. To leading order, the local error is
+    $h\,(f(t, p(t)) - p'(t))/(K + 1)$ at the end of the step. Unlike the last
+    coefficients of the series, the defect detects a jump or a kink of the vector field
+    within the step, if the field is different after it. At the end of the step it costs
+    nothing, as $f(t_1, p(t_1))$ is the first coefficient of the next step. It is also
+    computed at `probes` points inside the step, each of which costs one evaluation of
+    the field. These detect most changes of the field that last only a part of the step.
 
-    A field may be another one inside a step than its series says: where it has a kink,
-    where a derivative is infinite, or where the derivatives that JAX knows are not its
-    own, as those of `jax.lax.stop_gradient` and of a root found by bisection. The
-    defect at a point inside is then large beside the last terms of the series, which in
-    a smooth problem it is not, and the step is made by the Runge--Kutta method of
-    `diffrax.Dopri8` instead, with its estimate of the error.
+    The series of a field may not describe it within the whole step: if the field has a
+    kink or an infinite derivative, or if the derivatives that JAX computes are not
+    those of the field, as for `jax.lax.stop_gradient` and for a root found by
+    bisection. The defect inside the step is then large compared with the last terms of
+    the series, which does not happen in a smooth problem. Such a step is made by the
+    Runge--Kutta method of `diffrax.Dopri8` instead, with its error estimate.
 
     The dense output is the Taylor polynomial ([`eqx_taylor.TaylorInterpolation`][]).
-    An event with a root finder is located on it, to the precision of the root finder.
-    Diffrax looks for events at the ends of steps, and these are long: tell the solver
-    of the `event`, and a step ends just behind the first change of sign of a condition
-    within it. (A warning says so if it was not told.) All events of a solution are
-    found by [`eqx_taylor.find_events`][].
+    Diffrax locates an event on it, to the precision of the event's root finder. Diffrax
+    checks events only at the ends of steps, and these steps are long. Pass the `event`
+    to the solver as well: then a step ends just after the first sign change of a
+    condition within it. (If you do not, a warning says so.) To find all events of a
+    solution, use [`eqx_taylor.find_events`][].
 
     **Arguments:**
 
-    - `order`: the order $K$ of the method, an integer from 1. If it is `None` it is
-        chosen for the tolerances; if these are not given either, it is 5.
+    - `order`: the order $K$ of the method, an integer of at least 1. If it is `None`,
+        it is chosen from the tolerances, or is 5 if there are none.
     - `rtol`, `atol`: tolerances from which the order is chosen (Python floats). They do
         not affect step sizes: pass them to the step size controller as well, or make
         both by [`eqx_taylor.taylor_method`][]. Keyword only.
-    - `compensated`: whether to sum the series, and its increments from step to step,
-        with compensation for rounding errors. The digits of the state beyond the last
-        are then carried from step to step, and rounding makes up a smaller part of the
-        error of long integrations. Keyword only.
-    - `warn_if_stiff`: whether to look, every 256 steps, at whether stability rather
-        than accuracy limits the steps, and to issue a `UserWarning` if so, which tells
-        what to use instead. (Diffrax's own message, when `max_steps` is reached, does
-        not.)
-        Off by default: the mere presence of a callback makes small solves up to three
-        times slower on a CPU. Keyword only.
-    - `probes`: at how many points inside each step to look at the defect, besides its
-        end; an integer from 0. With 0 no step is made by a Runge--Kutta method. Keyword
-        only.
-    - `unroll`: whether the program of a step has the orders of the series one after the
-        other. With `False` it has a loop over them, where the field allows it: it takes
-        less time to compile, whatever the order, and longer to run. By default small
-        programs are unrolled; as in [`eqx_taylor.ode_jet`][]. Keyword only.
-    - `event`: the `diffrax.Event` that `diffrax.diffeqsolve` is given, if steps are to
-        end behind it; with [`eqx_taylor.TaylorController`][]. Keyword only.
-    - `taylor_order`: the order again, by the name of its field, as
-        `dataclasses.replace` gives it. It is used if neither `order` nor a tolerance
-        is given. Keyword only.
+    - `compensated`: whether to use compensated summation for the series, and for the
+        state from step to step. The solver then carries the rounding error of the state
+        along, so that rounding contributes less to the error of long integrations.
+        Keyword only.
+    - `warn_if_stiff`: whether to check, every 256 steps, if stability rather than
+        accuracy limits the steps. If so, a `UserWarning` recommends another solver.
+        (The message of Diffrax when `max_steps` is reached does not.) Off by default:
+        the mere presence of a callback makes small solves up to three times slower on a
+        CPU. Keyword only.
+    - `probes`: the number of points inside each step at which the defect is computed,
+        in addition to its end; an integer of at least 0. With 0, no step is made by a
+        Runge--Kutta method. Keyword only.
+    - `unroll`: whether the program of a step contains the operations of all orders, one
+        after the other. With `False` it has a loop over orders, if the field allows it:
+        it compiles faster, in a time that does not depend on the order, and runs more
+        slowly. `None` (the default) unrolls programs that are not too large, as in
+        [`eqx_taylor.ode_jet`][]. Keyword only.
+    - `event`: the `diffrax.Event` that is passed to `diffrax.diffeqsolve`, if steps are
+        to end just after it. It needs [`eqx_taylor.TaylorController`][]. Keyword only.
+    - `taylor_order`: the order, by the name of its field. `dataclasses.replace` passes
+        it. It is used only if neither `order` nor a tolerance is given. Keyword only.
 
     **Fields:**
 
     - `taylor_order`: the order $K$. (`order` is a method of every Diffrax solver.)
-    - `compensated`, `warn_if_stiff`, `probes`, `unroll`, `event`: as given.
+    - `compensated`, `warn_if_stiff`, `probes`, `unroll`, `event`: the arguments.
 
     A solve can be resumed with the `solver_state` that `SaveAt(solver_state=True)`
-    returned. The series in it is used if it is that of the very state and time at which
-    the solve is resumed; otherwise a new one is made. That the vector field or `args`
-    are others than before cannot be seen: say `made_jump=True` then, or the first step
-    is made with the old ones. To differentiate with respect to
-    the state at which a solve is resumed, say `made_jump=True`, or leave `solver_state`
-    out: what is carried does not depend on that state.
+    returns. Its series is used if the solve resumes at exactly the state and time where
+    it belongs; otherwise a new one is computed. The solver cannot detect that the
+    vector field or `args` have changed: in that case pass `made_jump=True`, or the
+    first step uses the old ones. Also pass `made_jump=True`, or leave out
+    `solver_state`, to differentiate with respect to the state at which the solve
+    resumes: the series in `solver_state` does not depend on that state.
 
-    A solve whose state is no longer finite ends with `diffrax.RESULTS.nonfinite`,
+    If the state is no longer finite, the solve ends with `diffrax.RESULTS.nonfinite`,
     whatever the step size controller.
 
     **Raises:**
 
-    `TypeError` or `ValueError` for an order below 1 or not an integer, for tolerances
-    that are negative, and for an `event` that is none; and, when the solve is traced,
-    for an event with other conditions than that of the solve, or with another
-    controller, for a `solver_state` of another order, for states with leaves that are
-    not floating-point or complex, and for a `diffrax.ControlTerm`, which can be
-    converted by its method `to_ode`.
+    `TypeError` or `ValueError` if the order is not an integer of at least 1, if a
+    tolerance is negative, or if `event` is not a `diffrax.Event`. When the solve is
+    traced, also if the event has other conditions than that of the solve, or the
+    controller cannot end steps after it; if `solver_state` has another order; if the
+    state has leaves that are not floating-point or complex; and for a
+    `diffrax.ControlTerm`, which its method `to_ode` converts.
 
     !!! example
 
@@ -247,7 +247,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
         solver_state: TaylorState,
         made_jump: BoolScalarLike,
     ) -> tuple[Y, PyTree[ErrorEstimate], dict[str, Any], TaylorState, diffrax.RESULTS]:
-        # Numbers of Python would each be compiled for.
+        # Each value of a Python number would be compiled anew.
         t0, t1, made_jump = map(jnp.asarray, (t0, t1, made_jump))
         call = find_call()
         if call is not None:
@@ -261,7 +261,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
 
 
 # Diffrax traces a step several times, and an adjoint differentiates it several times.
-# Of what is jitted, each of these is done once.
+# For a function that is jitted, JAX does each of these once.
 @eqx.filter_jit
 @jax.named_scope("taylor_step")
 def _step(
@@ -286,7 +286,7 @@ def _step(
         steps = steps + 1
         warn_if_stiff(jtu.tree_leaves(made.series), s, steps, order)
     with jax.named_scope("defect"):
-        # Not by the first coefficient: that of a jump that comes next is another.
+        # The slope, not the first coefficient: these differ if the field jumps here.
         by_field = jtu.tree_map(
             lambda slope: slope * jnp.asarray(h / next_unit, slope.dtype), made.slope
         )
@@ -308,8 +308,8 @@ def _cut(
     made: Step,
     call: Call | None,
 ) -> Array | None:
-    """The length of time after which a step has to end, if the solver watches for an
-    event."""
+    """Returns the length of time after which a step has to end, if the solver watches
+    for an event."""
     if solver.event is None:
         return None
     kwargs = told_to_conditions(solver, terms, call)
@@ -325,15 +325,15 @@ def _cut(
 def _estimate(
     at_end: Defect, made: Step, probes: int, order: int, cut: Array | None
 ) -> PyTree[ErrorEstimate]:
-    """Makes the error of a step by its defect at the end, and by what was noticed
-    inside of it; with the coefficients of the series at its end, and with the length
-    of time after which it has to end."""
+    """Estimates the error of a step from the defects at its end and inside. Returns it
+    together with the coefficients of the series at the end, and with the length of time
+    after which the step has to end."""
     leaves, treedef = jtu.tree_flatten(made.next_series)
     kind = made.kind
-    # The part of the step that is behind the last point inside.
+    # The part of the step after the last point inside.
     behind = 1 - max([0.0, *probe_points(probes)])
-    # Behind the last point inside it is another field than that of the series. What
-    # that leaves is at most the defect over this part of the step, as after a jump.
+    # If the series describes the field up to the last point inside but not at the end,
+    # the error is at most the defect times this part of the step, as after a jump.
     replaced = kind != OF_SERIES
     broken = at_end.is_foreign() & ~replaced
     kind = jnp.where(broken, jnp.asarray(BROKEN_AT_END, kind.dtype), kind)
@@ -341,7 +341,7 @@ def _estimate(
     unit = made.next_unit
     last = [jnp.where(jnp.isfinite(c[-2:]), c[-2:], 0) for c in leaves]
     if cut is not None:
-        # Behind a step that was cut, which may be very short, the unit is as short.
+        # After a step that was cut, which may be very short, the unit is as short.
         last, unit = last_terms(last, [c[0] for c in leaves], unit, order)
 
     def of_leaf(last, error, at_end, size):
@@ -361,6 +361,5 @@ def _estimate(
 
 
 def _result(y: PyTree[Array]) -> diffrax.RESULTS:
-    """The result of a solve, which is no success if the state has an entry that is not
-    finite."""
+    """Returns the result of the step: a failure if the state is not finite."""
     return diffrax.RESULTS.where(is_finite(y), diffrax.RESULTS.successful, NOT_FINITE)

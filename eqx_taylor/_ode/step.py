@@ -32,15 +32,14 @@ class TaylorState(eqx.Module):
 
     **Fields:**
 
-    - `coefficients`: the coefficients of the solution's series, each leaf with a
-        leading axis over orders.
-    - `t0`: the time at which it starts.
-    - `unit`: the unit of time in which the coefficients are. It is a power of two near
-        the length of the step before, so that they neither overflow nor underflow, and
-        so that having a unit costs no rounding. Zero where there is no series yet.
-    - `steps`: the number of steps taken; `None` where nothing is looked for every so
-        many.
-    - `rest`: the rest of the state beyond its last digit with `compensated`, else
+    - `coefficients`: the coefficients of the solution's series. Each leaf has a leading
+        axis over orders.
+    - `t0`: the time at which the series is.
+    - `unit`: the unit of time of the coefficients. It is a power of two near the length
+        of the previous step, so that the coefficients neither overflow nor underflow,
+        and scaling causes no rounding. It is zero if there is no series yet.
+    - `steps`: the number of steps taken; `None` without `warn_if_stiff`.
+    - `rest`: with `compensated`, the part of the state below its last digit; otherwise
         `None`.
     """
 
@@ -56,11 +55,11 @@ class Step(NamedTuple):
 
     **Fields:**
 
-    - `series`, `unit`: the polynomial of the step, as stacked coefficients, and the
-        unit of time in which they are.
-    - `errors`: the error that was noticed inside of the step.
+    - `series`, `unit`: the polynomial of the step, as stacked coefficients, and their
+        unit of time.
+    - `errors`: the error that was found at points inside the step.
     - `kind`: the kind of the step.
-    - `y1`, `rest`, `slope`: the state at its end, the rest of it beyond its last digit,
+    - `y1`, `rest`, `slope`: the state at its end, the part of it below its last digit,
         and the slope there, times the unit of the next series.
     - `next_series`, `next_unit`: the series at the end of the step.
     """
@@ -88,31 +87,32 @@ def make_step(
     probes: int,
     unroll: bool | None,
 ) -> Step:
-    """Makes a step from the series that the state has; unless that is of another state,
-    of before a jump, or there is none yet. Then it is made first.
+    """Makes a step from the series in the solver's state. If that series belongs to
+    another point, or to before a jump, or if there is none yet, it is computed first.
 
-    There is one series in the program, in a loop: with one at the start of the step and
-    one at its end, it would take twice as long to compile. The loop is passed twice.
-    The first pass makes a step of no length, whose end has the series that is missing;
-    mostly there is none, and nothing is done. The second pass makes the step.
+    The program contains one series, in a loop: with one at the start of the step and
+    one at its end, it would take twice as long to compile. The loop has two passes. The
+    first makes a step of length zero, at whose end is the missing series; usually no
+    series is missing, and the pass does nothing. The second pass makes the step.
     """
     unit = unit_near(t1 - t0)
     of_series = jnp.asarray(OF_SERIES, unit.dtype)
-    # The lanes of a `vmap` make what is missing together. With a predicate for each of
-    # them, all would make it, and throw it away, at every step.
+    # The lanes of a `vmap` share one predicate. With a predicate for each lane, all
+    # lanes would compute the series, and discard it, at every step.
     is_missing = _is_missing(t0, y0, state, made_jump, order)
     any_missing = eqxi.unvmap_any(is_missing)
 
-    # Inside of a `shard_map` all branches have one type. What there is at first may be
-    # the same on all devices; what the field closes over is in the slope.
+    # Inside a `shard_map` all branches must have the same type, but the initial values
+    # may be the same on all devices. The type of the slope includes that of the arrays
+    # that the field closes over.
     inputs = eqx.filter((t0, t1, y0, args, state, is_missing), eqx.is_array)
     control = terms.contr(t0, t1)
     slope = jax.eval_shape(lambda: increment(terms, t0, y0, args, control))
     avals = [*map(jax.typeof, jtu.tree_leaves(inputs)), *jtu.tree_leaves(slope)]
     vary_all = ft.partial(jtu.tree_map, ft.partial(vary, axes=joint_axes(avals)))
 
-    # Reverse mode makes the step again. Otherwise it would keep all that is computed on
-    # the way, for both passes, which takes twice as long to trace and to compile.
+    # Reverse mode computes the step again. Otherwise it would store all intermediate
+    # values of both passes, and take twice as long to trace and to compile.
     @ft.partial(jax.checkpoint, prevent_cse=False)
     def advance(made: Step, is_first: Array) -> Step:
         series, old_unit = made.next_series, made.next_unit
@@ -128,7 +128,7 @@ def make_step(
         end = t1, *evaluate_state(series, s, rest)
         t, y1, rest = _where(is_first, (t0, y0, rest), end)
         new = solution_series(terms, t, unit, y1, args, order, "TaylorSolver", unroll)
-        # A series with coefficients that are not finite is seen inside of the step.
+        # With probes, coefficients that are not finite are detected inside the step.
         next_series = new.stacked() if probes > 0 else usable(new.stacked())
         old = made.next_series, made.next_unit
         is_new = is_missing | ~is_first
@@ -154,7 +154,7 @@ def make_step(
 def _is_missing(
     t0: Array, y0: Y, state: TaylorState, made_jump: Array, order: int
 ) -> Array:
-    """Whether the state lacks the series of the solution through a point."""
+    """Returns whether the state lacks the series of the solution through a point."""
     series = jtu.tree_leaves(state.coefficients)
     check_carried(order, [c.shape for c in series])
     other = [jnp.any(c[0] != y) for c, y in zip(series, jtu.tree_leaves(y0))]
@@ -165,8 +165,8 @@ def _is_missing(
 def evaluate_state(
     series: PyTree[Array], s: RealScalarLike, rest: PyTree[Array] | None
 ) -> tuple[Y, PyTree[Array] | None]:
-    """Evaluates the state at `s`; and the rest of it beyond its last digit, if there is
-    a rest to start from."""
+    """Evaluates the state at `s`. If `rest` is given, also computes the part of the
+    state below its last digit."""
     leaves, treedef = jtu.tree_flatten(series)
     if rest is None:
         y1 = [evaluate(list(c), s) for c in leaves]
@@ -188,8 +188,8 @@ def _look_inside(
     rest: PyTree[Array] | None,
     probes: int,
 ) -> tuple[PyTree[Array], Array]:
-    """Returns the error of the step by what is found at points inside of it; and
-    whether the series is foreign to the solution at any of them."""
+    """Estimates the error of the step from points inside it. Also returns whether the
+    series is not that of the solution at one of them."""
     h = t1 - t0
     s = h / _or_one(unit)
     control = terms.contr(t0, t1)
@@ -215,11 +215,11 @@ def _replaced(
     foreign: Array,
     made: tuple[PyTree[Array], PyTree[Array], Array],
 ) -> tuple[PyTree[Array], PyTree[Array], Array]:
-    """Returns `made`: the series of a step in this unit of time, with the errors that
-    are known of it, and its kind. If it is `foreign` to the solution it returns the
-    polynomial of a Runge--Kutta method, with its estimate of the error."""
+    """Returns `made`: the series of a step in this unit of time, its errors, and its
+    kind. If the series is `foreign` to the solution, it returns the polynomial of a
+    Runge--Kutta method instead, with its estimate of the error."""
 
-    # Reverse mode keeps its arguments, and none of its stages.
+    # Reverse mode stores the arguments, and none of the stages.
     @jax.checkpoint
     def by_runge_kutta(made):
         series, _, of_series = made
@@ -238,7 +238,7 @@ def _replaced(
 
 
 def _or_one(unit: Array) -> Array:
-    """The unit; 1 where there is none."""
+    """Returns the unit, or 1 if there is none."""
     return jnp.where(unit == 0, 1, unit)
 
 
@@ -247,6 +247,6 @@ def _where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
 
 
 def is_finite(y: PyTree[Array]) -> Array:
-    """Whether all entries are finite."""
+    """Returns whether all entries are finite."""
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jtu.tree_leaves(y)]
     return ft.reduce(jnp.logical_and, finite, jnp.array(True))

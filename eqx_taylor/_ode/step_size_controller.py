@@ -1,4 +1,5 @@
-"""The step size from the coefficients of the series, as Jorba and Zou choose it."""
+"""The step size controller: Jorba and Zou's choice from the coefficients of the
+series."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -30,42 +31,45 @@ from .first_step import first_step
 from .solver import TaylorSolver
 
 
-# The error that a jump of the vector field may leave in a step that is accepted, in
-# tolerances: order + 1 times the estimate, which is that of a smooth solution. Steps
-# chosen by the series have an estimate of less than one, unless something happens to
-# the vector field within them.
+# The error, in tolerances, that a jump of the vector field may leave in an accepted
+# step. It is order + 1 times the estimate, which assumes a smooth solution. The
+# estimate of a step that the series has chosen is below one tolerance, unless the
+# vector field changes within the step.
 _VETO = 50
-# An error that may be nothing but rounding, in units of the last place of the state.
+# The size of an error that may be rounding alone, in units of the last place of the
+# state.
 _NOISE = 16
-# A Runge--Kutta step that has used this much of its tolerance is of a length that its
-# error has chosen: half the length would leave 1/256, and a kink far more or nothing.
+# A Runge--Kutta step whose error is above this part of the tolerance has the length
+# that its error requires: half the length would leave 1/256 of the error. (A kink in
+# the step would leave far more, or nothing.)
 _SMOOTH = 0.01
-# The largest estimate of a step whose series is not that of the solution, in
-# tolerances. A hundred kinks (`benchmarks/nonsmooth.py`) leave 41 tolerances with 1,
-# 1.3 with 0.3, 0.1 with 0.1, in 577, 730 and 827 steps at 1e-4.
+# The largest estimate, in tolerances, of an accepted step whose series is not that of
+# the solution. With 1, 0.3 and 0.1, a hundred kinks (`benchmarks/nonsmooth.py`) leave
+# errors of 41, 1.3 and 0.1 tolerances, in 577, 730 and 827 steps at 1e-4.
 _FOREIGN = 0.3
-# The estimate that a kink is expected to leave where it is gone over; less than that.
+# A step over a kink is tried if its estimate is expected to be at most this.
 _OVER = 0.15
 
 
 class ControllerState(NamedTuple):
-    """The knowledge of `TaylorController` at the start of a step.
+    """The state of `TaylorController` at the start of a step.
 
-    From step to step it is carried as one array. XLA copies each array that a loop
-    carries before the loop begins, and if these are many it leaves them to its threads,
-    which takes 50 microseconds.
+    It is carried from step to step as one array. XLA copies each array that a loop
+    carries before the loop begins. If there are many, it distributes the copies over
+    threads, which takes 50 microseconds.
 
     **Fields:**
 
     - `dt`: the length that was chosen for the step. (It may have been clipped since, to
-        `t1` for instance.)
+        `t1` for example.)
     - `start`: the time at which the solve began.
-    - `trouble`: the time at which the last step that was rejected ended, the first step
-        of the solve aside. Something is between here and there; before the first time
-        there is nothing.
-    - `error`, `length`: of that step, in tolerances and in units of time.
-    - `is_cut`: 1 if the length was chosen so that the step ends behind an event, 0 if
-        not; `None` where the solver watches for none.
+    - `trouble`: the time at which the last rejected step ended, apart from the first
+        step of the solve. A kink, for example, lies between now and this time. It is
+        `start` if no step was rejected.
+    - `error`, `length`: the error of that step in tolerances, and its length in units
+        of time.
+    - `is_cut`: 1 if the length was chosen so that the step ends just after an event, 0
+        otherwise. `None` if the solver watches for no event.
     """
 
     dt: Array
@@ -82,59 +86,63 @@ class ControllerState(NamedTuple):
 class TaylorController(
     diffrax.AbstractAdaptiveStepSizeController[Array, RealScalarLike | None]
 ):
-    r"""Chooses the steps of [`eqx_taylor.TaylorSolver`][] by the coefficients of its
-    series, before they are made.
+    r"""Chooses the steps of [`eqx_taylor.TaylorSolver`][] from the coefficients of its
+    series, before the steps are made.
 
-    The last two coefficients say how far the series converges. In units of the
-    tolerance, $E_k = \|c_k / (\mathrm{atol} + \mathrm{rtol}\,|y|)\|$ and
-    $M = \max(1, \|y / (\mathrm{atol} + \mathrm{rtol}\,|y|)\|)$, that is
-    $\rho = \min_{k = K - 1, K} (M / E_k)^{1/k}$. The first term that is left out,
-    $M (h/\rho)^{K + 1}$, is one tolerance at $h = \rho M^{-1/(K + 1)}$, and the step is
+    The last two coefficients give an estimate $\rho$ of the radius of convergence. In
+    units of the tolerance let $E_k = \|c_k / (\mathrm{atol} + \mathrm{rtol}\,|y|)\|$
+    and $M = \max(1, \|y / (\mathrm{atol} + \mathrm{rtol}\,|y|)\|)$. Then
+    $\rho = \min_{k = K - 1, K} (M / E_k)^{1/k}$. The first omitted term,
+    $M (h/\rho)^{K + 1}$, is one tolerance at $h = \rho M^{-1/(K + 1)}$. The step is
     `safety` times that.
 
-    (Jorba and Zou ask that the last terms be of the size of the tolerance, not the
-    first that is left out: about the same at high order, and shorter steps at low.)
+    (Jorba and Zou require the last terms, not the first omitted one, to have the size
+    of the tolerance. This is about the same at high order, and gives shorter steps at
+    low order.)
 
-    No step is rejected for being too long, as long as the vector field is smooth. The
-    solver's estimate of the error, which sees jumps and kinks, has a veto: a step is
-    rejected, and made again with a tenth to a half of the length, if a jump within it
-    may have left an error of more than 50 tolerances. (Where the solution is smooth the
-    same defect means an error that is $K + 1$ times smaller.)
+    If the vector field is smooth, no step is rejected for being too long. The solver's
+    error estimate, which detects jumps and kinks, has a veto. If a jump within a step
+    may have left an error of more than 50 tolerances, the step is rejected, and made
+    again with a tenth to a half of the length. (If the solution is smooth, the same
+    defect means an error that is $K + 1$ times smaller.)
 
-    Where the series is not that of the solution, which the solver sees by a defect that
-    is large beside the last terms, the estimate is taken for an error of low order, and
-    a step is kept if it is below 0.3 tolerances. Where a rejected step ended is
-    remembered. A kink before it is approached by halves of the distance, until the rest
-    can be gone over in one step; the step after that is as long as the series says.
-    After a step by a Runge--Kutta method its error chooses the length of the next.
+    If the series is not that of the solution, which the solver detects by a defect that
+    is large compared with the last terms, the estimate is treated as an error of low
+    order, and a step is accepted if it is below 0.3 tolerances. The controller
+    remembers where the last rejected step ended. It approaches a kink before that time
+    by halving the distance, until one step can cross it. The step after that has the
+    length that the series gives. After a step by a Runge--Kutta method, the error of
+    that step determines the length of the next one.
 
-    Where steps become so short that time stands still, or a step is rejected that is
-    below the last digit of the time since the start, the solve ends: with
-    `diffrax.RESULTS.nonfinite` if the step was rejected because something was not
-    finite, with `diffrax.RESULTS.dt_min_reached` otherwise, next to a pole for
-    instance.
+    The solve ends if a step is too short to change the time, or if a rejected step is
+    shorter than the last digit of the time since the start. The result is
+    `diffrax.RESULTS.nonfinite` if the step was rejected because a value was not finite,
+    and `diffrax.RESULTS.dt_min_reached` otherwise, as next to a pole.
 
-    It works with `TaylorSolver` only, and within a `diffrax.ClipStepSizeController`,
-    which adds `step_ts` and `jump_ts`.
+    The controller works only with `TaylorSolver`. It may be inside a
+    `diffrax.ClipStepSizeController`, which adds `step_ts` and `jump_ts`.
 
     **Arguments:**
 
-    - `rtol`, `atol`: relative and absolute tolerance of the local error, as for
-        `diffrax.PIDController`; not negative, and one of them above zero.
-    - `norm`: a function from a PyTree of the structure of the state to a scalar, in
-        which all of the above is measured. By default the root mean square.
-    - `dtmin`, `dtmax`: the shortest and the longest step; in units of time. A step of
-        `dtmin` is accepted whatever its error. A step that ends behind an event may be
-        shorter.
-    - `force_dtmin`: whether to go on with steps of `dtmin` where shorter ones are asked
-        for; or else to end with `diffrax.RESULTS.dt_min_reached`.
-    - `safety`: what part of the length that meets the tolerance is used; from 0 to 1.
-    - `factormax`: how many times longer than the step before a step may be; above 1.
+    - `rtol`, `atol`: the relative and the absolute tolerance of the local error, as for
+        `diffrax.PIDController`. They must not be negative, and one of them must be
+        above zero.
+    - `norm`: the norm in which all of this is measured: a function from a PyTree of the
+        structure of the state to a scalar. By default the root mean square.
+    - `dtmin`, `dtmax`: the lengths of the shortest and of the longest step, in units of
+        time. A step of length `dtmin` is accepted whatever its error. A step that ends
+        just after an event may be shorter.
+    - `force_dtmin`: whether to continue with steps of length `dtmin` when shorter ones
+        are needed. If `False`, the solve ends with `diffrax.RESULTS.dt_min_reached`.
+    - `safety`: the fraction of the length that meets the tolerance which is used;
+        between 0 and 1.
+    - `factormax`: the largest ratio of the lengths of a step and the one before; above
+        1.
 
     **Raises:**
 
-    `ValueError` or `TypeError` for tolerances and limits that are not as above, and for
-    another solver.
+    `ValueError` or `TypeError` if a tolerance or limit is not as above, or if the
+    solver is not a `TaylorSolver`.
 
     !!! example
 
@@ -160,7 +168,7 @@ class TaylorController(
     **Reference:** [Jorba and Zou (2005), Section 3.2][jorba2005software].
     """
 
-    # A solver that watches for an event asks for it.
+    # A solver that watches for an event requires this of its controller.
     ends_steps_at_events: ClassVar[bool] = True
 
     rtol: RealScalarLike
@@ -209,7 +217,8 @@ class TaylorController(
         dt0, _ = self._clip(dt0)
         t0, dt0 = jnp.asarray(t0), jnp.asarray(dt0)
         none = jnp.zeros_like(dt0)
-        # `diffrax.HalfSolver` passes for the solver within, and has no such field.
+        # `diffrax.HalfSolver` is an instance of its inner solver's class, and has no
+        # such field.
         is_cut = None if getattr(solver, "event", None) is None else none
         state = ControllerState(dt0, t0, t0, none, none, is_cut)
         return t0 + dt0, state.packed()
@@ -227,8 +236,8 @@ class TaylorController(
     ) -> tuple[Array, RealScalarLike, Array, bool, Array, diffrax.RESULTS]:
         del args
         state = ControllerState(*controller_state)
-        # The lengths of steps are not differentiated. (They may be infinite on the way,
-        # in branches that are not taken.)
+        # The lengths of steps are not differentiated. (Intermediate values may be
+        # infinite, in branches that are not taken.)
         dt = jax.lax.stop_gradient(jnp.asarray(t1 - t0))
         chosen_dt = state.dt
         estimates, treedef = jtu.tree_flatten(y_error, is_leaf=is_estimate)
@@ -253,23 +262,23 @@ class TaylorController(
         # `dt` alone is rounded to a digit of `t`.
         shorter = self._shorter(t0, kind, error, error_order, state)
         shorter = shorter.astype(dt.dtype) * jnp.minimum(dt, chosen_dt)
-        # A step below the last digit of the time so far makes no difference: one of
-        # that length is tried instead, and if it fails there is no way on.
+        # A step below the last digit of the time since the start makes no difference. A
+        # step of that length is tried instead; if it fails, the solve cannot continue.
         floor = jnp.finfo(dt.dtype).eps * (t0 - state.start)
         next_dt = jnp.maximum(jnp.where(keep_step, longer, shorter), floor)
         next_dt, result = self._clip(next_dt)
         next_t0 = jnp.where(keep_step, t1, t0)
         next_t1 = next_t0 + next_dt
-        # A step that ends where it starts is that of a solve that gets nowhere. It may
-        # have got to its end, though, which is not known here, and be at a singularity:
-        # once, a step by the last digit of `t` is tried.
+        # A step that ends where it starts makes no progress. But the solve may have
+        # reached its end, at a singularity, which is not known here. So a step by the
+        # last digit of `t` is tried once.
         stuck = next_t1 <= next_t0
         was_stuck = ~keep_step | (t0 + chosen_dt <= t0)
         hopeless = ~keep_step & (jnp.minimum(dt, chosen_dt) <= floor)
         hopeless = hopeless | (~keep_step & (kind == WITHOUT_SLOPE))
         failed = (stuck & was_stuck) | hopeless
         failed = failed | (result != diffrax.RESULTS.successful)
-        # An accepted step may be on its way to what was not finite.
+        # An accepted step may approach a point where a value was not finite.
         ahead = jnp.where(state.trouble > t1, state.error, 0)
         reason = jnp.where(keep_step, ahead, error.astype(ahead.dtype))
         why = diffrax.RESULTS.where(
@@ -280,8 +289,8 @@ class TaylorController(
         result = diffrax.RESULTS.where(failed, why, diffrax.RESULTS.successful)
         after = jnp.nextafter(jax.lax.stop_gradient(next_t0), jnp.inf)
         next_t1 = jnp.where(stuck, after, next_t1)
-        # The length of the first step is a guess: if it is too long, there need be no
-        # trouble.
+        # The length of the first step is a guess: its rejection does not indicate a
+        # kink.
         same = keep_step | (t0 <= state.start)
         new = ControllerState(
             jnp.asarray(next_dt),
@@ -295,8 +304,8 @@ class TaylorController(
         if state.is_cut is None and cut is not None:
             raise ValueError(
                 "TaylorController: `controller_state` is of a solve without an event, "
-                "and this one has an event that the solver watches for. Leave "
-                "`controller_state` out, which costs one small series."
+                "and the solver of this one watches for an event. Leave out "
+                "`controller_state`; this costs one small series."
             )
         if state.is_cut is not None:
             decided = end_at_event(jnp.asarray(t0), cut, state, decided)
@@ -312,9 +321,9 @@ class TaylorController(
         error: Array,
         state: ControllerState,
     ) -> Array:
-        """The length of the step after one that was accepted."""
-        # Where the series was not that of the solution, it may not be that of the next
-        # step, either; unless the reason is behind.
+        """Returns the length of the step after an accepted one."""
+        # If the series was not that of the solution, it may not be in the next step,
+        # either, unless the step has passed the reason.
         behind = (t1 - dt < state.trouble) & (state.trouble <= t1)
         by_error = jnp.maximum(0.8 * _inverse_root(error), 0.2)
         by_error = dt * by_error.astype(dt.dtype)
@@ -323,11 +332,11 @@ class TaylorController(
         )
         longest = self.factormax * state.dt
         if state.is_cut is not None:
-            # The length of a step that was cut says nothing of the solution.
+            # The length of a step that was cut does not depend on the solution.
             longest = jnp.where(state.is_cut > 0, jnp.inf, longest)
         dt = jnp.minimum(dt, longest)
-        # The step that was rejected was too long, or there is a kink before its end. In
-        # the latter case it is approached by halves, until it can be gone over.
+        # The rejected step was too long, or there is a kink before its end. A kink is
+        # approached by halving the distance, until one step can cross it.
         rest = state.trouble - t1
         near = (rest > 0) & (dt >= rest / 2)
         near = near & ~((kind == BY_RUNGE_KUTTA) & (error > _SMOOTH))
@@ -344,7 +353,7 @@ class TaylorController(
         error_order: int,
         state: ControllerState,
     ) -> Array:
-        """The part of the length of a step that was rejected which is tried next."""
+        """Returns the part of the length of a rejected step that is tried next."""
         part = jnp.where(
             kind == OF_SERIES, error ** (-1 / error_order), _inverse_root(error)
         )
@@ -352,7 +361,7 @@ class TaylorController(
         # The length of the first step is a guess.
         first = (kind == BY_RUNGE_KUTTA) & (t0 <= state.start)
         part = jnp.where(first, 0.1, part)
-        # Up to the last point inside, all was well.
+        # Up to the last point inside, the series was that of the solution.
         return jnp.where(kind == BROKEN_AT_END, 0.6, part)
 
     def _judge(
@@ -365,7 +374,7 @@ class TaylorController(
         order: int,
         error_order: int,
     ) -> tuple[Array, Array]:
-        """The error in tolerances, and the length of the next step."""
+        """Returns the error in tolerances, and the length of the next step."""
 
         def rows(y0, y1, error, last):
             y1 = jnp.where(jnp.all(jnp.isfinite(y1)), y1, y0)
@@ -386,8 +395,8 @@ class TaylorController(
         norms = jnp.asarray(jax.vmap(self.norm)(rows))
         if norms.shape != (4,):
             raise ValueError(
-                "TaylorController: `norm` must return a scalar; of the state it "
-                f"returns an array of shape {norms.shape[1:]}."
+                "TaylorController: `norm` must return a scalar; it returned an array "
+                f"of shape {norms.shape[1:]}. Reduce over all axes of the state."
             )
         error, size, *ends = norms
         error = jnp.where(jnp.isnan(error), jnp.inf, error)
@@ -398,7 +407,7 @@ class TaylorController(
         length = jnp.exp(log_radius - log_size / error_order)
         safety = jnp.asarray(self.safety, jnp.result_type(unit))
         dt = safety * length.astype(safety.dtype) * unit
-        # The steps are a detail of how the solution is computed, as in Diffrax.
+        # The lengths of steps are not differentiated, as in Diffrax.
         return eqxi.nondifferentiable(jax.lax.stop_gradient((error, dt)))
 
     def _clip(self, dt: RealScalarLike) -> tuple[RealScalarLike, diffrax.RESULTS]:

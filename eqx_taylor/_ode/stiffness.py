@@ -1,4 +1,4 @@
-"""A warning when steps are as short as they are for stability, not for accuracy."""
+"""A warning if stability, and not accuracy, determines the length of steps."""
 
 import math
 import warnings
@@ -10,28 +10,28 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 
-# Accepted steps from one look to the next: what it costs must not be felt.
+# The number of steps from one check to the next, so that checks cost next to nothing.
 _INTERVAL = 256
-# A ratio of coefficients below so many times that of a stiff problem is one: those of
-# stiff problems are 0.3 to 1.5; of others 3 to 40 with a tolerance of 1e-3, and
-# thousands with small tolerances.
+# A problem counts as stiff if the ratio of coefficients is below this many times the
+# expected one. For stiff problems this is 0.3 to 1.5; for others 3 to 40 at a tolerance
+# of 1e-3, and thousands at small tolerances.
 _CLOSE = 1.5
 
 
 def warn_if_stiff(
     series: Sequence[Array], scale: Array, steps: Array, order: int
 ) -> None:
-    r"""Warns, every so many steps, if the problem looks stiff.
+    r"""Warns, every `_INTERVAL` steps, if the problem looks stiff.
 
-    `series` are the stacked coefficients of each leaf, which belong to the length of a
-    step where they are multiplied by `scale**k`.
+    `series` has the stacked coefficients of each leaf. Multiplied by `scale**k`, they
+    have the length of a step as the unit of time.
 
-    Where accuracy limits the step $h$, the terms $c_k h^k$ fall from the size of the
-    solution to that of the tolerance, orders of magnitude between them. Where stability
-    does, a component of the size of the tolerance is what steps are made for:
+    If accuracy limits the step $h$, the terms $c_k h^k$ decay from the size of the
+    solution to that of the tolerance, over orders of magnitude. If stability does, a
+    component of the size of the tolerance determines the steps:
     $c_k h^k = \delta (h\lambda)^k/k!$ with $h|\lambda| = (K!)^{1/K}$, the length at
-    which the last term is no longer below the first. It dominates all but the lowest
-    orders, and the ratio of a term in the middle to the last is known:
+    which the last term is no longer below the first. This component dominates all but
+    the lowest orders, so the ratio of a term in the middle to the last is known:
     $c_m h^m / c_K h^K = K!/m! / (h|\lambda|)^{K - m}$.
     """
     if order < 2 or len(series) == 0:
@@ -58,9 +58,9 @@ def warn_if_stiff(
 def _warn(stiff):
     if stiff:
         warnings.warn(
-            "TaylorSolver: this problem looks stiff. Its steps are as short as an "
-            "explicit method needs to be stable, and much shorter than the accuracy "
-            "asks for, so that it may take very many (and reach `max_steps`). Use an "
-            "implicit solver, such as `diffrax.Kvaerno5`.",
+            "TaylorSolver: this problem looks stiff. The steps are as short as an "
+            "explicit method needs for stability, and much shorter than the accuracy "
+            "requires, so that the solve may take very many (and reach `max_steps`). "
+            "Use an implicit solver, such as `diffrax.Kvaerno5`.",
             stacklevel=2,
         )

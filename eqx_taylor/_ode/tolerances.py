@@ -1,4 +1,4 @@
-"""The order of a Taylor method for a tolerance, and whether one is far from it."""
+"""The order of a Taylor method for a tolerance, and a warning about unsuitable ones."""
 
 import math
 import warnings
@@ -9,14 +9,14 @@ from jax.core import Tracer
 from .check import check_order, check_tolerances
 
 
-# How many times as many steps, or as much work, as with the order for the tolerance are
-# worth a warning. Chosen so that order 8 at 1e-12 has one (198 steps of the Lorenz
-# system where 52 do), and order 5 at 1e-6 has none.
+# The factor of steps, or of work, compared with the best order for the tolerance, above
+# which there is a warning. Chosen so that order 8 at 1e-12 has one (198 steps of the
+# Lorenz system instead of 52), and order 5 at 1e-6 has none.
 _FAR_APART = 3
 
 
 def choose_order(order: Any, rtol: Any, atol: Any) -> int:
-    """Checks the order that is given, or chooses one by the tolerances."""
+    """Checks the order that is given, or chooses one from the tolerances."""
     if rtol is None and atol is None:
         return 5 if order is None else check_order("TaylorSolver", order)
     if order is not None:
@@ -27,7 +27,8 @@ def choose_order(order: Any, rtol: Any, atol: Any) -> int:
     if isinstance(rtol, Tracer) or isinstance(atol, Tracer):
         raise TypeError(
             "TaylorSolver: `rtol` and `atol` must be known before tracing, as the "
-            f"order is chosen by them; got rtol={rtol!r}, atol={atol!r}."
+            f"order is chosen from them; got rtol={rtol!r}, atol={atol!r}. Pass "
+            "`order=...` instead."
         )
     rtol, atol = rtol or 0.0, atol or 0.0
     check_tolerances("TaylorSolver", rtol, atol)
@@ -35,9 +36,9 @@ def choose_order(order: Any, rtol: Any, atol: Any) -> int:
 
 
 def _relative(rtol: float, atol: float) -> float:
-    """The tolerance beside the state, for a state of size 1. One that is much larger,
-    such as a distance in metres, has an `atol` that is: it counts for no more than
-    `rtol`, where there is one."""
+    """Returns the tolerance relative to the state, for a state of size 1. If the state
+    is much larger, such as a distance in metres, so is `atol`. It therefore counts for
+    at most `rtol`, if that is not zero."""
     return min(rtol + (min(atol, rtol) if rtol > 0 else atol), 1.0)
 
 
@@ -46,9 +47,9 @@ def _order_for(tolerance: float) -> int:
 
 
 def warn_if_far_apart(order: int, controller: Any) -> None:
-    """Warns if a step size controller aims at a tolerance for which the order of the
-    solver is much too low or much too high. Nothing is said where the tolerance beside
-    the state is not known: where it is traced, or `atol` is above `rtol`."""
+    """Warns if the order of the solver is much too low or much too high for the
+    tolerance of the step size controller. There is no warning if the tolerance relative
+    to the state is not known: if it is traced, or `atol` is above `rtol`."""
     rtol, atol = getattr(controller, "rtol", None), getattr(controller, "atol", None)
     try:
         rtol, atol = float(rtol), float(atol)  # pyright: ignore[reportArgumentType]
@@ -73,7 +74,7 @@ def warn_if_far_apart(order: int, controller: Any) -> None:
     warnings.warn(
         f"TaylorSolver: with rtol + atol = {tolerance:.1e}, order {order} takes {what} "
         f"as order {best}. Make solver and controller by one call, `solver, controller "
-        "= eqx_taylor.taylor_method(rtol=..., atol=...)`; or, if this order is meant, "
-        "ignore this warning by `warnings.filterwarnings`.",
+        "= eqx_taylor.taylor_method(rtol=..., atol=...)`. If you chose this order on "
+        "purpose, ignore this warning with `warnings.filterwarnings`.",
         stacklevel=3,
     )

@@ -1,23 +1,24 @@
 """The series of a solution, with a reverse mode that is a series itself.
 
 The coefficients of a solution are `c_{k+1} = F_k / (k + 1)`, where `F_k` is coefficient
-`k` of the vector field along it. How `F_k` depends on `c_j` depends on `k - j` only: by
-coefficient `k - j` of the field's Jacobian `J` along the solution (Griewank and
-Walther, Evaluating Derivatives, section 13). So the cotangents `l_k` of `c_k` obey
+`k` of the vector field along it. The derivative of `F_k` with respect to `c_j` depends
+only on `k - j`: it is coefficient `k - j` of the field's Jacobian `J` along the
+solution (Griewank and Walther, Evaluating Derivatives, section 13). So the cotangents
+`l_k` of `c_k` satisfy
 
     l_K = w_K,  l_j = w_j + Σ_{k=j}^{K-1} (J_{k-j})ᵀ l_{k+1} / (k + 1),
 
-where `w` are those that come from outside. With `n_m = l_{K-m} / (K - m)` the sum is
-coefficient `K - 1 - j` of the product of two series, `Jᵀ n`, which is what the `vjp` of
-the field makes of `n`:
+where `w` are the cotangents from outside. With `n_m = l_{K-m} / (K - m)` the sum is
+coefficient `K - 1 - j` of the product `Jᵀ n` of two series, which is the `vjp` of the
+field applied to `n`:
 
     n_{m+1} = (w_{K-1-m} + (Jᵀ n)_m) / (K - 1 - m),  l_0 = w_0 + (Jᵀ n)_{K-1}.
 
-It is one more recurrence of the kind that defines a solution, and it is driven together
-with that. Of what else the field depends on, `p`, the cotangent is coefficient `K - 1`
-of `(dF/dp)ᵀ n`. The result is that of differentiating each product of the recurrences,
-up to rounding; the program has fewer operations, and takes less time to trace and to
-compile.
+This is one more recurrence of the kind that defines a solution, and both are computed
+together, order by order. If the field also depends on `p`, the cotangent of `p` is
+coefficient `K - 1` of `(dF/dp)ᵀ n`. The result equals that of differentiating each
+product of the recurrences, up to rounding. The program has fewer operations, and takes
+less time to trace and to compile.
 """
 
 from collections.abc import Sequence
@@ -51,10 +52,9 @@ from .ode_jet import expand, read_field, series_of
 from .unroll import is_unrolled, lift
 
 
-# The kinds of rules that are the same in both directions: those of operations that are
-# differentiated to others of them. What is left out has decisions in it, or programs
-# that a walk reads as a whole, once for each order: their own recurrences are
-# differentiated.
+# The kinds of rules that a transposed series may use: those of operations whose
+# derivatives consist of such operations, too. Other rules make decisions, or read a
+# program as a whole, once for each order; for these the recurrences are differentiated.
 _KINDS = {
     "differential equation",
     "linear",
@@ -75,9 +75,9 @@ def series_with_transpose(
     caller: str,
     unroll: bool | None,
 ) -> PyTree[Array]:
-    """Computes the stacked coefficients of `solution_series`. Reverse mode is by the
-    transposed series, where there is one; there is no forward mode then, except over
-    reverse mode."""
+    """Computes the stacked coefficients of `solution_series`. If the field allows it,
+    reverse mode uses the transposed series. Forward mode then works only over reverse
+    mode."""
     field = read_field(term, t0, unit, y0, args, caller)
     jaxpr = field.jaxpr
     is_alike = is_unrolled(caller, unroll, jaxpr, order) and _has_transpose(jaxpr)
@@ -90,8 +90,8 @@ def series_with_transpose(
 
 
 def _has_transpose(jaxpr: Jaxpr) -> bool:
-    """Whether the equations of a program, and their derivatives, are such that they can
-    be read as series in the transposed program, too."""
+    """Returns whether the equations of a program, and their derivatives, can be read as
+    series in the transposed program, too."""
     avals = [*jaxpr.in_avals, *jaxpr.out_avals, *map(jax.typeof, jaxpr.consts)]
     if any(map(varying_axes, avals)) or Walk(1).decisions(jaxpr):
         return False
@@ -107,7 +107,7 @@ def _is_plain(jaxpr: Jaxpr) -> bool:
         if rule is not None and rule.kind in _KINDS or not can_move(eqn):
             continue
         is_call = name in CALLS and CALLS[name].is_read_in_place
-        # The reverse mode of these is the user's, and may be anything.
+        # Users define the reverse mode of these functions, which may be anything.
         if not is_call or name in ("custom_jvp_call", "custom_vjp_call"):
             return False
         if not _is_plain(close(callee(eqn))):
@@ -150,8 +150,8 @@ def _backward(
     ]
 
     def both(t: Array, *values: Array) -> tuple[Any, Any, Any]:
-        """The field, and the cotangents of the state, and of all else that it depends
-        on."""
+        """Returns the field, the cotangents of the state, and those of everything else
+        on which the field depends."""
         y, n = list(values[: len(leaves)]), list(values[len(leaves) :])
 
         def slopes(y: list[Array], rest: Any) -> list[Array]:
@@ -168,8 +168,8 @@ def _backward(
         return [*out, *y_bars]
 
     point = [time, *leaves, *firsts]
-    # What is asked for once, in the end, is read apart: its other coefficients are
-    # not computed.
+    # The cotangents of everything else are needed only once, at the end. They have a
+    # program of their own, so that their other coefficients are not computed.
     of_rest = eqx.filter_eval_shape(lambda: both(*point)[2])
     program = trace(recurrences, *point)
     last = trace(lambda *values: jtu.tree_leaves(both(*values)[2]), *point)
@@ -209,7 +209,8 @@ def _transposed_lift(bars: Sequence[Term], order: int) -> Any:
 
 
 def _by_products(inputs: Any, dt: Array, field: Any, order: int) -> list[Array]:
-    """The series by its recurrences, which JAX can differentiate product by product."""
+    """Computes the series by its recurrences, which JAX differentiates product by
+    product."""
     time, leaves, consts = inputs
     with jax.named_scope("ode_jet"):
         jaxpr = with_constants(field, consts)

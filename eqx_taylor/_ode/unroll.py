@@ -1,5 +1,5 @@
-"""The choice between a program that has all orders of a solution's series one after the
-other, and one that has a loop over them."""
+"""The choice between two programs for the series of a solution: one that contains all
+orders, one after the other, and one with a loop over orders."""
 
 import functools as ft
 import warnings
@@ -21,19 +21,19 @@ from .._core.walk import Walk
 from .check import check_unroll
 
 
-# The number of equations from which on `unroll=None` takes a loop. XLA's CPU compiler
-# takes 1 to 2 ms of CPU time for each of those of an unrolled program (a tanh MLP
+# The number of equations above which `unroll=None` chooses a loop. XLA's CPU compiler
+# takes 1 to 2 ms of CPU time for each equation of an unrolled program (a tanh MLP
 # 8-24-24-8 at order 12: 614 equations, 0.95 s; the outer Solar System: 857, 1.1 s), so
-# that this one takes about half a minute. A loop is compiled in a second or two.
+# about half a minute for this number. A loop compiles in a second or two.
 #
-# It is as high because a loop takes longer to run: solves at order 12 take 1.2 to 1.3
-# times as long (`benchmarks/first_result.py`).
+# The number is high because a loop takes longer to run: solves at order 12 take 1.2 to
+# 1.3 times as long (`benchmarks/first_result.py`).
 _LARGEST_UNROLLED = 20_000
 
-# The number of passes that may have to be computed before the loop.
+# The largest number of passes that are computed before the loop.
 _PASSES_BEFORE = 3
 
-# Kinds of rules by which a coefficient takes one operation, and not products.
+# The kinds of rules for which a coefficient takes one operation, and no products.
 _LINEAR = ("linear", "piecewise linear", "zero")
 
 
@@ -45,8 +45,8 @@ def is_unrolled(caller: str, unroll: bool | None, jaxpr: Jaxpr, order: int) -> b
 
 
 def _count(jaxpr: Jaxpr, moving: Sequence[bool], order: int) -> tuple[int, list[bool]]:
-    """Estimates the number of equations of an unrolled jet; and says which outputs
-    move."""
+    """Estimates the number of equations of an unrolled jet. Also returns which outputs
+    depend on the inputs that are `moving`."""
     moves = dict(zip(jaxpr.jaxpr.invars, moving))
     total = 0
     for eqn in live_equations(jaxpr):
@@ -71,7 +71,7 @@ def _count(jaxpr: Jaxpr, moving: Sequence[bool], order: int) -> tuple[int, list[
 
 
 def lift(k: Any, term: Any) -> Any:
-    """Makes a coefficient of the solution of one of the slope:
+    """Converts a coefficient of the slope to the next one of the solution:
     y' = f  =>  y_{k+1} = f_k / (k + 1)."""
     return scale(term, 1 / (k + 1))
 
@@ -83,14 +83,14 @@ def expand_in_loop(
     order: int,
     arrays: Sequence[Array],
 ) -> list[Array] | None:
-    """Computes the terms of each leaf of a solution by a loop over orders, stacked.
-    `arrays` are those that `_in_loop` takes. Where there is no such loop, it returns
-    `None`, with a warning if the loop was asked for."""
+    """Computes the stacked terms of each leaf of a solution by a loop over orders.
+    `arrays` are those that `_in_loop` takes. If there is no such loop, it returns
+    `None`, with a warning if the user asked for the loop."""
     start = 1
     while True:
         fun = ft.partial(_in_loop, order, start, jaxpr)
         try:
-            # The program is traced by itself: nothing of an attempt that fails stays.
+            # The program is traced separately, so that a failed attempt leaves nothing.
             return evaluate(trace(fun, *map(jax.typeof, arrays)), arrays)
         except TooEarly as e:
             error = e
@@ -103,8 +103,8 @@ def expand_in_loop(
             primitive = error.primitive
             what = "the field" if primitive is None else f"the rule of `{primitive}`"
             warnings.warn(
-                f"{caller}: `unroll=False` has no effect, as {what} has no form in "
-                f"which orders are computed by a loop: {error}.",
+                f"{caller}: `unroll=False` has no effect, as {what} cannot be written "
+                f"as a loop over orders: {error}.",
                 stacklevel=3,
             )
         return None
@@ -113,14 +113,13 @@ def expand_in_loop(
 def _in_loop(
     order: int, start: int, jaxpr: Jaxpr, dt: Array, *arrays: Array
 ) -> list[Array]:
-    """The program of a jet whose orders are computed by a loop, but for the first
-    passes. `arrays` are `t, *leaves` at the point, and ahead of it if a field has
-    decisions."""
+    """Computes a jet by a loop over orders, except for the first passes. `arrays` are
+    `t, *leaves` at the point, and also ahead of it if the field has decisions."""
     variables = jaxpr.jaxpr.invars
     point, ahead = arrays[: len(variables)], arrays[len(variables) :]
     loop = OrderLoop(order, start)
     walk = Walk(order, loop=loop)
-    # Time is no series that is known: its functions are computed in the loop, too.
+    # Time counts as unknown, so that functions of it are computed in the loop, too.
     time = unknown(variables[0].aval, mask(1), [point[0], dt])
     state = [
         unknown(var.aval, mask(order), [leaf])

@@ -1,4 +1,4 @@
-"""Vector fields: functions as Diffrax's terms, and what they return."""
+"""Vector fields: functions as terms of Diffrax, and checks of their results."""
 
 import inspect
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from .check import check_term
 
 
 def as_ode_term(caller: str, vector_field: Any) -> diffrax.AbstractTerm:
-    """Makes a term of a function, such that what it returns is checked. A term stays as
-    it is."""
+    """Converts a function to a term that checks its results. Other terms are returned
+    unchanged."""
     if type(vector_field) is diffrax.ODETerm:
         vector_field = vector_field.vector_field
     if isinstance(vector_field, diffrax.AbstractTerm):
@@ -39,7 +39,7 @@ def as_ode_term(caller: str, vector_field: Any) -> diffrax.AbstractTerm:
 
 
 class CheckedVectorField(eqx.Module):
-    """A vector field that checks what it returns."""
+    """A vector field that checks its results."""
 
     caller: str = eqx.field(static=True)
     vector_field: Callable[..., Any]
@@ -68,11 +68,12 @@ class CheckedVectorField(eqx.Module):
 
 
 def as_slope(path: Any, slope: Any, leaf: Array) -> Array:
-    """Converts what the vector field returned for a leaf to the dtype of that leaf."""
+    """Converts the vector field's result for a leaf to the dtype of that leaf."""
     slope = jnp.asarray(slope)
     if dtype_kind(slope.dtype) > dtype_kind(leaf.dtype):
         raise TypeError(
             f"The vector field is complex for y0{jtu.keystr(path)}, which has dtype "
-            f"{leaf.dtype}: its solution is not real. Make the state complex."
+            f"{leaf.dtype}: the solution is not real. Make the state complex: `y0 + "
+            "0j`."
         )
     return slope.astype(leaf.dtype)
