@@ -1,4 +1,4 @@
-"""Programs of derivatives: smaller ones, and how large they are."""
+"""Functions that make the programs of derivatives smaller, and measure their size."""
 
 from ._programs.counts import PrimitiveCounts as PrimitiveCounts
 from ._programs.inspect import (

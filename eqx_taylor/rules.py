@@ -1,4 +1,4 @@
-"""Rules for primitives and functions of one's own."""
+"""Rules for your own primitives and functions."""
 
 from ._core.convolution import convolve as convolve, convolve_square as convolve_square
 from ._core.jax import bind as bind

@@ -1,7 +1,7 @@
 """Checks and descriptions of arguments, for every part of the package.
 
-All checks happen while tracing, before the first operation. `caller` is the public
-function whose name the message begins with.
+All checks happen while tracing, before the first operation. Messages begin with
+`caller`, the name of the public function.
 """
 
 import functools as ft
@@ -31,10 +31,10 @@ UNTRACEABLE = (
 def untraceable(caller: str, what: str, error: Exception) -> TypeError:
     return TypeError(
         f"{caller}: the Python code of {what} depends on the value of an array that "
-        "is traced, because it moves or because of `jit` or `vmap`. The function "
-        "is read once, as by `jax.jit`: use `jnp.where`, `jax.lax.cond` or "
-        "`jax.lax.while_loop` in the place of `if` and `while`, `jax.numpy` for "
-        f"`numpy`, and Python numbers for what does not move.\n{error}"
+        "is traced, because it is differentiated or because of `jit` or `vmap`. The "
+        "function is traced once, as by `jax.jit`: use `jnp.where`, `jax.lax.cond` or "
+        "`jax.lax.while_loop` instead of `if` and `while`, `jax.numpy` instead of "
+        f"`numpy`, and Python numbers for constants.\n{error}"
     )
 
 
@@ -42,8 +42,7 @@ def trace_on_devices(
     what: str, fun: Callable[..., Any], own: Sequence[Any], args: Sequence[Any]
 ) -> Jaxpr:
     """Traces `fun` for `args`. These are the user's `own` arguments, and vary over the
-    axes of a `jax.shard_map` over which their series do. (They are arrays or types.)
-    """
+    axes of a `jax.shard_map` over which their series do. (They are arrays or types.)"""
     try:
         return trace(fun, *args)
     except (TypeError, ValueError) as e:
@@ -51,13 +50,13 @@ def trace_on_devices(
         if not axes or isinstance(e, UNTRACEABLE) or not _is_traced_for(fun, own):
             raise
         raise TypeError(
-            f"The series or directions that {what} is given differ between the devices "
-            f"of a `jax.shard_map` (over {', '.join(sorted(axes))}), so it is called "
-            "with arguments that differ, although the point is the same on all of "
-            "them; and it takes no such arguments. Make what they meet in its loops, "
-            'branches and gradients differ too, by `jax.lax.pcast(..., to="varying")`; '
-            "or give it series that are the same on all devices; or pass "
-            f"`check_vma=False` to `jax.shard_map`.\n{e}"
+            f"The series or directions for {what} differ between the devices of a "
+            f"`jax.shard_map` (over {', '.join(sorted(axes))}), so it is called with "
+            "arguments that differ, although the point is the same on all of them; and "
+            "it does not accept such arguments. Make the other values in its loops, "
+            "branches and gradients differ, too, with "
+            '`jax.lax.pcast(..., to="varying")`; or pass series that are the same on '
+            f"all devices; or pass `check_vma=False` to `jax.shard_map`.\n{e}"
         ) from e
 
 
@@ -74,16 +73,16 @@ def _is_traced_for(fun: Callable[..., Any], args: Sequence[Any]) -> bool:
 
 
 def escaped(name: str) -> ValueError:
-    """Makes the error for a value that has escaped from a function that was traced."""
+    """Makes the error for a value that has escaped from a traced function."""
     return ValueError(
         f"The derivative of `{name}` (a `jax.custom_jvp`) closes over a value that is "
         "computed within the function that is differentiated, around it. Pass this "
-        "value as an argument: a rule may close over constants, and over arguments of "
-        "transformations that are outside of the jet."
+        "value as an argument: a derivative may close over constants, and over "
+        "arguments of transformations outside of the jet."
     )
 
 
-# Whether an object is `None`; a function that costs no frame, for `is_leaf`.
+# Returns whether an object is `None`. For `is_leaf`; it needs no Python frame.
 is_none = ft.partial(operator.is_, None)
 
 
@@ -131,7 +130,7 @@ def check_integer(caller: str, name: str, value: Any, least: int) -> int:
 
 
 def check_key(caller: str, key: Any) -> None:
-    """Raises unless `key` is one key of `jax.random`, typed or of two integers."""
+    """Raises if `key` is not a single key of `jax.random`, typed or of two integers."""
     if eqx.is_array(key):
         dtype, shape = key.dtype, key.shape
         if jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():

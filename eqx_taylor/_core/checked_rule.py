@@ -1,5 +1,5 @@
-"""Checks of what the rules of users return: a wrong number of series, or coefficients
-of another type, would end far away from the rule, or in wrong numbers."""
+"""Checks of the results of users' rules. Without them, a wrong number of series, or
+coefficients of another type, would cause errors far from the rule, or wrong results."""
 
 import functools as ft
 from collections.abc import Callable
@@ -57,14 +57,15 @@ def check_type(
     if kinds[0] != kinds[1]:
         is_of, must_be = (f"{dtype}{list(shape)}" for shape, dtype in kinds)
         raise ValueError(
-            f"rules: what was registered for `{name_of_call(eqn)}`, {_name(fun)}, "
+            f"rules: the function registered for `{name_of_call(eqn)}`, {_name(fun)}, "
             f"returned {what} of type {is_of}, and the output is {must_be}: they must "
-            "have the same shape and dtype."
+            "have the same shape and dtype. Convert it with `astype` and "
+            "`jnp.broadcast_to`."
         )
 
 
 def is_own(fun: Any) -> bool:
-    """Whether a function is the package's own, which tests have checked."""
+    """Returns whether a function is the package's own, which tests have checked."""
     fun = getattr(fun, "func", fun)  # It may be a `functools.partial`.
     return str(getattr(fun, "__module__", None)).startswith("eqx_taylor.")
 

@@ -1,4 +1,4 @@
-"""Products of series: the sums that every rule is made of."""
+"""Products of series, which all rules use."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,15 +18,16 @@ def convolve(
     """Computes coefficient `k` of a product: `Σ_{j=first}^{k} product(a_j, b_{k-j})`.
 
     Coefficients are normalised by the factorial, so that there are no binomials.
-    Products with what is known to be zero are left out.
+    Products with coefficients that are known to be zero are left out.
 
     **Arguments:**
 
-    - `product`: a function of two arrays, linear in each. `jax.lax.mul` stands for
-        products element by element, which are formed in the fastest way.
-    - `a`, `b`: [`eqx_taylor.rules.Series`][].
+    - `product`: a function of two arrays that is linear in each. `jax.lax.mul`, for
+        elementwise products, has the fastest implementation.
+    - `a`, `b`: the factors, two [`eqx_taylor.rules.Series`][].
     - `k`: the order.
-    - `first`: the first coefficient of `a` that is used. 1 leaves out what has `b_k`.
+    - `first`: the first coefficient of `a` that is used. With 1, the term with `b_k` is
+        left out.
 
     **Returns:**
 
@@ -61,16 +62,16 @@ def convolve(
 
 
 def convolve_square(a: Series, k: Any, first: int = 0) -> Term:
-    """Computes coefficient `k` of a square, element by element: `Σ_{j=first}^{k-first}
-    a_j a_{k-j}`, each product formed once.
+    """Computes coefficient `k` of an elementwise square: `Σ_{j=first}^{k-first}
+    a_j a_{k-j}`, with each product computed once.
 
     Coefficients are normalised by the factorial, so that there are no binomials.
 
     **Arguments:**
 
-    - `a`: a [`eqx_taylor.rules.Series`][].
+    - `a`: an [`eqx_taylor.rules.Series`][].
     - `k`: the order.
-    - `first`: the lowest order that is used. 1 leaves out what has `a_k`.
+    - `first`: the lowest order that is used. With 1, the terms with `a_k` are left out.
 
     **Returns:**
 
@@ -104,8 +105,8 @@ def convolve_weighted(
     k: Any,
     weight: Callable[[Any, Any], Any],
 ) -> Term:
-    """Computes `Σ_{j=1}^{k} weight(j, k) a_j b_{k-j}`, element by element; with axes
-    joined, as `products` does."""
+    """Computes `Σ_{j=1}^{k} weight(j, k) a_j b_{k-j}` elementwise. The axes of the
+    result are joined, as in `products`."""
     if isinstance(k, Order):
         return k.loop.convolve(lax.mul, a, b, k, 1, weight)
     weights = ((j, k - j, weight(j, k)) for j in range(1, k + 1))
@@ -115,13 +116,14 @@ def convolve_weighted(
 def products(
     a: Series, b: Series, pairs: Iterable[tuple[int, int, float | int]]
 ) -> Term:
-    """Computes `Σ w a_i b_j` for all `(i, j, w)`, element by element; with axes joined.
+    """Computes `Σ w a_i b_j` for all `(i, j, w)` elementwise. The axes of the result
+    are joined.
 
-    Two things make it fast on a CPU, by the thresholds of a `StoragePolicy`. A few sums
-    are formed side by side: in a single one, each addition would wait for the one
-    before, which takes nearly all the time for small arrays. And loops are long: the
-    last axes of an array of shape (6, 6, 3) are joined, or the innermost loop would be
-    over three entries.
+    Two things make it fast on a CPU, with the thresholds of a `StoragePolicy`. A few
+    sums are computed side by side: in a single sum, each addition would wait for the
+    one before, which takes nearly all of the time for small arrays. And loops are long:
+    the last axes of an array of shape (6, 6, 3), for example, are joined, as otherwise
+    the innermost loop would be over three entries.
     """
     shape = _joint_shape(a, b)
     sums: list[Term] = [None] * policy().side_by_side
@@ -141,7 +143,7 @@ def products(
 
 
 def disjoined(total: Term, a: Series, b: Series) -> Term:
-    """Splits the joined axes of a result of `products(a, b, ...)` again."""
+    """Splits the joined axes of a result of `products(a, b, ...)`."""
     shape = _joint_shape(a, b)
     if total is None or shape is None or total.shape == shape:
         return total
@@ -149,17 +151,18 @@ def disjoined(total: Term, a: Series, b: Series) -> Term:
 
 
 def _joint_shape(a: Series, b: Series) -> tuple[Any, ...] | None:
-    """The shape whose last axes are joined for products of `a` and `b`. It is `None`
-    where there is one product at each order; and in a jet, where XLA's own form is
+    """Returns the shape whose last axes are joined for products of `a` and `b`. It is
+    `None` if there is one product at each order; and in a jet, where XLA's own form is
     faster, and takes less memory."""
     if a.is_constant or b.is_constant or a.is_known and b.is_known:
         return None
     if explicit_sharding(a.aval) or explicit_sharding(b.aval):
-        return None  # Axes along which an array is divided stay as they are.
+        return None  # Joining would change the axes along which arrays are sharded.
     return lax.broadcast_shapes(a.aval.shape, b.aval.shape)
 
 
 def _meet(a: Series, i: int, b: Series, j: int) -> bool:
-    """Whether neither coefficient is known to be zero. The supports say so before the
-    coefficients are computed: one that is multiplied by zero need not exist yet."""
+    """Returns whether neither coefficient is known to be zero. The supports say so
+    before coefficients are computed: one that is multiplied by zero may not exist
+    yet."""
     return bool(a.support >> i & b.support >> j & 1)

@@ -1,4 +1,4 @@
-"""The vocabulary of annotations, as in Diffrax."""
+"""Types for annotations, as in Diffrax."""
 
 from typing import Any, TYPE_CHECKING
 
@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Int, Real, Shaped
 
 
-# jaxtyping's `PyTree` is a type for checks at run time. Static checkers cannot know
-# what it is, and the strict mode of pyright reports whatever it occurs in: for them it
-# is `Any` here, with or without a type of leaves.
+# jaxtyping's `PyTree` is a type for checks at run time. Static checkers do not
+# understand it, and the strict mode of pyright reports everything in which it occurs.
+# For them it is `Any` here, with or without a type of leaves.
 if TYPE_CHECKING:
     from typing_extensions import TypeAliasType, TypeVar
 

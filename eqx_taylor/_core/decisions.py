@@ -1,8 +1,8 @@
-"""Decisions of a program between two sides: at kinks and at jumps.
+"""Decisions of a program between two sides, at kinks and at jumps.
 
-The coefficients of the solution of an ODE are to be those of the side into which it
-goes. So every decision in its field is made a little ahead of the point of expansion,
-while all values are those at the point itself. This file says which equations decide.
+The coefficients of the solution of an ODE must be those of the side into which it goes.
+So every decision in its field is made slightly ahead of the point of expansion, while
+all values are those at the point itself. This file finds the equations that decide.
 """
 
 from collections.abc import Hashable, Sequence
@@ -26,18 +26,19 @@ from .rule import RULES, target_key
 
 # Primitives of floating-point values that are constant between jumps.
 STEPS: set[str] = {"ceil", "floor", "round", "sign"}
-# Primitives with a kink, and without a rule that would declare it.
+# Primitives with a kink that have no rule to declare it.
 _KINKS = {"scatter-max", "scatter-min"}
-# Primitives that return integers or booleans, and yet are about the value itself:
-# whether it is a number, and its bits, which may become a value again.
+# Primitives that return integers or booleans, but concern the value itself: whether it
+# is finite, and its bits, which may be converted back.
 _OF_THE_VALUE = {"bitcast_convert_type", "is_finite"}
-# Primitives whose jaxprs are read as they would be by JAX: see `docs/mathematics.md`.
+# Primitives in whose jaxprs decisions are made at the point, as by JAX: see
+# `docs/mathematics.md`.
 _UNREAD = {"linear_solve", "pallas_call", "shard_map", "vprim", "while"}
 
 
 def is_step(eqn: JaxprEqn) -> bool:
-    """Whether an equation of floating-point values returns values that are constant
-    between jumps: integers, booleans, whole numbers."""
+    """Returns whether the results of an equation of floating-point values are constant
+    between jumps: integers, booleans, or rounded values."""
     name = eqn.primitive.name
     if eqn.effects or name in _OF_THE_VALUE:
         return False
@@ -49,7 +50,8 @@ def is_step(eqn: JaxprEqn) -> bool:
 
 
 def is_kink(eqn: JaxprEqn) -> bool:
-    """Whether an equation has another slope, or picks other values, beyond a point."""
+    """Returns whether the slope of an equation, or its choice of entries, changes at
+    some point."""
     key: Hashable = eqn.primitive.name
     if key == "custom_jvp_call":
         key = target_key(without_pruning(eqn)[0])
@@ -57,7 +59,7 @@ def is_kink(eqn: JaxprEqn) -> bool:
 
 
 def has_kink(key: Hashable) -> bool:
-    """Whether the target with this key is declared to have a kink."""
+    """Returns whether the target with this key is declared to have a kink."""
     rule = RULES.get(key)
     return key in _KINKS if rule is None else rule.is_kink
 
@@ -67,8 +69,8 @@ def _is_real(eqn: JaxprEqn) -> bool:
 
 
 def is_alarm(eqn: JaxprEqn) -> bool:
-    """Whether an equation reports the values of its operands, even if these are
-    booleans: a print, a callback, an error that is raised."""
+    """Returns whether an equation reports the values of its operands, even if these are
+    booleans: a print, a callback, or a check that raises an error."""
     return bool(eqn.effects) or _has_callback(eqn)
 
 
@@ -81,7 +83,8 @@ def _has_callback(eqn: JaxprEqn) -> bool:
 
 
 class Found:
-    """The kinds of decisions in a program: `steps`, `kinks`; false for neither."""
+    """The kinds of decisions in a program: `steps` and `kinks`. It is false if there
+    are none."""
 
     def __init__(self):
         self.steps: bool = False
@@ -92,8 +95,8 @@ class Found:
 
 
 def decisions(jaxpr: Jaxpr, moving: Sequence[bool] | None = None) -> Found:
-    """Finds the decisions by values that move, in a closed jaxpr. All of its inputs
-    that can move do, unless `moving` says otherwise."""
+    """Finds the decisions in a closed jaxpr that depend on differentiated values. All
+    inputs with a derivative are differentiated, unless `moving` says otherwise."""
     found = Found()
     if moving is None:
         moving = _all_that_can_move(jaxpr)
@@ -102,7 +105,8 @@ def decisions(jaxpr: Jaxpr, moving: Sequence[bool] | None = None) -> Found:
 
 
 def _look(jaxpr, moving, values_only: bool, found: Found) -> list[bool]:
-    """Goes through a jaxpr, and returns which of its outputs move."""
+    """Goes through a jaxpr, and returns which of its outputs depend on the inputs that
+    are `moving`."""
     env = dict(zip(jaxpr.jaxpr.invars, moving))
 
     def moves(atom) -> bool:
@@ -123,7 +127,7 @@ def _look(jaxpr, moving, values_only: bool, found: Found) -> list[bool]:
         found.kinks |= is_kink(eqn) and not is_value
         if eqn.primitive.name in _UNREAD:
             continue
-        # A function with a rule is read by that, not by what is written in it.
+        # A function with a rule is read by its rule, not by its program.
         if eqn.primitive.name == "custom_jvp_call":
             if target_key(without_pruning(eqn)[0]) in RULES:
                 continue
@@ -147,9 +151,9 @@ def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
 
 
 def _values_only(jaxpr: Jaxpr, equations: Sequence[JaxprEqn]) -> set[int]:
-    """The numbers of the equations that matter by their value only: the maximum that a
-    softmax subtracts, and the absolute value in a logarithm, which has no series at the
-    kink in any case."""
+    """Finds the equations of which only the value matters: the maximum that a softmax
+    subtracts, and the absolute value in a logarithm, which has no series at the kink in
+    any case. Returns their numbers."""
     wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
     absolute = {e.outvars[0] for e in equations if e.primitive.name == "abs"}
     of_value = set()

@@ -1,8 +1,8 @@
-"""Drivers: they compute the coefficients of a program that was read, in some order.
+"""Drivers: functions that compute the coefficients of a program that has been read.
 
-A walk takes all orders of an equation at once where they can be had (`Walk.apply`).
-Here are the other ways: order by order, and on trial. None of them knows a rule, and no
-rule knows which of them drives it.
+A walk computes all orders of an equation at once if its inputs are known
+(`Walk.apply`). This file has the other ways: order by order, and on trial. Drivers do
+not depend on rules, and rules do not depend on the driver.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ def order_by_order(
     images: Sequence[Series],
     lifts: Sequence[Callable[[int, Term], Term]],
 ) -> None:
-    """Finds series `y` that an equation defines by what a program makes of them:
-    `y_{k+1} = lift(k, f_k)`, where `f_k` depends on `y_0` to `y_k`, and each of the
+    """Computes the series `y` that satisfy `y_{k+1} = lift(k, f_k)`, where `f` is the
+    image of `y` under a program, so that `f_k` depends on `y_0` to `y_k`. Each of the
     `unknowns` has its own `lift`. Their first coefficients are known, and `walk` has
     read their `images`."""
     for image in images:
@@ -43,8 +43,8 @@ def on_trial(
     k: int,
 ) -> list[Term]:
     """Computes coefficient `k` of the images for unknowns whose coefficient `k` is
-    zero, and takes back what was computed from this."""
-    # This coefficient may have been asked for before.
+    zero, and retracts everything that was computed from this assumption."""
+    # This coefficient may have been computed before.
     walk.retract(tentative, k)
     for series in unknowns:
         series.make_known(k, None)

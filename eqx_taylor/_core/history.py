@@ -1,4 +1,4 @@
-"""Coefficients of inner values that outlive a trace: those of the body of a loop."""
+"""Coefficients of inner values that are kept between traces of the body of a loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from .terms import Term
 
 
-# Coefficients, by the place of a series in the program, and the order.
+# Coefficients, by the position of a series in the program, and the order.
 Entries = dict[tuple[str, int], Any]
 
 
 class History:
-    """A cache of coefficients, by the place of their series in the program.
+    """A cache of coefficients, by the position of their series in the program.
 
-    The body of a loop is traced anew for each order. What it computed at lower orders
-    comes in as `stored`, what it computes now goes out as `fresh`; both are flat
-    dictionaries of arrays, stacked by the loop over its iterations. It is a cache: what
-    is not found is computed again.
+    The body of a loop is traced anew for each order. Coefficients of lower orders come
+    in as `stored`, and new ones go out as `fresh`. Both are flat dictionaries of
+    arrays, which the loop stacks over its iterations. As in any cache, a coefficient
+    that is not found is computed again.
     """
 
     def __init__(self, stored: Entries, prefix: str = ""):
@@ -42,7 +42,7 @@ class History:
         self.fresh.pop((self.prefix + place, k), None)
 
     def inner(self, place: str) -> Entries:
-        """The entries of a loop at this place, inside of this loop's body."""
+        """Returns the entries of an inner loop at this position in the body."""
         start = f"{self.prefix}{place}/"
         return {
             (inner[len(start) :], k): value

@@ -1,7 +1,7 @@
 """Everything that depends on JAX's version, and nothing else.
 
-The rest of the package sees JAX through this file and its public API only. Checked on
-JAX 0.10 to 0.12; what changed between them is noted at each function.
+The rest of the package uses only this file and JAX's public API. It is tested with JAX
+0.10 to 0.12; changes between these are noted at each function.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from jax.ref import AbstractRef
 from jax.sharding import NamedSharding, PartitionSpec
 
 
-# `jax.extend.core.ClosedJaxpr is jax.extend.core.Jaxpr` from 0.11 on, and a single
-# class then has both faces; annotations say `Jaxpr` for "closed".
+# From 0.11 on, `jax.extend.core.ClosedJaxpr is jax.extend.core.Jaxpr`: a single class
+# has the attributes of both. In annotations `Jaxpr` means a closed one.
 
 
-# JAX's own classes, which differ between versions. The rest of the package knows them
-# by `protocols.py`.
+# JAX's own classes, which differ between versions. The rest of the package uses the
+# protocols of `protocols.py`.
 Jaxpr = Any
 JaxprEqn = Any
 Aval = Any
@@ -37,8 +37,8 @@ OpenJaxpr = Any
 
 
 def known_size(x: Any) -> float:
-    """Returns the number of entries of an array or its type; infinity where it is
-    symbolic, by `jax.export.symbolic_shape`."""
+    """Returns the number of entries of an array or its type, or infinity if it is
+    symbolic, from `jax.export.symbolic_shape`."""
     return float(x.size) if isinstance(x.size, int) else float("inf")
 
 
@@ -60,9 +60,9 @@ def with_constants(jaxpr: Jaxpr, consts: Sequence[Any]) -> Jaxpr:
 
 
 def without_references(jaxpr: Jaxpr) -> Jaxpr:
-    """Returns the same function, where mutable references that it makes itself
-    (`jax.new_ref`) have become values that are handed on. Jaxprs within are left as
-    they are."""
+    """Returns the same function, with mutable references that it makes itself
+    (`jax.new_ref`) replaced by values that are passed on. Inner jaxprs are left
+    unchanged."""
     for eqn in jaxpr.jaxpr.eqns:
         for var in eqn.outvars:
             if isinstance(var.aval, AbstractRef):
@@ -71,16 +71,16 @@ def without_references(jaxpr: Jaxpr) -> Jaxpr:
 
 
 def name_of(jaxpr: Jaxpr) -> str:
-    """The name of the function that was traced."""
+    """Returns the name of the function that was traced."""
     info = getattr(close(jaxpr).jaxpr, "debug_info", None)
     return getattr(info, "func_name", "a function")
 
 
 def primitive_names() -> set[str]:
-    """The names of all primitives of the modules that have been imported."""
+    """Returns the names of all primitives of the modules that have been imported."""
     tables = ad.primitive_jvps, ad.primitive_transposes
     named = {primitive.name for table in tables for primitive in table}
-    # Some have no rules. (`isinstance` would ask objects of others for their class.)
+    # Some primitives have no rules. (`isinstance` would call code of other objects.)
     objects = gc.get_objects()
     return named | {x.name for x in objects if issubclass(type(x), jex.Primitive)}
 
@@ -96,12 +96,12 @@ def is_jaxpr(value: Any) -> bool:
 def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
     """Applies the primitive of an equation, with its parameters, to other operands.
 
-    Its custom rules are kept, and so is the context in which it was traced.
+    The custom rules of the equation, and the context in which it was traced, are kept.
 
     **Arguments:**
 
     - `eqn`: an equation of a jaxpr.
-    - `args`: the operands; arrays of the shapes and dtypes of `eqn.invars`.
+    - `args`: the operands, arrays of the shapes and dtypes of `eqn.invars`.
 
     **Returns:**
 
@@ -109,7 +109,7 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
 
     **Raises:**
 
-    What the primitive raises for operands that do not fit.
+    The errors of the primitive for operands that do not fit.
 
     !!! example
 
@@ -123,8 +123,8 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
         ```
     """
     if eqn.primitive.name == "pvary":
-        # Some primitives (of sparse matrices) say of a result that it is the same on
-        # all devices where it is not: what varies already may not be cast.
+        # Some primitives (of sparse matrices) declare a result to be the same on all
+        # devices although it is not. Values that vary already must not be cast.
         return [as_type(eqn.outvars[0].aval, args[0])]
     if isinstance(eqn, WithoutConstants):
         args, eqn = [*eqn.constants(), *args], eqn.equation
@@ -135,7 +135,7 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> list[Any]:
 
 
 class WithoutConstants:
-    """An equation without its first operands, for a rule that knows nothing of them.
+    """An equation without its first operands, for a rule that does not expect them.
     `constants` returns their values, for `bind`."""
 
     def __init__(self, equation: JaxprEqn, constants: Callable[[], list[Any]]):
@@ -150,42 +150,42 @@ class WithoutConstants:
 
 
 def located(eqn: JaxprEqn) -> Any:
-    """A context in which equations get the names (`jax.named_scope`) that this one has,
-    after those that they would get anyway; and its line of source."""
+    """Returns a context in which equations get the source line of this one, and its
+    names (`jax.named_scope`) after the names that they would get anyway."""
     info = eqn.source_info
     names = source_info_util.current_name_stack() + info.name_stack
     return source_info_util.user_context(info.traceback, name_stack=names)
 
 
 def inside_call(eqn: JaxprEqn) -> Any:
-    """A context for reading the program of a call as a part of the one around it: the
-    names that JAX gives to equations in a call of a `jax.jit`."""
+    """Returns a context for reading the program of a call as a part of the one around
+    it. It gives equations the names that JAX gives them in a call of `jax.jit`."""
     if eqn.primitive.name != "jit":
         return contextlib.nullcontext()
     return jax.named_scope(f"jit({eqn.params['name']})")
 
 
 def current_place() -> Any:
-    """The names and the line of source that equations get now."""
+    """Returns the names and the source line that equations get now."""
     return source_info_util._source_info_context.context
 
 
 def at_place(place: Any) -> Any:
-    """A context in which equations get the names and the line of source of `place`,
-    which `current_place` has returned."""
+    """Returns a context in which equations get the names and the source line of
+    `place`, which `current_place` has returned."""
     names = place.name_stack
     return source_info_util.user_context(place.traceback, name_stack=names)
 
 
 def transformation(name: str) -> Any:
-    """A context, or a decorator, that has JAX write `name(scope)` for the scopes in it,
+    """Returns a context, or a decorator, in which JAX writes `name(scope)` for scopes,
     as for its own transformations."""
     return source_info_util.transform_name_stack(name)
 
 
 def without_names() -> Any:
-    """A context for reading a program within an equation, which is traced by itself:
-    JAX puts the names of the equation before those within."""
+    """Returns a context without names, for reading a program within an equation, which
+    is traced by itself: JAX puts the names of the equation before the inner ones."""
     return source_info_util.reset_name_stack()
 
 
@@ -194,22 +194,24 @@ def evaluate(jaxpr: Jaxpr, args: Sequence[Any]) -> list[Any]:
 
 
 def current_trace() -> Any:
-    """The trace that operations are recorded by now."""
+    """Returns the trace that records operations now."""
     return jax_core.trace_ctx.trace
 
 
 def recorded_by(trace: Any) -> Any:
-    """A context in which operations are recorded by `trace`, one of those around."""
+    """Returns a context in which `trace`, one of the enclosing ones, records
+    operations."""
     return jax_core.set_current_trace(trace)
 
 
-# A value that is not there yet while a program is traced: `evaluate_with` has it.
+# A value that does not exist yet while a program is traced; `evaluate_with` fills it
+# in.
 _placeholder_p = jex.Primitive("eqx_taylor_placeholder")
 _placeholder_p.def_abstract_eval(lambda *, aval, index: aval)
 
 
 def placeholder(aval: Aval, index: int) -> Any:
-    if isinstance(aval, jax.ShapeDtypeStruct):  # What rules may give for a type.
+    if isinstance(aval, jax.ShapeDtypeStruct):  # Rules may use this as a type.
         aval = jax.make_jaxpr(lambda x: x)(aval).in_avals[0]
     return _placeholder_p.bind(aval=aval, index=index)
 
@@ -231,20 +233,20 @@ def evaluate_with(jaxpr: Jaxpr, values: Sequence[Any]) -> list[Any]:
     return [read(atom) for atom in inner.outvars]
 
 
-# Earlier CPU compilers drop the barrier before they fuse; it then only stands in the
-# way of their simplifications. Seen in the fusions of 0.10.2, 0.11.0, 0.11.1 and 0.12.
+# Earlier CPU compilers drop the barrier before they fuse, so that it only prevents
+# their simplifications. Seen in the fusions of 0.10.2, 0.11.0, 0.11.1 and 0.12.
 BARRIER_HOLDS = jax.__version_info__ >= (0, 11, 1)
 
 
 def materialise(x: Any) -> Any:
-    """Has XLA compute an array once and store it, rather than again in every fusion
-    that uses it."""
+    """Makes XLA compute an array once and store it, instead of computing it again in
+    every fusion that uses it."""
     return jax.lax.optimization_barrier(x) if BARRIER_HOLDS else x
 
 
 def live_equations(jaxpr: Jaxpr) -> list[Any]:
-    """Returns the equations that the outputs or an effect depend on, in order. Programs
-    inside of them have lost what nobody needs."""
+    """Returns the equations on which the outputs or an effect depend, in order. Dead
+    code is removed from programs inside them, too."""
     live, has_programs = _live_equations(jaxpr)
     if has_programs:
         live, _ = _live_equations(without_dead_code(jaxpr))
@@ -252,8 +254,8 @@ def live_equations(jaxpr: Jaxpr) -> list[Any]:
 
 
 def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
-    """Returns the equations that the outputs or an effect depend on, and whether some
-    of them may have something inside that nobody needs."""
+    """Returns the equations on which the outputs or an effect depend, and whether some
+    of them may contain programs with dead code."""
     wanted = {var for var in jaxpr.jaxpr.outvars if not is_literal(var)}
     live, has_programs = [], False
     for eqn in reversed(jaxpr.jaxpr.eqns):
@@ -261,8 +263,8 @@ def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
             if eqn.primitive.name == "while" and not eqn.effects:
                 eqn = _pruned_while(eqn, [var in wanted for var in eqn.outvars])
             live.append(eqn)
-            # The rule of a `custom_jvp` is a function, which is traced when it is
-            # needed: there is nothing to look into, if all results are.
+            # The rule of a `custom_jvp` is a function, which is traced only when it is
+            # needed. If all results are used, there is nothing to remove.
             if eqn.primitive.name == "custom_jvp_call":
                 has_programs |= not wanted.issuperset(eqn.outvars)
             elif not has_programs:
@@ -274,8 +276,8 @@ def _live_equations(jaxpr: Jaxpr) -> tuple[list[Any], bool]:
 
 
 def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
-    """Removes from a loop what its used outputs do not depend on. JAX does so itself
-    from 0.12 on."""
+    """Removes from a loop everything on which its used outputs do not depend. JAX does
+    so itself from 0.12 on."""
     cond, of_cond, body, of_body = while_params(eqn)
     carried = [a or b for a, b in zip(used, _pruned(cond, [True])[1][of_cond:])]
     while True:
@@ -305,8 +307,8 @@ def _pruned_while(eqn: JaxprEqn, used: list[bool]) -> JaxprEqn:
 def _pruned(
     jaxpr: Jaxpr, used: list[bool], instantiate: bool | list[bool] = False
 ) -> tuple[Jaxpr, list[bool]]:
-    """Reduces a closed jaxpr to what the `used` ones of its outputs need, and says
-    which of its inputs stay. Those of `instantiate` stay in any case."""
+    """Reduces a closed jaxpr to what its `used` outputs need, and returns which of its
+    inputs stay. Those of `instantiate` stay in any case."""
     inner, of_inputs = dce_jaxpr(jaxpr.jaxpr, used, instantiate=instantiate)
     if not hasattr(inner, "consts"):
         inner = jex.ClosedJaxpr(inner, jaxpr.consts)
@@ -371,7 +373,8 @@ class LinearSolveParams(NamedTuple):
 
 def linear_solve_params(eqn: JaxprEqn) -> LinearSolveParams:
     """Reads the parameters of a `custom_linear_solve`. Its operands are the constants,
-    those of the product with the matrix first, and the right-hand sides."""
+    of which those of the product with the matrix come first, and the right-hand
+    sides."""
     lengths = eqn.params["const_lengths"]
     return LinearSolveParams(
         close(eqn.params["jaxprs"].matvec), lengths.matvec, sum(lengths)
@@ -379,8 +382,8 @@ def linear_solve_params(eqn: JaxprEqn) -> LinearSolveParams:
 
 
 def shard_map_like(eqn: JaxprEqn) -> Callable[..., Any]:
-    """The function `jax.shard_map`, over the mesh and the axes of an equation. It takes
-    the function, `in_specs` and `out_specs`."""
+    """Returns `jax.shard_map` for the mesh and the axes of an equation. Its arguments
+    are the function, `in_specs` and `out_specs`."""
     params = eqn.params
     return functools.partial(
         jax.shard_map,
@@ -391,11 +394,11 @@ def shard_map_like(eqn: JaxprEqn) -> Callable[..., Any]:
 
 
 def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
-    """The function that was given to `defjvp`, and the values of its non-differentiable
-    arguments: these tell two rules apart.
+    """Returns the function that was passed to `defjvp`, and the values of its
+    non-differentiable arguments: these distinguish two rules.
 
-    The equation holds them wrapped several times, and anew with every trace. Where JAX
-    has changed the wrapping, the outermost wrapper that can be seen is returned: one
+    The equation holds them in several wrappers, which are new in every trace. If a
+    version of JAX wraps them differently, the innermost known wrapper is returned. One
     rule then looks like several, which costs time but is never wrong.
     """
 
@@ -404,17 +407,16 @@ def custom_jvp_rule(eqn: JaxprEqn) -> tuple[Any, ...]:
 
 
 def name_of_call(eqn: JaxprEqn) -> str:
-    """The name of a primitive, or of a function with a `custom_jvp`."""
+    """Returns the name of a primitive, or of a function with a `custom_jvp`."""
     if eqn.primitive.name != "custom_jvp_call":
         return eqn.primitive.name
     return name_of(eqn.params["call_jaxpr"])
 
 
 def closed_over(eqn: JaxprEqn) -> int:
-    """Counts the first operands of the call of a function with a `custom_jvp` that are
-    arrays which the function closes over. JAX makes operands of them. When the call is
-    applied anew, as by `bind`, they are operands like any other, and a wrapper of the
-    rule knows their number."""
+    """Counts the arrays that a function with a `custom_jvp` closes over. JAX makes them
+    the first operands of its call. When the call is applied again, as by `bind`, they
+    are ordinary operands, and a wrapper of the rule has their number."""
     if eqn.primitive.name != "custom_jvp_call":
         return 0
     lifted = 0
@@ -427,7 +429,7 @@ def closed_over(eqn: JaxprEqn) -> int:
 
 
 def _wrappers(eqn: JaxprEqn) -> list[Any]:
-    """The wrappers of the rule of a `custom_jvp`, from the outside inwards."""
+    """Returns the wrappers of the rule of a `custom_jvp`, from the outside inwards."""
     found = [eqn.params["jvp_jaxpr_fun"]]
     while len(inner := _wrapped_by(found[-1])) == 1:
         found += inner
@@ -451,12 +453,12 @@ def _static_values(x: Any) -> list[Any]:
 
 
 def without_pruning(eqn: JaxprEqn) -> tuple[JaxprEqn, list[int]]:
-    """The call of a function with a `custom_jvp` as the user wrote it, and the places
-    of its results among those of that call.
+    """Returns the call of a function with a `custom_jvp` as the user wrote it, and the
+    positions of the equation's results among those of that call.
 
-    Where JAX eliminates dead code it wraps the function's rule and leaves out results
-    that nobody uses, of which a rule registered for the function knows nothing. (Where
-    JAX has changed the wrapping the equation stays as it is.)
+    When JAX eliminates dead code, it wraps the function's rule and removes unused
+    results, which a rule registered for the function does not expect. (If a version of
+    JAX wraps the rule differently, the equation is returned unchanged.)
     """
     places = list(range(len(eqn.outvars)))
     while True:
@@ -474,12 +476,12 @@ def without_pruning(eqn: JaxprEqn) -> tuple[JaxprEqn, list[int]]:
 
 
 def _cells(fun: Any) -> list[Any]:
-    """The objects that a Python function closes over."""
+    """Returns the objects that a Python function closes over."""
     return [cell.cell_contents for cell in getattr(fun, "__closure__", None) or ()]
 
 
 def as_weak_as(aval: Aval, x: Any) -> Any:
-    """Makes `x` take part in type promotion as values of type `aval` do."""
+    """Gives `x` the weak type of `aval`, for type promotion."""
     if jax.typeof(x).weak_type == aval.weak_type:
         return x
     return jax.lax.convert_element_type_p.bind(
@@ -488,16 +490,15 @@ def as_weak_as(aval: Aval, x: Any) -> Any:
 
 
 def filled(aval: Aval, value: Any = 0) -> Any:
-    """The array of this type whose entries are all `value`.
+    """Returns the array of this type whose entries are all `value`.
 
-    A type is more than a shape and a dtype. An array made of these two alone is the
-    same on all devices, and where one that is divided among them is expected, JAX
-    refuses it: the equations of a jaxpr, the carry of a loop, and the results of
-    branches have the types that they were traced with.
+    A type is more than a shape and a dtype. An array that is made from these two alone
+    is the same on all devices, and JAX refuses it where an array that is divided among
+    devices is expected: the equations of a jaxpr, the carry of a loop, and the results
+    of branches have the types with which they were traced. This array also has
 
-    - The axes of a `jax.shard_map` over which arrays of this type vary: this one is
-      taken to vary over them too.
-    - The sharding, on a mesh whose axes are explicit.
+    - the axes of a `jax.shard_map` over which arrays of this type vary,
+    - the sharding, on a mesh whose axes are explicit.
     """
     array = jax.lax.full(
         aval.shape, value, aval.dtype, sharding=explicit_sharding(aval)
@@ -506,10 +507,9 @@ def filled(aval: Aval, value: Any = 0) -> Any:
 
 
 def as_type(aval: Aval, x: Any) -> Any:
-    """Makes `x` an array that can stand where one of type `aval` is expected (or
-    several of them, stacked along axes in front): it gets the same sharding, and varies
-    over the axes of a `jax.shard_map` over which arrays of this type do.
-    """
+    """Converts `x` to an array that can be used where one of type `aval` is expected
+    (or several of them, stacked along axes in front). It gets the same sharding, and
+    varies over the axes of a `jax.shard_map` over which arrays of this type vary."""
     sharding = explicit_sharding(aval)
     if sharding is not None:
         front = [None] * (x.ndim - len(aval.shape))
@@ -521,19 +521,20 @@ def as_type(aval: Aval, x: Any) -> Any:
 
 
 def explicit_sharding(aval: Aval) -> Any:
-    """The sharding, if it is a part of the type: on a mesh whose axes are explicit."""
+    """Returns the sharding if it is a part of the type, on a mesh whose axes are
+    explicit."""
     sharding = getattr(aval, "sharding", None)
     spec = tuple(getattr(sharding, "spec", ()))
     return sharding if spec.count(None) < len(spec) else None
 
 
 def stacked_type(aval: Aval, count: int) -> Aval:
-    """The type of `count` arrays of this type, stacked along a first axis."""
+    """Returns the type of `count` arrays of this type, stacked along a first axis."""
     return _reshaped(aval, (count, *aval.shape), lambda spec: (None, *spec))
 
 
 def unstacked_type(aval: Aval) -> Aval:
-    """The type of the arrays that are stacked along the first axis."""
+    """Returns the type of the arrays that are stacked along the first axis."""
     return _reshaped(aval, aval.shape[1:], lambda spec: spec[1:])
 
 
@@ -552,7 +553,7 @@ def all_varying(arrays: Sequence[Any]) -> list[Any]:
 
 
 def vary(x: Any, axes: frozenset[str]) -> Any:
-    """Makes `x` vary over these axes of a `jax.shard_map` too."""
+    """Makes `x` vary over these axes of a `jax.shard_map`, too."""
     if not axes:
         return x
     missing = axes - varying_axes(jax.typeof(x))
@@ -564,10 +565,10 @@ def joint_axes(avals: Iterable[Aval]) -> frozenset[str]:
 
 
 def varying_axes(aval: Aval) -> frozenset[str]:
-    """The axes of a `jax.shard_map` over which an array of this type may differ from
-    device to device."""
-    # They were `vma` before that became a part of `mat`, which a `ShapeDtypeStruct`
-    # calls by its full name. Types of other classes have none of these.
+    """Returns the axes of a `jax.shard_map` over which an array of this type may differ
+    from device to device."""
+    # The attribute was `vma` before it became a part of `mat`, whose full name a
+    # `ShapeDtypeStruct` uses. Types of other classes have none of these.
     for name in ("mat", "manual_axis_type"):
         if (kind := getattr(aval, name, None)) is not None:
             return kind.varying
@@ -575,25 +576,26 @@ def varying_axes(aval: Aval) -> frozenset[str]:
 
 
 def is_differentiable(aval: Aval) -> bool:
-    """Whether values of this type can move: a dtype with a tangent of its own."""
+    """Returns whether values of this type are differentiable: whether their dtype has a
+    tangent."""
     return jex.primal_dtype_to_tangent_dtype(aval.dtype) != jax.dtypes.float0
 
 
 def can_move(eqn: JaxprEqn) -> bool:
-    """Whether any of an equation's outputs can."""
+    """Returns whether any output of an equation is differentiable."""
     return any(is_differentiable(var.aval) for var in eqn.outvars)
 
 
 def without_dead_code(jaxpr: Jaxpr) -> Jaxpr:
-    """Removes what a function does not need, also from its loops, branches and calls.
-    All of its arguments stay."""
+    """Removes dead code from a function, and from its loops, branches and calls. All of
+    its arguments stay."""
     return _pruned(jaxpr, [True] * len(jaxpr.jaxpr.outvars), True)[0]
 
 
 def with_body(jaxpr: Jaxpr, replaced: Callable[[Jaxpr], Jaxpr]) -> Jaxpr:
-    """Applies `replaced` to a jaxpr that is the parameter of an equation; the result is
-    open or closed as the jaxpr was. The jaxpr is left alone where the result would hold
-    another number of constants, which not all equations allow."""
+    """Applies `replaced` to a jaxpr that is the parameter of an equation. The result is
+    open or closed, like the jaxpr. If it would hold another number of constants, which
+    not all equations allow, the jaxpr is returned unchanged."""
     new = replaced(close(jaxpr))
     held = len(getattr(jaxpr, "consts", ()))
     if len(new.consts) != held:
@@ -602,6 +604,6 @@ def with_body(jaxpr: Jaxpr, replaced: Callable[[Jaxpr], Jaxpr]) -> Jaxpr:
 
 
 def number_like(aval: Aval, x: Any) -> Any:
-    """Makes a number that becomes a literal, as weak as values of type `aval`."""
+    """Makes a scalar that becomes a literal, with the dtype and weak type of `aval`."""
     kind = ShapedArray((), aval.dtype, weak_type=aval.weak_type)
     return TypedNdArray(np.asarray(x, aval.dtype), kind)

@@ -1,4 +1,4 @@
-"""Keys under which two equations, or two jaxprs, are the same computation."""
+"""Keys by which equations, or jaxprs, that are the same computation are found."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -12,23 +12,24 @@ from .jax import custom_jvp_rule, is_jaxpr, is_literal, known_size
 
 
 def equation_key(eqn: Any, inputs: Sequence[Any]) -> Hashable:
-    """The key of an equation on these very input objects. It is made of ids of objects
-    that the equation and the inputs hold: keep these as long as the key."""
+    """Returns the key of an equation for these input objects. It contains ids of
+    objects that the equation and the inputs hold: keep these alive as long as the
+    key."""
     return (eqn.primitive, params_key(eqn), tuple(map(id, inputs)))
 
 
 def params_key(eqn: Any) -> Hashable:
-    """The key of what an equation does, whatever its inputs."""
+    """Returns the key of an equation's parameters, regardless of its inputs."""
     if eqn.primitive.name == "custom_jvp_call":
-        # The function is traced anew at every call: only its content can be compared.
+        # The function is traced anew at every call, so its content is compared.
         rule = tuple(map(_value_key, custom_jvp_rule(eqn)))
         return (rule, jaxpr_key(eqn.params["call_jaxpr"]))
     items = dict(sorted(eqn.params.items()))
     if "flatten" in items and _is_flatten(items["flatten"]):
-        # Equinox's primitives keep the arguments that are no arrays in `static`. Jaxprs
-        # among these are open, and what they close over are operands. Where JAX has one
-        # class for open and closed ones they hold it as well, as tracers that are new
-        # with every trace.
+        # Equinox's primitives keep arguments that are not arrays in `static`. Jaxprs
+        # among these are open, and the values that they close over are operands. If JAX
+        # has one class for open and closed jaxprs, they also hold these values, as
+        # tracers that are new in every trace.
         items["static"] = tuple(
             jaxpr_key(x, tracers=False) if is_jaxpr(x) else _value_key(x)
             for x in items["static"]
@@ -40,12 +41,12 @@ def _value_key(value: Any) -> Hashable:
     if is_jaxpr(value):
         return jaxpr_key(value)
     if _is_flatten(value):
-        # Equinox's primitives carry one, made anew for every call, to restore PyTrees
-        # with; what is in it follows from the other parameters.
+        # Equinox's primitives carry one, new in every call, to restore PyTrees. Its
+        # content follows from the other parameters.
         return "Flatten"
     leaves, treedef = jtu.tree_flatten(value)
     if not jtu.treedef_is_leaf(treedef):
-        # A closure that was converted to a PyTree, say, with jaxprs as leaves.
+        # For example a closure that was converted to a PyTree, with jaxprs as leaves.
         value = (treedef, *map(_value_key, leaves))
     try:
         hash(value)
@@ -61,8 +62,8 @@ def _is_flatten(value: Any) -> bool:
 
 
 def constant_key(aval: Any, value: Any) -> Hashable:
-    """The key of a constant: its content for numbers and small arrays, which functions
-    that are traced anew make anew; its identity for others."""
+    """Returns the key of a constant. It is the content of scalars and small arrays,
+    which every trace of a function makes anew, and the identity of others."""
     # PRNG keys and mutable references are among these others.
     is_number = isinstance(aval, ShapedArray) and isinstance(aval.dtype, np.dtype)
     if isinstance(value, Tracer) or not is_number or known_size(aval) > 16:
@@ -74,8 +75,9 @@ def constant_key(aval: Any, value: Any) -> Hashable:
 
 
 def jaxpr_key(jaxpr: Any, tracers: bool = True) -> Hashable:
-    """The key of a jaxpr, equal for jaxprs that differ in nothing but the names of
-    their variables; without `tracers` it ignores those among the constants, too."""
+    """Returns the key of a jaxpr, which is equal for jaxprs that differ only in the
+    names of their variables. Without `tracers`, tracers among the constants are
+    ignored."""
     numbers: dict[Any, int] = {}
 
     def number(atom) -> Hashable:

@@ -1,10 +1,10 @@
-"""Orders that are known at run time only: those of a loop over orders.
+"""Orders that are known only at run time: those of a loop over orders.
 
 In the body of such a loop an order is an `Order`. A rule may compute with it as with an
-integer: what comes out is a table of numbers, one for each pass of the loop, of which
-the program takes one at run time. What is the same in all passes is a Python number.
-Python cannot choose by it otherwise, nor count up to it: `Unrollable` is raised then,
-and the program is written order by order, without a loop.
+integer. The result is a table with one number for each pass of the loop, from which the
+program takes one at run time. A result that is the same in all passes is a Python
+number. Python cannot branch by other results, or count up to them: this raises
+`Unrollable`, and the program is written order by order, without a loop.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from typing import Any
 
 
 class Unrollable(Exception):
-    """A program has no form in which its orders are computed by a loop: the rule of
-    `primitive`, or of a function of this name, has none."""
+    """A program cannot be written as a loop over orders, because the rule of
+    `primitive`, or of a function of this name, cannot."""
 
     def __init__(self, reason: str, primitive: str | None = None):
         super().__init__(reason)
@@ -23,7 +23,7 @@ class Unrollable(Exception):
 
 
 class TooEarly(Unrollable):
-    """The first passes of a loop are not like the others: so many of them have to be
+    """The first passes of a loop differ from the others: `passes` of them have to be
     computed before the loop."""
 
     def __init__(self, passes: int, reason: str):
@@ -32,21 +32,21 @@ class TooEarly(Unrollable):
 
 
 def outside(loop: Any) -> Any:
-    """A context for what is computed before a loop over orders, even while the body of
-    the loop is read; `loop` is `None` where there is no loop."""
+    """Returns a context for computations before a loop over orders, even while the body
+    of the loop is read. `loop` is `None` if there is no loop."""
     return contextlib.nullcontext() if loop is None else loop.outside()
 
 
 def tabulated(fun: Callable[[int], Any], k: Any) -> Any:
-    """Returns `fun(k)`; in a loop over orders it is a table of what `fun` returns for
-    each of them."""
+    """Returns `fun(k)`. In a loop over orders, this is a table of the results of `fun`
+    for each order."""
     return k.tabulated(fun) if isinstance(k, Table) else fun(k)
 
 
 class Table:
     """A number, for each pass of a loop over orders."""
 
-    # NumPy's arrays leave their operators to this class.
+    # Operators of NumPy's arrays defer to those of this class.
     __array_ufunc__ = None
 
     __slots__ = ("loop", "values")
@@ -56,7 +56,7 @@ class Table:
         self.values = tuple(values)
 
     def scalar(self, dtype: Any) -> Any:
-        """The number of this pass, as an array."""
+        """Returns the number of this pass, as an array."""
         return self.loop.scalar(self.values, dtype)
 
     def _combined(self, fun: Callable[[Any, Any], Any], other: Any) -> Any:
@@ -121,10 +121,10 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
 
 
 class Order(Table):
-    """The order of a pass, and `offset` more.
+    """The order of a pass plus `offset`.
 
-    - `skips_zero`: whether choices are made as if it were not 0 in the first pass: for
-        recurrences that are the same there.
+    - `skips_zero`: whether comparisons ignore that it is 0 in the first pass. This is
+        for recurrences that are the same there.
     """
 
     __slots__ = ("offset", "skips_zero")

@@ -1,4 +1,4 @@
-"""Polynomials, evaluated as accurately as their coefficients are known."""
+"""Evaluation of polynomials, with and without compensation for rounding errors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from .terms import add
 def evaluate(terms: Sequence[Any], s: Any) -> Any:
     """Computes `Σ_k terms[k] s^k`; `terms[0]` is added last.
 
-    Odd and even orders are summed apart, by Horner's rule in `s²`: half as many
-    operations wait for each other.
+    Odd and even orders are summed separately, by Horner's rule in `s²`, so that half as
+    many operations wait for each other.
     """
     s = jnp.asarray(s, terms[0].dtype)
     odd, even = (_horner(terms[first::2], s * s) for first in (1, 2))
@@ -33,10 +33,11 @@ def evaluate_derivative(terms: Sequence[Any], s: Any) -> Any:
 
 
 def evaluate_compensated(terms: Sequence[Any], s: Any, rest: Any) -> tuple[Any, Any]:
-    """Computes `rest + Σ_k terms[k] s^k`, and what is left beyond its last digit.
+    """Computes `rest + Σ_k terms[k] s^k`, and the part of it below its last digit.
 
-    The rounding error of each addition is found, and all of them are added in the end:
-    the compensated summation of Kahan and Babuska in the form of Neumaier (1974).
+    The rounding error of each addition is computed, and all of them are added at the
+    end. This is the compensated summation of Kahan and Babuska in the form of Neumaier
+    (1974).
     """
     s = jnp.asarray(s, terms[0].dtype)
     total, power = terms[0], s
@@ -48,7 +49,7 @@ def evaluate_compensated(terms: Sequence[Any], s: Any, rest: Any) -> tuple[Any, 
 
 
 def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
-    """Computes `a + b` and its rounding error: exactly, whichever is larger (Knuth)."""
+    """Computes `a + b` and its exact rounding error, whichever is larger (Knuth)."""
     total = a + b
     of_b = total - a
     return total, (a - (total - of_b)) + (b - of_b)

@@ -1,7 +1,7 @@
 """Facts about primitives that do not depend on their rules: one table for each fact.
 
-Facts that a rule declares about its primitive are in the table of rules. A name may be
-unknown to the version of JAX that is installed.
+Facts that a rule declares about its primitive are in the table of rules. The installed
+version of JAX may lack some of these names.
 """
 
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ class Call(NamedTuple):
     - `callee`: the parameter that holds the function's jaxpr.
     - `is_read_in_place`: whether a jet reads the function as a part of the program
         around it.
-    - `is_transparent`: whether it does nothing but to call, and so counts for nothing
-        beside the equations of the function.
+    - `is_transparent`: whether it does nothing except call the function, so that it is
+        not counted in addition to the function's equations.
     - `is_rewritten`: whether the function can be simplified in its place.
     """
 
@@ -26,8 +26,8 @@ class Call(NamedTuple):
     is_rewritten: bool = False
 
 
-# A `custom_vjp` has no forward rule in JAX: the function is what is differentiated. The
-# batching rule of a `custom_vmap` does not survive a jet.
+# A `custom_vjp` has no forward rule in JAX, so the function itself is differentiated.
+# The batching rule of a `custom_vmap` does not apply to a jet.
 CALLS = {
     "jit": Call("jaxpr", True, is_transparent=True, is_rewritten=True),
     "call": Call("call_jaxpr", True),
@@ -46,7 +46,7 @@ CALLS = {
 
 
 def callee(eqn: Any) -> Any:
-    """The jaxpr of the function that an equation calls, open or closed."""
+    """Returns the jaxpr of the function that an equation calls, open or closed."""
     name = CALLS[eqn.primitive.name].callee
     # JAX has renamed some of these parameters.
     return eqn.params[name if name in eqn.params else "call_jaxpr"]
@@ -67,10 +67,10 @@ ELEMENTWISE = frozenset(
     """.split()
 )
 
-# Primitives that return the entries of an array in other axes, or several times.
+# Primitives that return the entries of an array along other axes, or several times.
 REARRANGING = frozenset(["broadcast_in_dim", "reshape", "squeeze", "transpose"])
 
-# Primitives that rearrange or pick entries, without floating-point operations.
+# Primitives that rearrange or select entries, without floating-point operations.
 FREE = REARRANGING | frozenset(
     """
     concatenate convert_element_type copy device_put dynamic_slice

@@ -1,11 +1,11 @@
 """Protocols of JAX's programs: jaxprs, their equations and their variables.
 
-JAX has other classes for these in every few versions. The names here are annotations,
-for type checkers and readers. At run time they are `Any`: beartype refuses protocols
-that are not `runtime_checkable`, and is slow with those that are.
+JAX changes the classes of these every few versions. The names here are annotations, for
+type checkers and readers. At run time they are `Any`: beartype refuses protocols that
+are not `runtime_checkable`, and is slow with those that are.
 
-A closed jaxpr of JAX 0.10 is one, but pyright cannot see it (`property(lambda` again):
-where JAX hands one over it is cast.
+A closed jaxpr of JAX 0.10 satisfies the protocol, but pyright does not know it (because
+of `property(lambda`), so jaxprs from JAX are cast.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         """The type of an array. The types of other values (effects, references, PRNG
         keys) have some of its attributes."""
 
-        # Integers, which type checkers cannot see: JAX makes them by `property(lambda`.
+        # These are integers, but type checkers do not know it: JAX defines them by
+        # `property(lambda`.
         ndim: Any
         size: Any
 
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
         def aval(self) -> Any: ...  # An `Aval`, nearly always.
 
     class Var(Atom, Protocol):
-        """A variable, which is equal to itself alone."""
+        """A variable, which is equal only to itself."""
 
         def __hash__(self) -> int: ...
 
     class Literal(Atom, Protocol):
-        """A constant that stands where it is used."""
+        """A constant that is written where it is used."""
 
         @property
         def val(self) -> Any: ...
@@ -73,7 +74,7 @@ if TYPE_CHECKING:
         def ctx(self) -> Any: ...
         @property
         def source_info(self) -> Any: ...
-        # A method that returns the same equation with other `params`, say.
+        # A method that returns the same equation with other `params`, for example.
         @property
         def replace(self) -> Callable[..., Any]: ...
 

@@ -11,19 +11,19 @@ from .terms import Term
 
 
 # A function from the order `k >= 1` to coefficient `k` of all series of a recurrence.
-# It may ask for coefficients up to `k` of what they are computed from, and up to
-# `k - 1` of the series themselves.
+# It may use coefficients up to `k` of their inputs, and up to `k - 1` of the series
+# themselves.
 Step = Callable[[int], Sequence[Term]]
 
 
 class Recurrence:
-    """Series whose coefficients are computed together, and taken back together.
+    """Series whose coefficients are computed together, and retracted together.
 
     **Arguments:**
 
     - `types`: the type and the support of each series.
-    - `first`: returns coefficient 0 of each.
-    - `step`: returns the coefficients of each, for an order.
+    - `first`: a function that returns coefficient 0 of each series.
+    - `step`: a function from an order to the coefficients of all series.
     """
 
     __slots__ = ("outs", "_first", "_step", "_terms")
@@ -49,7 +49,7 @@ class Recurrence:
         return self._terms[k][i]
 
     def retract(self, k: int) -> None:
-        """Forgets what was computed of order `k` and above, of all series."""
+        """Forgets the coefficients of order `k` and above, of all series."""
         for order in [order for order in self._terms if order >= k]:
             del self._terms[order]
 
@@ -60,9 +60,9 @@ def outputs(
     supports: Support | Sequence[Support],
     step: Step,
 ) -> list[Series]:
-    """The outputs of an equation: coefficient 0 is the primitive's own value, and the
-    others are those that `step` returns. One support is that of all outputs that can
-    move."""
+    """Makes the series of the outputs of an equation. Coefficient 0 is the primitive's
+    own value, and `step` returns the others. A single support is that of all
+    differentiable outputs."""
     if isinstance(supports, Support):
         can_move = [is_differentiable(var.aval) for var in eqn.outvars]
         supports = [supports if moves else CONSTANT for moves in can_move]
@@ -76,8 +76,8 @@ def output(
     support: Support,
     step: Callable[[int], Term],
 ) -> Series:
-    """The one output of an equation that moves: coefficient 0 is the primitive's own
-    value, and the others are those that `step` returns."""
+    """Makes the series of the only differentiable output of an equation. Coefficient 0
+    is the primitive's own value, and `step` returns the others."""
 
     def compute(k):
         return step(k) if k else bind(eqn, primal_values(inputs))[0]

@@ -1,13 +1,13 @@
-"""The text by which an object is shown: the call that makes it."""
+"""The representation of objects: the calls that make them."""
 
 import inspect
 from typing import Any
 
 
 def as_call(obj: Any, **fields: str) -> str:
-    """Writes an object as the call that makes it, with the arguments that are not the
-    defaults. `fields` are the names of fields that differ from those of arguments; an
-    argument without a field is left out."""
+    """Writes an object as the call that makes it, with the arguments that differ from
+    their defaults. `fields` has the names of fields that differ from their arguments'
+    names. An argument without a field is left out."""
     shown = []
     for name, parameter in inspect.signature(type(obj)).parameters.items():
         field = fields.get(name, name)
@@ -22,5 +22,5 @@ def as_call(obj: Any, **fields: str) -> str:
 def _is_same(value: Any, default: Any) -> bool:
     if value is default:
         return True
-    # An array is no default, and may be traced.
+    # An array is never a default, and may be traced.
     return type(value) is type(default) and bool(value == default)

@@ -1,7 +1,8 @@
-"""The identity of what has a reverse mode only, with a message of its own.
+"""An identity function that has only a reverse mode, and its own message in forward
+mode.
 
-A `jax.custom_vjp` that is differentiated in forward mode ends with JAX's message, which
-does not know what was differentiated.
+If a `jax.custom_vjp` is differentiated in forward mode, JAX's message does not say what
+was differentiated.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from jax.interpreters import ad, batching, mlir
 
 
 def reverse_only(tree: Any, refuse: Callable[[], NoReturn]) -> Any:
-    """Returns a PyTree as it is. Where it is differentiated in forward mode `refuse` is
-    called, which raises an error, when the derivative is computed."""
+    """Returns a PyTree unchanged. If it is differentiated in forward mode, `refuse` is
+    called when the derivative is computed, and raises an error."""
 
     def identity(x):
         if eqx.is_inexact_array(x):
@@ -26,7 +27,7 @@ def reverse_only(tree: Any, refuse: Callable[[], NoReturn]) -> Any:
 
 
 _identity_p = jex.Primitive("eqx_taylor_reverse_only")
-# Reverse mode is that of this one, which is never evaluated but only transposed.
+# The tangent of the identity. In reverse mode it is only transposed, never evaluated.
 _tangent_p = jex.Primitive("eqx_taylor_reverse_only_tangent")
 
 
@@ -62,7 +63,7 @@ for _p in (_identity_p, _tangent_p):
 _identity_p.def_impl(_same)
 _tangent_p.def_impl(_refused)
 batching.primitive_batchers[_identity_p] = _batched
-# As with JAX's own such primitive: only what is evaluated is batched.
+# As with JAX's own such primitive, it is batched only in order to be evaluated.
 batching.primitive_batchers[_tangent_p] = _refused
 ad.primitive_jvps[_identity_p] = _jvp
 ad.deflinear2(_tangent_p, _transposed)

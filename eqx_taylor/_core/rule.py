@@ -1,7 +1,7 @@
-"""Rules: what is declared about a primitive, or about a function, as data.
+"""Rules: declarations about a primitive or a function, as data.
 
-A rule says how an equation is read as series, and a few facts that whoever reads a
-program may ask for: the interpreter, the collapsed mode, the page on primitives.
+A rule says how an equation is read as series. It also has a few facts that the
+interpreter, the collapsed mode and the documentation's page on primitives need.
 """
 
 import difflib
@@ -19,24 +19,24 @@ from .protocols import JaxprEqn
 
 
 # A function that reads an equation: `read(walk, eqn, inputs)` returns a series for each
-# output. (The types of walks and series are known above this file only.)
+# output. (This file cannot import the types of walks and series.)
 Read = Callable[[Any, JaxprEqn, Sequence[Any]], list[Any]]
-# The target of a rule: a primitive, or its name, or a function with a `custom_jvp`.
-# (Not written as a type: `rule_key` has the better message for all others.)
+# The target of a rule: a primitive, the name of one, or a function with a `custom_jvp`.
+# (The type is `Any`, as the message of `rule_key` is better than that of beartype.)
 Target = Any
 
 
 class Cost(enum.Enum):
     """The cost of a coefficient of an equation's outputs."""
 
-    # Nothing: the coefficient is a view of the operand's.
+    # It costs nothing: the coefficient is a view of the operand's.
     VIEW = enum.auto()
-    # Next to nothing: coefficient `k` needs only coefficient `k` of the operands, and
-    # XLA fuses it with its uses.
+    # It costs next to nothing: coefficient `k` needs only coefficient `k` of the
+    # operands, and XLA fuses it with its uses.
     FUSED = enum.auto()
-    # Products with all lower orders, or more.
+    # It takes products with all lower orders, or more.
     WORK = enum.auto()
-    # `WORK`; and coefficient 0 takes longer to compute than to load from memory.
+    # As `WORK`, and coefficient 0 takes longer to compute than to load from memory.
     SLOW = enum.auto()
 
 
@@ -47,14 +47,14 @@ class Rule:
     **Fields:**
 
     - `read`: the function that reads an equation.
-    - `kind`: how its coefficients are computed, in a few words; one of those that the
-        documentation's page on primitives explains.
-    - `linear`: the operands that it is linear in, together; or a function of an
+    - `kind`: how its coefficients are computed, in a few words. The documentation's
+        page on primitives explains each kind.
+    - `linear`: the operands in which the target is jointly linear; or a function of an
         equation that returns them.
-    - `factors`: two operands, in each of which it is linear.
+    - `factors`: two operands, in each of which the target is linear.
     - `cost`: the cost of a coefficient; or a function of the operands' series that
         returns it.
-    - `is_kink`: whether the slope is another one beyond some point.
+    - `is_kink`: whether the slope jumps at some point.
     """
 
     read: Read
@@ -68,9 +68,9 @@ class Rule:
         return self.cost if isinstance(self.cost, Cost) else self.cost(inputs)
 
 
-# Rules of primitives by name, so that one that some version of JAX lacks never breaks
-# the import of the package; and of functions with a `custom_jvp`, which are all one
-# primitive, by their `defjvp`.
+# The rules of primitives by their names, so that a primitive that some version of JAX
+# lacks does not break the import of the package; and the rules of functions with a
+# `custom_jvp`, which share one primitive, by their `defjvp`.
 RULES: dict[Hashable, Rule] = {}
 # The name under which the rule for all other primitives is registered.
 OTHERWISE = "otherwise"
@@ -81,8 +81,8 @@ def otherwise(walk: Any, eqn: JaxprEqn, inputs: Sequence[Any]):
     return RULES[OTHERWISE].read(walk, eqn, inputs)
 
 
-# Whether names must be those of primitives that there are. The package itself registers
-# names that only some versions of JAX have, and sets this when it has done so.
+# Whether names must be those of existing primitives. The package itself registers names
+# that only some versions of JAX have, and sets this afterwards.
 checks_names = False
 
 
@@ -115,7 +115,7 @@ def rule_key(target: Target) -> Hashable:
     if target.jvp is None:
         raise ValueError(
             f"rules: the target {target!r} has no derivative yet: call its `defjvp` "
-            "first, by which its calls are recognised."
+            "first. Its calls are recognised by this derivative."
         )
     return target.jvp
 
@@ -128,37 +128,37 @@ def target_key(eqn: JaxprEqn) -> Hashable:
 
 
 def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
-    """A decorator, which registers a rule for primitives or functions.
+    """Returns a decorator that registers a rule for primitives or functions.
 
-    A rule is a function `rule(walk, eqn, inputs)` of the
-    [`eqx_taylor.rules.Walk`][], of the equation of the jaxpr, and of one
-    [`eqx_taylor.rules.Series`][] for each operand. It returns a list of one series for
-    each output. Coefficients are normalised: coefficient `k` is the derivative of order
-    `k` over `k!`.
+    A rule is a function `rule(walk, eqn, inputs)`. Its arguments are the
+    [`eqx_taylor.rules.Walk`][], the equation of the jaxpr, and a list with one
+    [`eqx_taylor.rules.Series`][] for each operand. It returns a list with one series
+    for each output. Coefficients are normalised: coefficient `k` is the derivative of
+    order `k`, divided by `k!`.
 
     **Arguments:**
 
-    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
-        function with a `jax.custom_jvp` whose `defjvp` has been called.
-    - `facts`: what else is declared about the target, by keyword. `linear`: the
-        operands that it is linear in, together, as a slice; or a function of the
-        equation that returns the slice. `factors`: the places of two operands, in each
-        of which it is linear while the other one does not move. By these, operators
-        that are sums over directions, such as [`eqx_taylor.laplacian`][], apply the
-        target to the sum, and not in each direction. (`kind`, `cost` and `is_kink` are
-        for the package's own rules.)
+    - `targets`: one or more targets. A target is a `jax.extend.core.Primitive`, the
+        name of one, or a function with a `jax.custom_jvp` whose `defjvp` has been
+        called.
+    - `facts`: further facts about the target, as keyword arguments. `linear` is the
+        slice of the operands in which the target is jointly linear, or a function of
+        the equation that returns the slice. `factors` are the positions of two
+        operands, in each of which the target is linear while the other is constant.
+        With these, operators that sum over directions, such as
+        [`eqx_taylor.laplacian`][], apply the target once to the sum, and not in each
+        direction. (`kind`, `cost` and `is_kink` are for the package's own rules.)
 
     **Returns:**
 
-    The decorator, which returns the rule as it is. The rule holds for all that is
-    traced from then on, and takes the place of any other.
+    The decorator, which returns the rule unchanged. The rule applies to everything that
+    is traced afterwards, and replaces any earlier rule of the target.
 
     **Raises:**
 
-    `TypeError` for a target that is none of these, for another keyword, and for facts
-    or rules of another type;
-    `ValueError` for a function whose `defjvp` has not been called, and for a name that
-    no primitive has.
+    `TypeError` if a target is none of these, for an unknown keyword, and for facts or
+    rules of a wrong type. `ValueError` if the `defjvp` of a function has not been
+    called, or if no primitive has the name.
 
     !!! example
 
@@ -193,8 +193,8 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
     known = [field.name for field in fields(Rule) if field.name != "read"]
     if unknown := sorted(facts.keys() - known):
         raise TypeError(
-            f"rules.register: there is no fact `{unknown[0]}` to declare of a target; "
-            f"there are: {', '.join(known)}."
+            f"rules.register: there is no fact `{unknown[0]}` to declare about a "
+            f"target; there are: {', '.join(known)}."
         )
 
     linear, factors = facts.get("linear"), facts.get("factors")
@@ -209,7 +209,7 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
             f"(0, 1); got {factors!r}."
         )
 
-    def decorator(rule: Any) -> Any:  # Not `Read`: this message is the better one.
+    def decorator(rule: Any) -> Any:  # Not `Read`: the message below is better.
         if not callable(rule):
             raise TypeError(
                 "rules.register: a rule must be a function of the walk, the equation "
@@ -223,6 +223,6 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
 
 
 def with_cost(cost: Cost, *names: str) -> None:
-    """Declares the cost of the coefficients of primitives that have rules."""
+    """Sets the cost of the coefficients of primitives that have rules."""
     for name in names:
         RULES[name] = replace(RULES[name], cost=cost)

@@ -1,7 +1,7 @@
-"""Truncated power series of arrays, and the few operations that every rule is made of.
+"""Truncated power series of arrays.
 
-Along a curve every array of a program is a series `x(t) = Σ_k x_k t^k`. Coefficients
-are normalised, `x_k = x^(k)(0) / k!`; factorials appear only at the public border.
+Along a curve, every array of a program is a series `x(t) = Σ_k x_k t^k`. Coefficients
+are normalised, `x_k = x^(k)(0) / k!`; factorials appear only in the public functions.
 """
 
 import contextlib
@@ -18,15 +18,16 @@ from .storage import policy, Storage
 from .terms import scale, Term
 
 
-# The orders that may be nonzero: bit k stands for coefficient k. An integer, so that
-# sets of orders are compared, joined and hashed at no cost.
+# The orders that may be nonzero: bit k stands for coefficient k. It is an integer, so
+# that sets of orders are cheap to compare, join and hash.
 Support = int
 
 CONSTANT: Support = 1
 
 
 def mask(order: int) -> Support:
-    """The support of a series of which nothing is known: orders 0 to `order`."""
+    """Returns the support of a series of which nothing is known: orders 0 to
+    `order`."""
     return (1 << (order + 1)) - 1
 
 
@@ -42,9 +43,10 @@ def product_support(a: Support, b: Support, order: int) -> Support:
 
 
 def analytic_support(support: Support, order: int) -> Support:
-    """The support of an analytic function of series: closed under products.
+    """Returns the support of an analytic function of a series, which is closed under
+    products.
 
-    `sin(x_0 + x_2 t²)` has even orders only.
+    For example, `sin(x_0 + x_2 t²)` has even orders only.
     """
     support = support & mask(order) | CONSTANT
     while (grown := product_support(support, support, order)) != support:
@@ -53,24 +55,25 @@ def analytic_support(support: Support, order: int) -> Support:
 
 
 class Series:
-    """A power series whose coefficients are computed when they are first asked for.
+    """A power series whose coefficients are computed when they are first requested.
 
-    Coefficients are normalised: coefficient `k` is the derivative of order `k` over
-    `k!`. One that is known to be zero is `None`.
+    Coefficients are normalised: coefficient `k` is the derivative of order `k`, divided
+    by `k!`. A coefficient that is known to be zero is `None`.
 
-    A rule constructs one for each output of its equation, and others for whatever it
-    computes on the way: these are kept, and taken back, as its outputs are.
+    A rule constructs a series for each output of its equation, and may construct others
+    for intermediate values. The interpreter stores and discards the coefficients of
+    both in the same way.
 
     **Arguments:**
 
-    - `aval`: the type of every coefficient; anything with a `shape` and a `dtype`. For
+    - `aval`: the type of every coefficient: anything with a `shape` and a `dtype`. For
         an output of an equation it is `eqn.outvars[i].aval`.
     - `support`: the orders that may be nonzero, as the bits of an integer. `compute` is
-        not asked for others.
+        called only for these.
     - `compute`: a function from the order `k` to the coefficient, an array or `None`.
-        It may ask for coefficients up to `k` of the inputs and up to `k - 1` of the
-        series itself: this is what a recurrence is.
-    - `is_known`, `terms`, `is_kept`: for the interpreter.
+        As a recurrence, it may use coefficients up to `k` of the inputs, and up to
+        `k - 1` of the series itself.
+    - `is_known`, `terms`, `is_kept`: for the interpreter only.
 
     !!! example
 
@@ -79,7 +82,7 @@ class Series:
         >>> import jax.numpy as jnp
         >>> from eqx_taylor import rules
         >>> aval = jax.ShapeDtypeStruct((), jnp.float32)
-        >>> # exp(t^2): coefficients 1, 0, 1, 0, 1/2, ... by 2 y_k = k y_{k+2}.
+        >>> # exp(t^2) has the coefficients 1, 0, 1, 0, 1/2, ..., by k y_k = 2 y_{k-2}.
         >>> def compute(k):
         ...     return jnp.array(1.0) if k == 0 else 2 * y[k - 2] / k
         >>> y = rules.Series(aval, 0b10101, compute)
@@ -92,8 +95,8 @@ class Series:
         ```
     """
 
-    # `is_known` says that every coefficient can be had now; it is false for the
-    # solution of an ODE under construction, and for all that depends on it.
+    # `is_known` says that every coefficient can be computed now. It is false for the
+    # solution of an ODE under construction, and for everything that depends on it.
 
     __slots__ = (
         "aval",
@@ -128,30 +131,31 @@ class Series:
         self.aval: Aval = aval
         self.support: Support = support
         self.is_known: bool = is_known
-        # Whether a walk keeps its coefficients, or need not: the series is given, or is
-        # a view of one that is kept.
+        # Whether a walk keeps its coefficients, or does not need to, as the series is
+        # given, or is a view of one that is kept.
         self.is_kept: bool = is_kept
         # The name of its coefficients in a history.
         self.key: str = ""
-        # The recurrence of the equation that it is an output of, if several are.
+        # The recurrence that computes it together with the other outputs of its
+        # equation, if there are several.
         self.recurrence: Any = None
-        # The series under construction that it depends on, and how many orders ahead.
+        # The series under construction on which it depends, and by how many orders
+        # ahead.
         self.tentative: dict[Tentative, int] = {}
-        # Whether `tentative` is found as coefficients are computed. (That of an
-        # equation's outputs is known from its inputs.)
+        # Whether `tentative` is found while coefficients are computed. (For an
+        # equation's outputs it is known from the inputs.)
         self.is_tracked: bool = not is_kept
         self.storage: Storage = Storage()
-        # The loop over orders that it is computed in, if there is one; and whether its
-        # coefficient 0 is computed as all others are.
+        # The loop over orders in which it is computed, if there is one; and whether its
+        # coefficient 0 is computed like all others.
         self.loop: Any = None
         self.is_linear: bool = False
         self._compute = compute
-        # The place in the source of its equation, for whenever a coefficient is
-        # computed.
+        # The source line of its equation, under which coefficients are computed.
         self._place = current_place()
         self._terms: list[Term] = list(terms)
         self._derivative: Series | None = None
-        # The value a little ahead, in the series of a solution; and the value at the
+        # The value slightly ahead, in the series of a solution; and the value at the
         # point itself, if the value was decided ahead.
         self._ahead: Callable[[], Any] | None = None
         self._here: Callable[[], Any] | None = None
@@ -159,8 +163,8 @@ class Series:
             _made_by(self)
 
     def __getitem__(self, k: Any) -> Term:
-        """Returns coefficient `k`: an array, or `None` where it is known to be zero."""
-        # An integer; or an `Order`, in a loop over orders.
+        """Returns coefficient `k`: an array, or `None` if it is known to be zero."""
+        # `k` is an integer; or an `Order`, in a loop over orders.
         if isinstance(k, Table):
             return k.loop.coefficient(self, k)
         terms = self._terms
@@ -203,7 +207,7 @@ class Series:
         self._compute = wrapper(self._compute)
 
     def append(self, term: Term) -> None:
-        """Makes the next coefficient known."""
+        """Sets the next coefficient."""
         self._terms.append(term)
 
     def retract(self, k: int) -> None:
@@ -214,16 +218,16 @@ class Series:
             self.recurrence.retract(k)
 
     def make_known(self, k: int, term: Term) -> None:
-        """Makes coefficient `k` known, unless it is."""
+        """Sets coefficient `k`, unless it is known."""
         if k > 0:
             self[k - 1]
         if len(self._terms) == k:
             self._terms.append(term)
 
     def for_products(self, k: Any, shape: tuple[Any, ...] | None = None) -> Term:
-        """Returns coefficient `k`, for products with many other orders. From now on it
-        is one that XLA has stored. With a `shape` it is broadcast to that, and axes are
-        joined."""
+        """Returns coefficient `k`, for products with many other orders, and makes XLA
+        store it. If a `shape` is given, the coefficient is broadcast to it, and axes
+        are joined."""
         term = self[k]
         if term is None or isinstance(k, Table) or shape is None and self.is_known:
             return term
@@ -233,8 +237,8 @@ class Series:
         return term if shape is None else self.storage.in_form(k, term, shape)
 
     def depend_on(self, inputs: "Sequence[Series]", ahead: int = 0) -> None:
-        """Declares the series that it is computed from: its coefficient `k` is taken
-        back together with their coefficient `k + ahead`."""
+        """Declares the series from which it is computed: its coefficient `k` is
+        retracted together with their coefficient `k + ahead`."""
         for series in inputs:
             for tentative, n in series.tentative.items():
                 known = self.tentative.get(tentative)
@@ -244,12 +248,12 @@ class Series:
                     self.tentative[tentative] = n + ahead
 
     def dense(self, k: Any) -> Any:
-        """Returns coefficient `k` as an array, also where it is zero."""
+        """Returns coefficient `k` as an array, even if it is zero."""
         term = self[k]
         return filled(self.aval) if term is None else term
 
     def look_ahead(self, ahead: Callable[[], Any]) -> None:
-        """Sets the value a little ahead on the solution of an ODE."""
+        """Sets the value slightly ahead on the solution of an ODE."""
         self._ahead = ft.cache(ahead)
 
     def look_here(self, here: Callable[[], Any]) -> None:
@@ -268,7 +272,7 @@ class Series:
 
     @property
     def ahead(self) -> Any:
-        """The value by which decisions are made."""
+        """The value that decisions use."""
         if self._ahead is None:
             return self.dense(0)
         with outside(self.loop), at_place(self._place):
@@ -276,7 +280,7 @@ class Series:
 
     @property
     def here(self) -> Any:
-        """The value at the point, whatever was decided."""
+        """The value at the point, also if it was decided ahead."""
         if self._here is None:
             return self.dense(0)
         with outside(self.loop), at_place(self._place):
@@ -290,7 +294,7 @@ class Series:
     @property
     def derivative(self) -> "Series":
         """The series of `x'(t)`, whose coefficient `k` is `(k + 1) x_{k+1}`."""
-        # It is kept, as many rules ask for it.
+        # It is kept, as many rules use it.
         if self._derivative is None:
 
             def compute(k):
@@ -305,14 +309,14 @@ class Series:
             )
             self._derivative.storage.cost = Cost.VIEW
             self._derivative.loop, self._derivative.is_linear = self.loop, True
-            self._derivative.is_tracked = True  # What `self` depends on may come later.
+            self._derivative.is_tracked = True  # `self` may get dependencies later.
             self._derivative.depend_on([self], ahead=1)
         return self._derivative
 
 
 class Reading:
-    """One call of a rule, and the series that the rule has constructed itself: those of
-    its outputs, and others that it computes them with."""
+    """One call of a rule, and the series that the rule has constructed: those of its
+    outputs, and intermediate ones."""
 
     def __init__(self, is_known: bool):
         self.is_known = is_known
@@ -320,7 +324,7 @@ class Reading:
 
 
 class _Now(threading.local):
-    # The rule that is called, or the series of which a coefficient is computed.
+    # The rule that is being called, or the series whose coefficient is being computed.
     by: Reading | Series | None = None
 
 
@@ -329,9 +333,10 @@ _now = _Now()
 
 @contextlib.contextmanager
 def reading(is_known: bool) -> Iterator[list[Series]]:
-    """Collects the series that are constructed within, except by other rules, and by
-    functions that compute a coefficient: when these are called is not the same in each
-    reading of a program, so that such a series can have no name in a history."""
+    """Collects the series that are constructed in this context, except those of other
+    rules and of functions that compute a coefficient. When the latter are called
+    differs between readings of a program, so their series can have no name in a
+    history."""
     caller, _now.by = _now.by, Reading(is_known)
     try:
         yield _now.by.made
@@ -340,7 +345,8 @@ def reading(is_known: bool) -> Iterator[list[Series]]:
 
 
 def _made_by(series: Series) -> None:
-    """Tells a new series whether all that it may be computed from is known."""
+    """Sets `is_known` of a new series: whether everything from which it may be computed
+    is known."""
     by = _now.by
     if by is not None:
         series.is_known = series.is_known and by.is_known
@@ -349,8 +355,8 @@ def _made_by(series: Series) -> None:
 
 
 class Tentative:
-    """Series under construction, and all that depends on them. Their next coefficient
-    can be supposed, to see what follows from it, and be taken back."""
+    """Series under construction, and everything that depends on them. Their next
+    coefficient can be assumed, to compute what follows from it, and be retracted."""
 
     def __init__(self, series: Sequence[Series]):
         self.dependents: list[Series] = list(series)
@@ -358,7 +364,7 @@ class Tentative:
             one.tentative[self] = 0
 
     def lowest(self, series: Series, k: int) -> int:
-        """The first coefficient of a dependent that coefficient `k` enters."""
+        """Returns the first order of a dependent that depends on coefficient `k`."""
         return max(k - series.tentative[self], 0)
 
 
@@ -367,15 +373,16 @@ def constant(aval: Aval, value: Any) -> Series:
 
 
 def given(aval: Aval, terms: Sequence[Term], support: Support | None = None) -> Series:
-    """Makes a series with these coefficients. Those above them are zero; or, where
-    `support` is given and says otherwise, not needed now."""
+    """Makes a series with these coefficients. Higher ones are zero; or, if `support` is
+    given and includes them, not needed now."""
     if support is None:
         support = sum(1 << k for k, term in enumerate(terms) if term is not None)
     return _from_outside(aval, support, terms)
 
 
 def unknown(aval: Aval, support: Support, terms: Sequence[Term] = ()) -> Series:
-    """Makes a series of known type and support, of which only these terms are known."""
+    """Makes a series of known type and support, whose terms are known only as far as
+    `terms` goes."""
     return _from_outside(aval, support, terms, is_known=False)
 
 
@@ -388,12 +395,12 @@ def _from_outside(aval: Aval, support: Support, terms, is_known: bool = True) ->
 
 
 def primal_values(inputs: Sequence[Series]) -> list[Any]:
-    """The operands of an equation, at the point."""
+    """Returns the operands of an equation at the point."""
     return [series.dense(0) for series in inputs]
 
 
 def ahead_values(inputs: Sequence[Series]) -> list[Any]:
-    """The operands of a decision."""
+    """Returns the operands of a decision."""
     return [series.ahead for series in inputs]
 
 

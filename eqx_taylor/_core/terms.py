@@ -7,12 +7,12 @@ from jax import lax
 from .order import Table
 
 
-# A coefficient; `None` is one that is known to be zero.
+# A coefficient. `None` means that it is known to be zero.
 Term = Any
 
 
 def scale(term: Term, factor: Any) -> Term:
-    """Computes `factor * term`; `None` where the term is.
+    """Computes `factor * term`, where the term may be known to be zero.
 
     **Arguments:**
 
@@ -48,11 +48,11 @@ def add(a: Term, b: Term) -> Term:
 
     **Arguments:**
 
-    - `a`, `b`: coefficients of the same shape and dtype; arrays, or `None` for zero.
+    - `a`, `b`: coefficients of the same shape and dtype: arrays, or `None` for zero.
 
     **Returns:**
 
-    An array of their shape, or `None` if both are.
+    An array of their shape, or `None` if both are `None`.
 
     **Raises:**
 
@@ -80,11 +80,11 @@ def sub(a: Term, b: Term) -> Term:
 
     **Arguments:**
 
-    - `a`, `b`: coefficients of the same shape and dtype; arrays, or `None` for zero.
+    - `a`, `b`: coefficients of the same shape and dtype: arrays, or `None` for zero.
 
     **Returns:**
 
-    An array of their shape, or `None` if both are.
+    An array of their shape, or `None` if both are `None`.
 
     **Raises:**
 
@@ -117,7 +117,7 @@ def over(a: Term, divisor: Any) -> Term:
 
     **Returns:**
 
-    An array of their shape, or `None`.
+    An array of their shape, or `None` if `a` is `None`.
 
     **Raises:**
 

@@ -7,7 +7,8 @@ from jax import lax
 
 
 def power_of_two(x: Any) -> Any:
-    """A power of two near `x`, a positive number. The power has a reciprocal."""
+    """Returns a power of two near a positive `x`, whose reciprocal does not
+    overflow."""
     x = lax.reduce_precision(x, jnp.finfo(x.dtype).nexp, 0)
     largest = float(jnp.finfo(x.dtype).max) / 8  # Its reciprocal is normal.
     return jnp.clip(x, float(jnp.finfo(x.dtype).tiny), largest)

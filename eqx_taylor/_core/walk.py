@@ -1,18 +1,19 @@
-"""A walk reads a jaxpr as a set of recurrences; who asks for coefficients drives it.
+"""The interpreter: a walk reads a jaxpr as a set of recurrences.
 
-`Walk.interpret` goes through the equations of a jaxpr and makes a `Series` of every
-value, by the rule that is registered for the equation's primitive. A rule says how to
-compute coefficient `k`; when that happens follows from what is known:
+`Walk.interpret` goes through the equations of a jaxpr, and makes a `Series` for every
+value by the rule of the equation's primitive. A rule says how to compute coefficient
+`k`. When this happens depends on what is known:
 
-- where all inputs of an equation are known (a jet), all its coefficients are computed
-  at once, equation after equation ("equation-major");
-- what depends on a series under construction (the solution of an ODE, a primitive
-  whose rule is its own derivative) is put on the walk's tape, and `Walk.advance(k)`
-  computes coefficient `k` of all of it ("order-major").
+- If all inputs of an equation are known (a jet), all its coefficients are computed at
+  once, equation after equation ("equation-major").
+- Series that depend on a series under construction (the solution of an ODE, or a
+  primitive whose rule is its own derivative) are put on the walk's tape, and
+  `Walk.advance(k)` computes coefficient `k` of all of them ("order-major").
 
-A memo finds equations that were met before with the same inputs. It is common
-subexpression elimination, it shares pairs like sine and cosine, and it is what makes a
-primitive whose derivative calls the primitive a recurrence and not a regress.
+A memo finds equations that have been read before with the same inputs. It eliminates
+common subexpressions, and shares pairs like sine and cosine. If the derivative of a
+primitive calls the primitive, the memo makes this a recurrence instead of an infinite
+recursion.
 """
 
 import contextlib
@@ -59,30 +60,32 @@ from .series import (
 from .terms import Term
 
 
-# Facts about objects, by what they say and the object's identity, with the object.
+# Facts about objects. The key is the kind of fact and the object's identity; the value
+# is the fact and the object.
 Cache = dict[Hashable, tuple[Any, Any]]
 
 
 class Reach(enum.IntEnum):
-    """The coefficients of an equation that are computed when it is met."""
+    """The coefficients of an equation that are computed when it is read."""
 
-    # Types and supports only: nothing is emitted.
+    # None: only types and supports are found, and nothing is emitted.
     NOTHING = 0
     # Coefficient 0.
     FIRST = 1
-    # All coefficients, if those of the operands can be had; else coefficient 0.
+    # All coefficients if the operands are known, otherwise coefficient 0.
     ALL = 2
 
 
 class Walk:
-    """One reading of a program on series of some order. A rule is given it.
+    """One reading of a program on series of some order. It is the first argument of a
+    rule.
 
-    Only `order` and `analytic_support` are for rules; all else is the interpreter's.
+    Rules use only `order` and `analytic_support`; all else is for the interpreter.
 
     **Arguments:**
 
-    - `order`: the highest order $K$ that is asked for. (In a loop coefficients may be
-        asked for one by one.)
+    - `order`: the highest order $K$ of the coefficients. (In a loop they may be
+        requested one by one.)
 
     !!! example
 
@@ -102,8 +105,8 @@ class Walk:
         ```
     """
 
-    # `stop` is the order up to which known series are computed; all choices are the
-    # same whatever it is.
+    # `stop` is the order up to which known series are computed. No choice depends on
+    # it.
 
     def __init__(
         self,
@@ -122,28 +125,30 @@ class Walk:
         self.stop: int = order if stop is None else stop
         self.history = history
         self.reach = reach
-        # Whether there are prints and callbacks: once, not again at each order.
+        # Whether effects, such as prints and callbacks, are emitted. They must be once,
+        # not again at each order.
         self.effects: bool = effects and reach is not Reach.NOTHING
-        # Whether decisions are made ahead of the point, where series look ahead; or at
-        # the point, in formulas of rules, which avoid by them what is singular there.
+        # Whether decisions are made ahead of the point, if series look ahead. In the
+        # formulas of rules they are made at the point, to avoid singularities there.
         self.decides_ahead = decides_ahead
-        # Functions (`params_key`) that are taken for linear, to see if they can be.
+        # Functions (`params_key`) that are assumed to be linear, to test whether they
+        # are.
         self.assumed_linear = assumed_linear
         # The loop over orders in which coefficients are computed, if there is one.
         self.loop = loop
         self.tape: list[Series] = []
-        # Facts about the jaxprs within, for all the walks that read them.
+        # Facts about inner jaxprs, which all walks that read them share.
         self._cache: Cache = {} if cache is None else cache
-        # The series of outputs and constants, with the objects that have to stay alive
-        # for the key to be valid.
+        # The series of outputs and constants, with the objects that must stay alive for
+        # the key to be valid.
         self._memo: dict[Hashable, tuple[list[Series], Any]] = {}
-        # The place in the program, and the number of names made at each place.
+        # The position in the program, and the number of names made at each position.
         self._here = ""
         self._counts: dict[str, int] = {}
 
     def definition_walk(self, key: str, decides_ahead: bool = True) -> "Walk":
-        """Makes a walk of a program that defines a series of this walk: nothing is
-        computed before it is asked for, and the memo of this walk is shared with it."""
+        """Makes a walk for a program that defines a series of this walk. It computes
+        nothing before it is requested, and shares the memo of this walk."""
         walk = Walk(
             self.order,
             history=self.history,
@@ -160,8 +165,8 @@ class Walk:
     def body_walk(
         self, stop: int, history: History | None = None, effects: bool = True
     ) -> "Walk":
-        """Makes a walk of the body of a loop, a branch or a call: a program of its own,
-        whose inputs are known up to order `stop`."""
+        """Makes a walk for the body of a loop, a branch or a call. This is a program of
+        its own, whose inputs are known up to order `stop`."""
         return Walk(
             self.order,
             stop=stop,
@@ -172,8 +177,8 @@ class Walk:
         )
 
     def deciding_here(self) -> "Walk":
-        """Copies this walk, with its tape and its memo, but with decisions at the
-        point."""
+        """Returns a copy of this walk, with its tape and its memo, that makes decisions
+        at the point."""
         walk = copy.copy(self)
         walk.decides_ahead = False
         return walk
@@ -181,7 +186,7 @@ class Walk:
     def output_supports(
         self, jaxpr: Jaxpr, supports: Sequence[Support]
     ) -> list[Support]:
-        """Finds the supports of a jaxpr's outputs. Emits nothing."""
+        """Finds the supports of a jaxpr's outputs, without emitting anything."""
 
         def find_out():
             variables = jaxpr.jaxpr.invars
@@ -240,7 +245,7 @@ class Walk:
             return RULES[name].read(self, eqn, inputs)
         if name == "custom_jvp_call":
             written, places = without_pruning(eqn)
-            # The function's own rule, if it has one, is for all results.
+            # A rule of the function returns all of its results.
             if len(places) == len(written.outvars):
                 eqn = written
             elif target_key(written) in RULES:
@@ -256,8 +261,8 @@ class Walk:
                 self._memo[key] = (outputs, (eqn, inputs))
         self.tape.extend(outputs)
         if self.reach is not Reach.NOTHING:
-            # Coefficient 0 of everything can be had by now. It is computed in any case:
-            # a predicate then need not go back through the whole program.
+            # Coefficient 0 of everything is known by now. It is computed in any case,
+            # so that a predicate need not go back through the whole program.
             takes_all = self.reach is Reach.ALL
             for series in outputs:
                 if self.loop is None or self.loop.knows_first(series):
@@ -272,13 +277,12 @@ class Walk:
         return key
 
     def _read(self, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
-        """Reads an equation by its rule, and keeps all series that the rule has made
-        for it."""
+        """Reads an equation by its rule, and keeps all series that the rule makes."""
         is_known = all(series.is_known for series in inputs)
         with reading(is_known) as made, self._naming(eqn):
             outputs = choose_rule(eqn, inputs)(self, eqn, inputs)
             if len(outputs) != len(eqn.outvars):
-                # JAX has left out results, in a way that `without_pruning` cannot see.
+                # JAX has removed results in a way that `without_pruning` does not know.
                 outputs = RULES[eqn.primitive.name].read(self, eqn, inputs)
         self._count_uses(eqn, inputs, outputs)
         if self.loop is not None:
@@ -315,8 +319,9 @@ class Walk:
                 series.storage.cost, series.storage.sources = cost, sources
 
     def _look_ahead(self, eqn: JaxprEqn, inputs, outputs: list[Series]) -> None:
-        """Sets the values of outputs ahead: those of the equation on its inputs there,
-        evaluated if a decision asks for them. An output that has one keeps it."""
+        """Sets the values of outputs ahead: those of the equation for its inputs ahead,
+        which are evaluated if a decision needs them. If an output has one, it keeps it.
+        """
 
         @ft.cache
         def ahead():
@@ -355,13 +360,14 @@ class Walk:
         return series
 
     def auxiliary(self, series: Series, inputs: Sequence[Series]) -> Series:
-        """Keeps a series that a rule computes from `inputs` for itself, as the outputs
-        of an equation are kept."""
+        """Keeps an intermediate series, which a rule computes from `inputs`, in the
+        same way as the outputs of an equation."""
         self._keep(series, all(x.is_known for x in inputs)).depend_on(inputs)
         return series
 
     def _new_name(self) -> str:
-        """Makes a name of the place in the program: the same whenever it is read."""
+        """Makes a name from the position in the program. It is the same in every
+        reading."""
         n = self._counts[self._here] = self._counts.get(self._here, 0) + 1
         return f"{self._here}{n}"
 
@@ -374,7 +380,7 @@ class Walk:
     # -- driving
 
     def advance(self, k: Any) -> None:
-        """Computes coefficient `k` of everything met so far, in order of appearance:
+        """Computes coefficient `k` of everything read so far, in order of appearance,
         so that no request recurses through the whole program."""
         if isinstance(k, Order):
             k.loop.advance(self.tape, k)
@@ -383,7 +389,7 @@ class Walk:
                 series[k]
 
     def retract(self, tentative: Tentative, k: int) -> None:
-        """Takes back coefficient `k` of what depends on these series, and of them."""
+        """Retracts coefficient `k` of these series, and what was computed from it."""
         for series in tentative.dependents:
             lowest = tentative.lowest(series, k)
             series.retract(lowest)
@@ -392,8 +398,8 @@ class Walk:
                     self.history.forget(series.key, j)
 
     def outside(self) -> Any:
-        """A context for what is computed before a loop over orders, even while the body
-        of the loop is read."""
+        """Returns a context for computations before a loop over orders, even while the
+        body of the loop is read."""
         return outside(self.loop)
 
     def _naming(self, eqn: JaxprEqn) -> Any:
@@ -401,24 +407,25 @@ class Walk:
             return contextlib.nullcontext()
         return self.loop.naming(name_of_call(eqn))
 
-    # -- what rules ask for
+    # -- for rules
 
     def takes_all_orders(self, inputs: Sequence[Series]) -> bool:
-        """Whether all orders of an equation are computed at once, from known inputs."""
+        """Returns whether all orders of an equation are computed at once, from known
+        inputs."""
         takes_all = self.reach is Reach.ALL and self.history is None
         return takes_all and all(series.is_known for series in inputs)
 
     def analytic_support(self, inputs: Sequence[Series]) -> Support:
-        """The orders that an analytic function of these series may have: the set of
-        all sums of theirs, up to the order of the walk.
+        """Returns the orders that an analytic function of these series may have: all
+        sums of their orders, up to the order of the walk.
 
         **Arguments:**
 
-        - `inputs`: any number of [`eqx_taylor.rules.Series`][].
+        - `inputs`: a sequence of [`eqx_taylor.rules.Series`][].
 
         **Returns:**
 
-        An integer, of which bit `k` stands for coefficient `k`.
+        An integer, in which bit `k` stands for coefficient `k`.
         """
         joined = 0
         for series in inputs:
@@ -432,8 +439,8 @@ def _cost(eqn: JaxprEqn, inputs: Sequence[Series]) -> Cost:
 
 
 def _is_linear(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> bool:
-    """Whether an equation is linear in those of its operands whose first coefficient is
-    not known before a loop, by what is declared: then the recurrence of its output is
+    """Returns whether an equation is declared to be linear in those of its operands
+    whose coefficient 0 is not known before a loop. The recurrence of its output is then
     the same from coefficient 0 on."""
     rule = RULES.get(target_key(eqn)) or RULES.get(eqn.primitive.name)
     late = {i for i, x in enumerate(inputs) if not walk.loop.knows_first(x)}
@@ -452,7 +459,8 @@ def _all_constant(inputs: Sequence[Series]) -> bool:
 def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Read:
     if _all_constant(inputs):
         return constant_rule
-    # Such equations, loops and calls among them, are evaluated ahead as a whole.
+    # Equations without derivatives, including loops and calls, are evaluated ahead as
+    # a whole.
     if any(series.moves_ahead for series in inputs) and not can_move(eqn):
         return constant_rule
     if eqn.primitive.name == "custom_jvp_call":
@@ -467,7 +475,7 @@ def choose_rule(eqn: JaxprEqn, inputs: Sequence[Series]) -> Read:
 
 
 def _of_the_arguments(rule: Read, n: int) -> Read:
-    """Wraps a rule that knows nothing of the first `n` operands, which are constant."""
+    """Wraps a rule that does not expect the first `n` operands, which are constant."""
 
     def of_the_arguments(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]):
         constants, arguments = inputs[:n], inputs[n:]
@@ -482,7 +490,7 @@ def _nothing(k: int) -> Sequence[Term]:
 
 
 def constant_rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
-    """The rule of constants, and of functions without slope: coefficient 0 alone."""
+    """The rule of constants, and of functions with slope zero: only coefficient 0."""
     looks_ahead = any(series.moves_ahead for series in inputs)
     looks_ahead = looks_ahead and walk.decides_ahead and is_step(eqn)
     operands = ahead_values if looks_ahead else primal_values

@@ -346,8 +346,7 @@ def _added(sums: tuple[Any, Any, Any] | None, scores, value) -> tuple[Any, Any, 
     """Adds a block of keys to three results: the maximum of the scores, the sum of
     exponentials, and the sum of the values that these weigh. Both sums are divided by
     the exponential of the maximum at the point, which is not differentiated: their
-    quotient does not depend on it.
-    """
+    quotient does not depend on it."""
     top = jnp.max(lax.stop_gradient(scores), axis=-1)
     if sums is not None:
         top = lax.stop_gradient(jnp.maximum(top, sums[0]))

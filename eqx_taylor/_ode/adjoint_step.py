@@ -194,8 +194,7 @@ def _combined(y0: Y, weights: Any, slopes: list[Y]) -> Y:
 class OfTaylor(eqx.Module):
     """The steps of `TaylorSolver`. Each is recomputed from one series, as a function of
     its start, its end, the state and `args` alone. A step that was made by a
-    Runge--Kutta method is recomputed by this method.
-    """
+    Runge--Kutta method is recomputed by this method."""
 
     solver: TaylorSolver
 

@@ -1,4 +1,4 @@
-"""The number of equations of a jaxpr, by primitives, and what they cost."""
+"""Counts of the equations of a jaxpr, by primitive, and of their operations."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -10,14 +10,14 @@ from .._core.protocols import Jaxpr, JaxprEqn, OpenJaxpr
 
 
 class PrimitiveCounts(NamedTuple):
-    """The result of [`eqx_taylor.programs.count_primitives`][]; a named tuple.
+    """The result of [`eqx_taylor.programs.count_primitives`][], a named tuple.
 
     **Fields:**
 
-    - `counts`: how often each primitive occurs, by its name; the most frequent one
-        first.
+    - `counts`: a dictionary from the name of each primitive to its number of
+        occurrences, the most frequent one first.
     - `total`: the sum of these, the number of equations.
-    - `flops`: the floating-point operations of one evaluation, estimated.
+    - `flops`: an estimate of the floating-point operations of one evaluation.
 
     !!! example
 
@@ -65,20 +65,20 @@ def _visit(
     weigh_loops: bool,
     counts: dict[str, int],
 ) -> float:
-    """Adds to `counts`, with `weight` for each equation, and returns the operations of
+    """Adds `weight` to `counts` for each equation, and returns the operations of
     `turns` runs."""
     total = 0.0
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         name = eqn.primitive.name
         inner = list(inner_jaxprs(eqn))
-        # The equations of a call stand for it.
+        # The equations of a transparent call are counted instead of the call.
         if not (inner and name in CALLS and CALLS[name].is_transparent):
             counts[name] = counts.get(name, 0) + weight
         length = scan_params(eqn).length if name == "scan" else 1
         inside = weight * length if weigh_loops else weight
         found = [_visit(x, inside, turns * length, weigh_loops, counts) for x in inner]
         if name == "cond":
-            total += max(found, default=0.0)  # Of the branches one is run.
+            total += max(found, default=0.0)  # Only one of the branches runs.
         elif inner:
             total += sum(found)
         else:
@@ -91,8 +91,8 @@ def _visit(
 
 def operations(eqn: JaxprEqn) -> float:
     """Counts floating-point operations as XLA does: one for each entry of an
-    elementwise function, two for each product in a contraction. Moving numbers is free.
-    """
+    elementwise function, two for each product in a contraction, and none for moving
+    data."""
     name = eqn.primitive.name
     ins = [_shape(var.aval) for var in eqn.invars]
     size = sum(math.prod(_shape(var.aval)) for var in eqn.outvars)
@@ -116,7 +116,8 @@ def operations(eqn: JaxprEqn) -> float:
         n = ins[0][eqn.params["dimension"]]
         return float(math.prod(ins[0]) * max(1, math.ceil(math.log2(max(n, 2)))))
     if name in ("cholesky", "lu", "triangular_solve", "eigh", "qr", "svd", "eig"):
-        # Cubic, with the factor of the factorisation; iterations are not known.
+        # Cubic, with the factor of the factorisation. The number of iterations is
+        # unknown.
         n = ins[0][-1]
         factor = dict(cholesky=1 / 3, lu=2 / 3, triangular_solve=1).get(name, 4)
         width = ins[1][-1] if name == "triangular_solve" else n
@@ -124,8 +125,8 @@ def operations(eqn: JaxprEqn) -> float:
     return float(size)
 
 
-# What a symbolic dimension of `jax.export` counts as: any number that is not small will
-# do, as programs of the same arguments are compared.
+# The size that a symbolic dimension of `jax.export` counts as. Any number that is not
+# small would do, as only programs of the same arguments are compared.
 _SYMBOLIC = 64
 
 

@@ -1,4 +1,4 @@
-"""Functions of arbitrary PyTrees are made jaxprs here, and outputs PyTrees again."""
+"""Conversion of functions of arbitrary PyTrees to jaxprs, and of their outputs back."""
 
 import abc
 from collections.abc import Callable
@@ -23,7 +23,8 @@ from .._core.protocols import Jaxpr
 
 
 def is_traced(x: Any) -> bool:
-    """Whether `x` is an array, NumPy's included. All else is a part of the program."""
+    """Returns whether `x` is an array, of JAX or NumPy, and so an input of the program.
+    Everything else is a part of the program."""
     if isinstance(x, np.ndarray | np.generic):
         return x.dtype.kind in "biufc"
     return eqx.is_array(x)
@@ -31,7 +32,8 @@ def is_traced(x: Any) -> bool:
 
 class Traced(NamedTuple):
     jaxpr: Jaxpr
-    # The arrays that the jaxpr is to be evaluated at, and what to make of its outputs.
+    # The arrays at which to evaluate the jaxpr, and the function that restores the
+    # PyTree of its outputs.
     leaves: list[Any]
     restored: Callable[[list[Any]], Any]
 
@@ -75,14 +77,14 @@ _Rest = ParamSpec("_Rest")
 
 
 class Wrapper(Generic[_P, _T], abc.ABC):
-    """A function that looks like another one, which it traces anew with every call: it
-    has that one's name, documentation and signature, and is a method in a class."""
+    """A function that traces another function at every call. It has the name, the
+    documentation and the signature of that function, and can be a method of a class."""
 
-    # Anything: PyTrees are made of other things than functions on the way.
+    # Any object: while PyTrees are processed, this may not be a function.
     fun: Any
 
     def __post_init__(self) -> None:
-        # An attribute of the object comes before the text of its class.
+        # An attribute of the object takes precedence over the docstring of its class.
         object.__setattr__(self, "__doc__", getattr(self.fun, "__doc__", None))
 
     @abc.abstractmethod
@@ -97,8 +99,7 @@ class Wrapper(Generic[_P, _T], abc.ABC):
         return getattr(self.fun, "__name__", type(self.fun).__name__)
 
     def as_call(self, caller: str, *options: str) -> str:
-        """Writes this as the call that made it, with no more than the name of the
-        function."""
+        """Writes this as the call that made it, with only the name of the function."""
         name = getattr(self.fun, "__qualname__", type(self.fun).__name__)
         return f"{caller}({', '.join([name, *options])})"
 

@@ -1,4 +1,4 @@
-"""The size of programs: counts of their primitives, and plots of these."""
+"""The size of programs: counts of their primitives, and plots of the counts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,38 +22,41 @@ def count_primitives(
     weigh_loops: bool = False,
     **kwargs: Any,
 ) -> PrimitiveCounts:
-    r"""Counts how often each primitive occurs in the program of a function: what has to
-    be traced, lowered and compiled.
+    r"""Counts how often each primitive occurs in the program of a function. This
+    program is what JAX traces, lowers and compiles.
 
-    Nothing is computed. The jaxprs inside loops, branches, calls and custom rules are
-    counted as well, each where it is called; a call of `jax.jit` itself is not.
+    The function is traced, and nothing is computed. Equations inside loops, branches,
+    calls and custom rules are counted wherever they are called; a call of `jax.jit`
+    itself is not counted.
 
     **Arguments:**
 
-    - `fun`: a function of arbitrary PyTrees; a Module, or a transformed function, will
-        do.
+    - `fun`: a function of arbitrary PyTrees. It may be a Module or a transformed
+        function.
     - `*args`, `**kwargs`: its arguments. Arrays, floating-point and complex numbers,
-        and `jax.ShapeDtypeStruct`s in the place of arrays, are inputs of the program;
-        all else is a part of it.
-    - `weigh_loops`: if `True`, what is in the body of a `scan` counts as often as the
-        loop turns. Of a `while_loop` nobody knows: its body counts once.
+        and `jax.ShapeDtypeStruct`s instead of arrays, are inputs of the program;
+        everything else is a part of it.
+    - `weigh_loops`: if `True`, equations in the body of a `scan` count once for each
+        iteration. The number of iterations of a `while_loop` is unknown, so its body
+        counts once.
 
     **Returns:**
 
-    A [`eqx_taylor.programs.PrimitiveCounts`][], which is a tuple of
+    An [`eqx_taylor.programs.PrimitiveCounts`][], which is a tuple of
 
-    - `counts`: a dictionary from the names of primitives to how often they occur, the
-        most frequent one first;
+    - `counts`: a dictionary from the names of primitives to their numbers of
+        occurrences, the most frequent one first;
     - `total`: the sum of these;
-    - `flops`: the operations of one evaluation, estimated as XLA does: one for each
-        entry of an elementwise function, two for each product in a contraction, none
-        for moving numbers. A `scan` has all its turns, a `while_loop` has one, and of
-        the branches of a `cond` the most expensive one is taken.
+    - `flops`: an estimate of the floating-point operations of one evaluation, by the
+        rules of XLA: one for each entry of an elementwise function, two for each
+        product in a contraction, none for moving data. A `scan` counts with all of its
+        iterations, a `while_loop` with one, and a `cond` with its most expensive
+        branch.
 
     **Raises:**
 
-    `TypeError` if `fun` is not callable, and for Python code that depends on the value
-    of an array.
+    `TypeError` if `fun` is not callable, or if its Python code depends on the value of
+    an array.
 
     !!! example
 
@@ -64,7 +67,7 @@ def count_primitives(
         >>> counts, total, flops = count_primitives(jax.grad(jnp.sin), 1.0)
         >>> print(counts, total)
         {'cos': 1, 'mul': 1, 'sin': 1} 3
-        >>> # Shapes will do in the place of arrays, as nothing is computed.
+        >>> # Nothing is computed, so shapes are enough.
         >>> matrix = jax.ShapeDtypeStruct((10, 10), jnp.float32)
         >>> count_primitives(jnp.dot, matrix, matrix).flops
         2000.0
@@ -89,19 +92,20 @@ def plot_primitive_counts(
     x: Any = 1.0,
     ax: Any = None,
 ) -> Any:
-    r"""Draws how the program of a function's derivatives grows with their order.
+    r"""Plots how the program of a function's derivatives grows with their order.
 
     For each order $K$ it counts the equations of the value and the first $K$
-    derivatives, along a straight line, by nested `jax.jvp`; of the same after
-    [`eqx_taylor.programs.cse`][] and after [`eqx_taylor.programs.simplify`][]; and by
+    derivatives along a straight line: by nested `jax.jvp`, by the same after
+    [`eqx_taylor.programs.cse`][] and after [`eqx_taylor.programs.simplify`][], and by
     [`eqx_taylor.filter_jet`][].
 
     **Arguments:**
 
-    - `fun`: a function of one array, or PyTree of arrays.
-    - `orders`: the orders $K$, positive integers. Nested `jvp` grows exponentially, and
-        takes minutes to trace beyond ten or so.
-    - `x`: where; only its shape and dtype matter. All of it moves, with slope one.
+    - `fun`: a function of one array, or of a PyTree of arrays.
+    - `orders`: the orders $K$, positive integers. The program of nested `jvp` grows
+        exponentially, and takes minutes to trace at orders above about ten.
+    - `x`: the point, of which only the shapes and dtypes matter. The direction is one
+        for each of its entries.
     - `ax`: the `matplotlib` axes to draw into; by default those of a new figure.
 
     **Returns:**
@@ -110,9 +114,9 @@ def plot_primitive_counts(
 
     **Raises:**
 
-    `TypeError` if `fun` is not callable; `ValueError` for orders that are not positive
-    integers; `ModuleNotFoundError` without `matplotlib`, which the extra `plot`
-    installs.
+    `TypeError` if `fun` is not callable. `ValueError` if the orders are not positive
+    integers. `ModuleNotFoundError` if `matplotlib` is not installed; the extra `plot`
+    of the package installs it.
 
     !!! example
 
@@ -160,7 +164,7 @@ def plot_primitive_counts(
 def counts_by_order(
     fun: Callable[[Any], Any], orders: Sequence[int], x: Any
 ) -> dict[str, list[int]]:
-    """Returns the total counts by method, for each of the orders."""
+    """Returns the total counts for each of the orders, by method."""
     slope = jtu.tree_map(jnp.ones_like, x)
 
     def by_jet(order):

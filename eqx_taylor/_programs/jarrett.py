@@ -1,10 +1,10 @@
-"""Elementwise functions for which reverse mode stores the partial derivatives only.
+"""Elementwise functions for which reverse mode stores only the partial derivatives.
 
-    y = f(a, b)  =>  y' = f_a a' + f_b b',
+    y = f(a, b)  =>  y' = f_a a' + f_b b'
 
-entry by entry: however long the chain of operations is that `f` consists of, its
-transpose needs no more than `f_a` and `f_b`. They are computed by forward mode, while
-`f` is. To differentiate again is to differentiate them, which are elementwise as well.
+holds entry by entry. So the transpose needs only `f_a` and `f_b`, however many
+operations `f` consists of. They are computed together with `f`, by forward mode. Higher
+derivatives are those of `f_a` and `f_b`, which are elementwise, too.
 """
 
 import dataclasses
@@ -42,39 +42,39 @@ _T = TypeVar("_T")
 
 
 def jarrett(fun: Callable[_P, _T]) -> "Jarrett[_P, _T]":
-    r"""An elementwise function, of which reverse-mode differentiation stores nothing
-    but its partial derivatives: one array for each argument, however many operations it
-    consists of.
+    r"""Makes reverse mode store only the partial derivatives of an elementwise
+    function: one array for each argument, however many operations the function consists
+    of.
 
     JAX stores what the derivative of each operation needs, about one array per
     operation. But if $y_i = f(a_i, b_i)$ for every entry $i$, then $\dot y_i =
     \partial_a f\, \dot a_i + \partial_b f\, \dot b_i$, and the two partial derivatives
-    are all that is needed. Here they are computed along with $f$, by forward mode. This
-    is `jax.jarrett`, which JAX once had, and which is named after its inventor.
+    are enough. `jarrett` computes them together with $f$, by forward mode. JAX once had
+    this function as `jax.jarrett`; it is named after its inventor.
 
-    It pays where memory is what counts, or its bandwidth: `jax.nn.gelu` stores one
-    array instead of several. `jax.checkpoint` stores the argument, and computes $f$
-    again; this stores the derivative, and multiplies.
+    Use it if memory, or memory bandwidth, is the bottleneck: `jax.nn.gelu` then stores
+    one array instead of several. In comparison, `jax.checkpoint` stores the argument,
+    and computes $f$ again; `jarrett` stores the derivative, and multiplies.
 
     **Arguments:**
 
     - `fun`: an elementwise function of any number of arrays, in arbitrary PyTrees:
-        entry $i$ of every output depends on entry $i$ of the inputs and no other.
-        Inputs may have shapes that broadcast, as NumPy does it. A Module will do (its
-        arrays are inputs as well), and so will a function that closes over arrays.
+        entry $i$ of every output depends only on entry $i$ of the inputs. Inputs may
+        have shapes that broadcast, as in NumPy. It may be a Module, whose arrays are
+        inputs, too, or a function that closes over arrays.
 
     **Returns:**
 
-    A function of the same arguments with the same results, and of the same signature
-    for type checkers. All of JAX's transformations apply to it: `jit`, `vmap`, `jvp`,
-    `grad` of `grad`, and [`eqx_taylor.filter_jet`][]. Of second derivatives as well,
-    reverse mode stores nothing but these.
+    A function of the same arguments with the same results. Type checkers see the same
+    signature. All transformations of JAX apply to it: `jit`, `vmap`, `jvp`, `grad` of
+    `grad`, and [`eqx_taylor.filter_jet`][]. For second derivatives, reverse mode also
+    stores only partial derivatives.
 
     **Raises:**
 
-    `ValueError`, when called, for a function that is not elementwise: it names the
-    operation that is not. `TypeError` if `fun` is not callable, and for Python code
-    that depends on the value of an array.
+    `ValueError`, when it is called, if `fun` is not elementwise; the message names the
+    operation that is not. `TypeError` if `fun` is not callable, or if its Python code
+    depends on the value of an array.
 
     !!! example
 
@@ -86,7 +86,7 @@ def jarrett(fun: Callable[_P, _T]) -> "Jarrett[_P, _T]":
         >>> x = jnp.array([-1.0, 0.0, 2.0])
         >>> print(jnp.max(jnp.abs(gelu(x) - jax.nn.gelu(x))) < 1e-6)
         True
-        >>> # What reverse mode keeps of it is one array of derivatives.
+        >>> # Reverse mode stores one array of derivatives.
         >>> _, pull_back = jax.vjp(gelu, x)
         >>> [leaf.shape for leaf in jax.tree.leaves(pull_back)]
         [(3,)]
@@ -102,8 +102,8 @@ def jarrett(fun: Callable[_P, _T]) -> "Jarrett[_P, _T]":
 @ft.partial(jtu.register_dataclass, data_fields=["fun"], meta_fields=[])
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Jarrett(Wrapper[_P, _T]):
-    """An elementwise function with its custom derivative; a PyTree of the function's
-    arrays."""
+    """An elementwise function with a custom derivative. It is a PyTree of the
+    function's arrays."""
 
     fun: Any
 
@@ -112,7 +112,7 @@ class Jarrett(Wrapper[_P, _T]):
 
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         jaxpr, leaves, restored = filter_trace("jarrett", self.fun, args, kwargs)
-        # What `fun` closes over may be what is differentiated.
+        # `fun` may close over arrays that are differentiated.
         tracers = [x for x in jaxpr.consts if isinstance(x, Tracer)]
         inputs = [*tracers, *leaves]
         jaxpr = trace(ft.partial(_evaluate_with, jaxpr, len(tracers)), *inputs)
@@ -121,7 +121,7 @@ class Jarrett(Wrapper[_P, _T]):
 
 
 def _evaluate_with(closed: Jaxpr, num_tracers: int, *inputs: Any) -> list[Any]:
-    """Evaluates a jaxpr with the first of the inputs in the place of tracers that are
+    """Evaluates a jaxpr, with the first inputs in place of the tracers among its
     constants."""
     tracers = iter(inputs[:num_tracers])
     consts = [next(tracers) if isinstance(x, Tracer) else x for x in closed.consts]
@@ -155,7 +155,7 @@ class Program:
         partials: Sequence[Partial] | None = None,
     ):
         self.jaxpr = jaxpr
-        # The inputs that each output depends on.
+        # The inputs on which each output depends.
         self.dependencies = dependencies
         outputs = [(i, ()) for i in range(len(jaxpr.out_avals))]
         self.partials = outputs if partials is None else list(partials)
@@ -166,7 +166,8 @@ class Program:
 
         if all(wrt == () for _, wrt in self.partials):
             return fun(*inputs)
-        # Each by itself, by nested forward mode; then what they share is found.
+        # Each is computed separately, by nested forward mode. Then common
+        # subexpressions are eliminated.
         towers = {wrt: self._derived(fun, wrt) for _, wrt in self.partials}
 
         def compute(*inputs):
@@ -181,8 +182,9 @@ class Program:
         return fun
 
     def factors(self, moving: Sequence[int]) -> Iterator[tuple[int, int, Partial]]:
-        """Yields for each partial derivative its slopes in `moving` inputs: the places
-        of both, and what the slope is."""
+        """Yields, for each partial derivative and each of the `moving` inputs on which
+        it depends, the positions of both, and the partial derivative that is the
+        slope."""
         for place, (output, wrt) in enumerate(self.partials):
             if is_differentiable(self.jaxpr.out_avals[output]):
                 for number in moving:
@@ -191,7 +193,7 @@ class Program:
 
 
 def _along(fun, number, *inputs):
-    """Computes the slopes of all outputs in one input."""
+    """Computes the slopes of all outputs with respect to one input."""
 
     def of_one(x):
         return fun(*inputs[:number], x, *inputs[number + 1 :])
@@ -215,7 +217,7 @@ def _elementwise_jvp(program, primals, tangents):
     ]
     _check_custom_rules(program, primals, moving)
     factors = list(program.factors(moving))
-    # The values are wanted as well, and come first.
+    # The values are needed as well, and come first.
     wanted = list(dict.fromkeys([*program.partials, *[what for _, _, what in factors]]))
     longer = Program(program.jaxpr, program.dependencies, wanted)
     found = dict(zip(wanted, _elementwise(longer, *primals)))
@@ -240,12 +242,12 @@ def _elementwise_jvp(program, primals, tangents):
 
 @register(_elementwise)
 def _read_in_place(walk, eqn, inputs):
-    """Reads the function itself: a Taylor series stores nothing that could be saved."""
+    """Reads the function itself: in a Taylor series there is no memory to save."""
     return walk.interpret(close(eqn.params["call_jaxpr"]), inputs)
 
 
 def _check_custom_rules(program, primals, moving) -> None:
-    """Raises for a custom derivative that is not elementwise though the function is."""
+    """Raises if a custom derivative is not elementwise although the function is."""
     if not _has_custom_rules(program.jaxpr):
         return
 
@@ -270,17 +272,17 @@ def _has_custom_rules(jaxpr: Jaxpr) -> bool:
     return "custom_jvp_call" in count_jaxpr(jaxpr).counts
 
 
-# -- which functions are elementwise
+# -- the check that a function is elementwise
 
-# Elementwise if the shapes are right.
+# Primitives that are elementwise for some shapes.
 _PLACING = ("bitcast_convert_type", "broadcast_in_dim", "reshape", "squeeze")
-# A complex input has one slope only where the function is holomorphic.
+# Primitives that have no complex derivative.
 _NOT_HOLOMORPHIC = frozenset("abs conj imag real sign".split())
 
 
 class _Atom(NamedTuple):
     depends_on: frozenset[int]
-    # True if a complex input is among them.
+    # Whether a complex input is among them.
     complex: bool
 
 
@@ -288,8 +290,8 @@ _CONSTANT = _Atom(frozenset(), False)
 
 
 def dependencies(jaxpr: Jaxpr) -> list[frozenset[int]]:
-    """Returns for each output the floating-point inputs that it depends on. Raises if
-    the function is not elementwise."""
+    """Returns, for each output, the floating-point inputs on which it depends. Raises
+    if the function is not elementwise."""
     atoms = []
     for number, var in enumerate(jaxpr.jaxpr.invars):
         if is_differentiable(var.aval):
@@ -332,8 +334,8 @@ def _check_elementwise(eqn: JaxprEqn, joined: _Atom) -> None:
         why = (
             "`jarrett` needs forward mode, which a `jax.custom_vjp` does not have"
             if name.startswith("custom_vjp")
-            else "entry by entry, outputs must depend on nothing but the same entry of "
-            "the inputs"
+            else "each entry of the outputs must depend only on the same entry of the "
+            "inputs"
         )
         raise ValueError(
             f"jarrett: `fun` is not elementwise: it applies `{name}` to operands of "
@@ -342,14 +344,14 @@ def _check_elementwise(eqn: JaxprEqn, joined: _Atom) -> None:
         )
     if joined.complex and name in _NOT_HOLOMORPHIC:
         raise ValueError(
-            f"jarrett: `fun` applies `{name}` to what depends on a complex argument: "
-            "it is not holomorphic, and has no single partial derivative there. Pass "
-            "the real and the imaginary part as two arguments."
+            f"jarrett: `fun` applies `{name}` to a value that depends on a complex "
+            "argument: it is not holomorphic, and has no complex derivative. Pass the "
+            "real and the imaginary part as two arguments."
         )
 
 
 def _is_aligned(eqn: JaxprEqn) -> bool:
-    """Whether entries stay where they are, as NumPy broadcasts."""
+    """Returns whether entries keep their positions, up to broadcasting as in NumPy."""
     old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     if eqn.primitive.name == "broadcast_in_dim":
         start = len(new) - len(old)

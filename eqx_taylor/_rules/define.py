@@ -1,4 +1,5 @@
-"""The kinds of rules. The files beside this one declare which primitive is of which."""
+"""The kinds of rules. The other files of this folder declare the kind of each
+primitive."""
 
 import functools as ft
 import inspect
@@ -22,32 +23,33 @@ Equation = Callable[..., Callable[[int], Term]]
 
 
 def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
-    """A decorator, which declares the recurrence that computes targets.
+    """Returns a decorator that declares the recurrence of targets.
 
-    The function that is decorated takes the series of the output, and one for each
+    The decorated function takes the series of the output, and one series for each
     operand. It returns a function from the order `k`, which is at least 1, to
-    coefficient `k` of the output. That may ask for coefficients up to `k` of the
-    operands, and up to `k - 1` of the output. Coefficient 0 is the primitive's own
-    value. Coefficients are normalised: coefficient `k` is the derivative of order `k`
-    over `k!`; and `None` stands for one that is known to be zero.
+    coefficient `k` of the output. This may use coefficients up to `k` of the operands,
+    and up to `k - 1` of the output. Coefficient 0 is the primitive's own value.
+    Coefficients are normalised: coefficient `k` is the derivative of order `k`, divided
+    by `k!`. `None` means that a coefficient is known to be zero.
 
-    The output is taken for an analytic function of all operands. A target that has
-    several outputs, or is not analytic, takes [`eqx_taylor.rules.register`][].
+    The output must be an analytic function of all operands. For a target that has
+    several outputs, or is not analytic, use [`eqx_taylor.rules.register`][].
 
     **Arguments:**
 
-    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
-        function with a `jax.custom_jvp` whose `defjvp` has been called.
+    - `targets`: one or more targets. A target is a `jax.extend.core.Primitive`, the
+        name of one, or a function with a `jax.custom_jvp` whose `defjvp` has been
+        called.
 
     **Returns:**
 
-    The decorator, which returns the function as it is. The rule holds for all that is
-    traced from then on.
+    The decorator, which returns the function unchanged. The rule applies to everything
+    that is traced afterwards.
 
     **Raises:**
 
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called, and for a name that no primitive has.
+    `TypeError` if a target is none of these. `ValueError` if the `defjvp` of a function
+    has not been called, or if no primitive has the name.
 
     !!! example
 
@@ -84,7 +86,7 @@ def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
                 raise TypeError(
                     f"rules: the recurrence for `{name_of_call(eqn)}` must return a "
                     "function from the order to the coefficient; it returned "
-                    f"{step!r}."
+                    f"{step!r}. End it with `return step`."
                 )
             if not is_own(equation):
                 step = checked_step(equation, eqn, y.aval, step)
@@ -96,25 +98,25 @@ def define_recurrence(*targets: Target) -> Callable[[Equation], Equation]:
 
 
 def define_rewrite(target: Target, fun: Callable[..., Any]) -> None:
-    """Declares a target that has the series of another JAX expression.
+    """Declares that the series of a target is that of another JAX expression.
 
-    Coefficient 0 stays the primitive's own value.
+    Coefficient 0 is still the primitive's own value.
 
     **Arguments:**
 
-    - `target`: a `jax.extend.core.Primitive`, or the name of one, or a function with a
+    - `target`: a `jax.extend.core.Primitive`, the name of one, or a function with a
         `jax.custom_jvp` whose `defjvp` has been called.
-    - `fun`: a function of the operands and, by their names, of the primitive's
+    - `fun`: a function of the operands and, as keyword arguments, of the primitive's
         parameters (a function with a `jax.custom_jvp` has none). It returns one array.
 
     **Returns:**
 
-    Nothing. The rule holds for all that is traced from now on.
+    `None`. The rule applies to everything that is traced afterwards.
 
     **Raises:**
 
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called, and for a name that no primitive has.
+    `TypeError` if the target is none of these. `ValueError` if the `defjvp` of a
+    function has not been called, or if no primitive has the name.
 
     !!! example
 
@@ -154,28 +156,28 @@ def rewritten(
 def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
     """Declares the differential equation of a target: `y' = fun(y, x..., x'...)`.
 
-    Coefficient `k` of `y` is coefficient `k - 1` of the right-hand side over `k`
+    Coefficient `k` of `y` is coefficient `k - 1` of the right-hand side, divided by `k`
     (coefficients are normalised by the factorial). Expressions that the right-hand side
-    has in common with the rest of the program are computed once. It pays to declare a
-    derivative that is faster or more accurate than the JVP, which is used in the same
-    way for all other targets.
+    has in common with the rest of the program are computed once. Without such a
+    declaration, the JVP of a target is used in the same way. So declare a derivative if
+    it is faster or more accurate than the JVP.
 
     **Arguments:**
 
-    - `target`: a `jax.extend.core.Primitive`, or the name of one, or a function with a
+    - `target`: a `jax.extend.core.Primitive`, the name of one, or a function with a
         `jax.custom_jvp` whose `defjvp` has been called.
     - `fun`: a JAX function of the outputs, the operands, and the derivatives of the
         operands, in this order. It returns the derivative of the output, or a tuple of
-        those of all outputs.
+        the derivatives of all outputs.
 
     **Returns:**
 
-    Nothing. The rule holds for all that is traced from now on.
+    `None`. The rule applies to everything that is traced afterwards.
 
     **Raises:**
 
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called, and for a name that no primitive has.
+    `TypeError` if the target is none of these. `ValueError` if the `defjvp` of a
+    function has not been called, or if no primitive has the name.
 
     !!! example
 
@@ -202,7 +204,7 @@ def define_derivative(target: Target, fun: Callable[..., Any]) -> None:
 
 
 def derivative_rule(fun: Callable[..., Any]) -> Read:
-    """Makes the rule of a function with this derivative."""
+    """Makes the rule of a target with this derivative."""
 
     def rule(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         def slope(inner: Walk) -> list[Series]:
@@ -227,7 +229,7 @@ def integrals(
 ) -> list[Series]:
     """Makes the outputs `y` of `eqn` from the equation `y' = g`: `y_k = g_{k-1} / k`.
 
-    `slope` reads `g` (for each output that can move) in a walk of its own; `g_k` may
+    `slope` reads `g` (for each differentiable output) in a walk of its own; `g_k` may
     depend on `y_0` to `y_k`.
     """
     kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
@@ -235,8 +237,9 @@ def integrals(
 
     @ft.cache
     def right_hand_side():
-        # A formula has its decisions to avoid what is singular at the point; those of
-        # a user's derivative, and of primitives with a kink, are the function's own.
+        # The decisions of a formula avoid singularities, and are made at the point. The
+        # decisions in a user's derivative, and in those of primitives with a kink,
+        # belong to the function, and are made ahead.
         name = eqn.primitive.name
         decides_ahead = name == "custom_jvp_call" or has_kink(name)
         inner = walk.definition_walk(outs[0].key, decides_ahead)
@@ -252,7 +255,7 @@ def integrals(
         terms: list[Term] = [None] * len(eqn.outvars)
         for i, g_i, varies in zip(kept, g, axes):
             term = scale(g_i[k - 1], 1 / k)
-            # JAX's slope of nothing, a product of no factors, is the same everywhere.
+            # The derivative of a product of no factors is the same on all devices.
             terms[i] = None if term is None else vary(term, varies)
         return terms
 
@@ -261,8 +264,8 @@ def integrals(
 
 
 def applied(fun: Callable[..., Any], eqn: JaxprEqn, *args: Any) -> Any:
-    """Calls `fun(*args)`. If `fun` does not take so many arguments, the error says what
-    they are."""
+    """Calls `fun(*args)`. If `fun` does not accept this number of arguments, the error
+    says which arguments it must have."""
     try:
         return fun(*args)
     except TypeError as e:
@@ -272,11 +275,10 @@ def applied(fun: Callable[..., Any], eqn: JaxprEqn, *args: Any) -> Any:
             name = name_of_call(eqn)
             raise TypeError(
                 f"rules: the function {fun!r} was given for `{name}`, and cannot be "
-                f"called with {len(args)} arguments. It is given the outputs that the "
-                "rule asks for, the operands, and what else its kind of rule has: "
+                f"called with {len(args)} arguments. They are the outputs, the "
+                "operands and their derivatives, as far as its kind of rule has them: "
                 f"`{name}` has {len(eqn.outvars)} output(s) and {len(eqn.invars)} "
-                "operand(s) here. The arrays that a function closes over are not among "
-                "them."
+                "operand(s) here. Arrays that a function closes over are not counted."
             ) from e
         raise
 
@@ -284,7 +286,8 @@ def applied(fun: Callable[..., Any], eqn: JaxprEqn, *args: Any) -> Any:
 def _check_values(
     eqn: JaxprEqn, what: str, found: Sequence[Series], wanted: Sequence[Any]
 ):
-    """Raises unless what a user's function returns has the types of the outputs."""
+    """Raises if the results of a user's function do not have the types of the
+    outputs."""
     kinds, types = (
         [(x.shape, x.dtype) for x in avals]
         for avals in ([series.aval for series in found], wanted)
@@ -295,15 +298,15 @@ def _check_values(
             for some in (kinds, types)
         )
         raise ValueError(
-            f"rules: what was declared for `{name_of_call(eqn)}` as {what} returns "
-            f"{shown}, and must return {right}: one array for each output that moves, "
-            "of its shape and dtype."
+            f"rules: the function declared for `{name_of_call(eqn)}` as {what} returns "
+            f"{shown}, and must return {right}: one array for each differentiable "
+            "output, of its shape and dtype."
         )
 
 
 def read(walk: Walk, fun: Callable[..., Any], inputs: Sequence[Series]) -> list[Series]:
-    """Reads a JAX expression of one value, or of a tuple of them. Its decisions are
-    made at the point itself: they are there to avoid what is singular at it."""
+    """Reads a JAX expression of one value, or of a tuple of values. Its decisions avoid
+    singularities, and are therefore made at the point itself."""
 
     def as_list(*args):
         out = fun(*args)

@@ -17,33 +17,33 @@ from .define import applied
 
 
 def define_jet_rule(target: Target, rule: Callable[..., Any]) -> None:
-    """Declares a rule that was written for `jax.experimental.jet`: in the place of
+    """Declares a rule that was written for `jax.experimental.jet`. It replaces
     `jet_rules[primitive] = rule`.
 
-    The function is called once for each order, with the coefficients up to it, so that
-    a jet of order $K$ takes $K$ times the work of the rule. A recurrence does not:
-    [`eqx_taylor.rules.define_recurrence`][].
+    The rule is called once for each order, with the coefficients up to that order, so a
+    jet of order $K$ takes $K$ times the work of the rule. To avoid this, write a
+    recurrence for [`eqx_taylor.rules.define_recurrence`][].
 
     **Arguments:**
 
-    - `target`: a `jax.extend.core.Primitive`, or the name of one, or a function with a
+    - `target`: a `jax.extend.core.Primitive`, the name of one, or a function with a
         `jax.custom_jvp` whose `defjvp` has been called.
     - `rule`: a function of `primals_in`, a list of the operands, and `series_in`, a
-        list of coefficients 1 to `k` for each of them; and, by their names, of the
-        primitive's parameters. It returns `(primal_out, series_out)`, or lists of them
-        if the target has several outputs. As in JAX, coefficients are normalised
-        here: they are derivatives over `k!`. An output whose series is not a list, such
-        as JAX's `zero_series`, is constant.
+        list with coefficients 1 to `k` of each operand; and, as keyword arguments, of
+        the primitive's parameters. It returns `(primal_out, series_out)`, or lists of
+        them if the target has several outputs. As in JAX's rules, coefficients are
+        normalised: they are derivatives divided by `k!`. An output whose series is not
+        a list, such as JAX's `zero_series`, is constant.
 
     **Returns:**
 
-    Nothing. The rule holds for all that is traced from now on.
+    `None`. The rule applies to everything that is traced afterwards.
 
     **Raises:**
 
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called, and for a name that no primitive has. When it is used,
-    `ValueError` for a rule that does not return what it should.
+    `TypeError` if the target is none of these. `ValueError` if the `defjvp` of a
+    function has not been called, or if no primitive has the name. When the rule is
+    applied, `ValueError` if its result does not have this form.
 
     !!! example
 

@@ -20,25 +20,26 @@ from .linear import joined_support
 
 
 def define_piecewise_linear(*targets: Target) -> None:
-    """Declares targets that are linear around every point, by a map that depends on the
-    point: `abs`, `max`, `sort`.
+    """Declares that targets are linear around every point, with a linear map that
+    depends on the point: `abs`, `max`, `sort`.
 
-    The map is the JVP (so that ties and kinks are treated as JAX treats them), and is
-    one for all coefficients: `y_k = ∂p(x_0) x_k`.
+    The linear map is the JVP, so that ties and kinks are treated as in JAX. It is the
+    same for all coefficients: `y_k = ∂p(x_0) x_k`.
 
     **Arguments:**
 
-    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
-        function with a `jax.custom_jvp` whose `defjvp` has been called.
+    - `targets`: one or more targets. A target is a `jax.extend.core.Primitive`, the
+        name of one, or a function with a `jax.custom_jvp` whose `defjvp` has been
+        called.
 
     **Returns:**
 
-    Nothing. The rule holds for all that is traced from now on.
+    `None`. The rule applies to everything that is traced afterwards.
 
     **Raises:**
 
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called, and for a name that no primitive has.
+    `TypeError` if a target is none of these. `ValueError` if the `defjvp` of a function
+    has not been called, or if no primitive has the name.
 
     !!! example
 
@@ -69,19 +70,19 @@ def piecewise_linear_rule(
     inputs: Sequence[Series],
     value: Callable[[list[Any], list[Any]], list[Any]] | None = None,
 ) -> list[Series]:
-    """The rule of functions that are linear around every point.
+    """Reads functions that are linear around every point.
 
-    In the series of a solution the map is that of a point ahead. The values are those
-    at the point itself, by the formula of the side ahead. A maximum is the same from
-    both sides; for functions that are not, `value` computes it from the operands here
-    and ahead.
+    In the series of a solution, the linear map is that of a point ahead. The values are
+    those at the point itself, by the formula of the side ahead. A maximum has the same
+    value from both sides. For functions that do not, `value` computes it from the
+    operands here and ahead.
     """
     moving = [i for i, series in enumerate(inputs) if not series.is_constant]
     kept = [i for i, var in enumerate(eqn.outvars) if is_differentiable(var.aval)]
     looks_ahead = any(series.moves_ahead for series in inputs)
     looks_ahead = looks_ahead and walk.decides_ahead and _decides(eqn)
-    # Several outputs are picked alike, or say how others were picked: their values are
-    # those of the map ahead, too.
+    # Several outputs are selected alike, or say how others were selected: their values
+    # are also those of the map ahead.
     picks = len(eqn.outvars) > 1 and eqn.primitive.name != "custom_jvp_call"
     operands = ahead_values if looks_ahead else primal_values
 
@@ -98,7 +99,7 @@ def piecewise_linear_rule(
             for i, x in zip(which, points):
                 args[i] = x
             shape = eqn.outvars[0].aval.shape
-            # JAX cannot differentiate `clamp` by bounds that are scalars.
+            # JAX cannot differentiate `clamp` with respect to scalar bounds.
             if eqn.primitive.name == "clamp" and any(
                 jnp.shape(args[i]) != shape for i in which
             ):
@@ -123,7 +124,8 @@ def piecewise_linear_rule(
             for i, x in zip(kept, tangent_map(*here)):
                 outs[i] = x
             return outs
-        # The map multiplies by zero what is not chosen, which may be infinite.
+        # The map multiplies entries that are not selected by zero. They may be
+        # infinite.
         values = tangent_map(*[jnp.where(lax.is_finite(x), x, 0) for x in here])
         exact = bind(eqn, primal_values(inputs))
         for i, x in zip(kept, values):

@@ -1,4 +1,4 @@
-"""Rules of what is linear in one operand, or in each of two."""
+"""Rules of targets that are linear in one operand, or in each of two."""
 
 import functools as ft
 from collections.abc import Callable, Sequence
@@ -18,30 +18,33 @@ from .._core.walk import Walk
 def define_linear(
     *targets: Target, operands: slice = slice(None), fused: bool = True
 ) -> None:
-    """Declares targets that are linear in some operands, while the others do not move.
+    """Declares that targets are jointly linear in some operands while the others are
+    constant.
 
-    `y_k = p(x_k)`: one application for each coefficient that is not zero. Where others
-    move as well, the primitive's JVP is used. Operators that are sums over directions,
-    such as [`eqx_taylor.laplacian`][], apply the target to the sum, and not in each
-    direction.
+    Each coefficient that is not zero takes one application: `y_k = p(x_k)`. If the
+    other operands are not constant, the JVP of the target is used instead. Operators
+    that sum over directions, such as [`eqx_taylor.laplacian`][], apply the target once
+    to the sum, and not in each direction.
 
     **Arguments:**
 
-    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
-        function with a `jax.custom_jvp` whose `defjvp` has been called.
-    - `operands`: which operands it is linear in, together; by default all of them.
-    - `fused`: whether it costs nothing to be computed again wherever its result is
-        used, as XLA does where it puts several operations into one loop. `False` for
-        what takes time by itself, such as a Fourier transform.
+    - `targets`: one or more targets. A target is a `jax.extend.core.Primitive`, the
+        name of one, or a function with a `jax.custom_jvp` whose `defjvp` has been
+        called.
+    - `operands`: the operands in which the target is jointly linear; by default all of
+        them.
+    - `fused`: whether the target is cheap enough to be computed again at each use, as
+        XLA does when it fuses operations into one loop. Pass `False` for a target that
+        takes time by itself, such as a Fourier transform.
 
     **Returns:**
 
-    Nothing. The rule holds for all that is traced from now on.
+    `None`. The rule applies to everything that is traced afterwards.
 
     **Raises:**
 
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called, and for a name that no primitive has.
+    `TypeError` if a target is none of these. `ValueError` if the `defjvp` of a function
+    has not been called, or if no primitive has the name.
 
     !!! example
 
@@ -70,12 +73,12 @@ def define_linear(
 def define_affine(
     target: Target, linear_part: Callable[[Any], Any], *, operands: slice
 ) -> None:
-    """Declares a target that is linear up to a constant, which a parameter holds.
-    `linear_part` returns an equation that lacks the constant."""
+    """Declares that a target is linear up to a constant, which is in a parameter.
+    `linear_part` returns the equation without the constant."""
     rule = ft.partial(_linear_rule, operands=operands, linear_part=linear_part)
 
     def linear(eqn: JaxprEqn):
-        # A sum over directions would have the constant once, not once per direction.
+        # A sum over directions would contain the constant once, not once per direction.
         return operands if linear_part(eqn) is eqn else slice(0)
 
     register(target, kind="linear", linear=linear, cost=Cost.FUSED)(rule)
@@ -105,28 +108,29 @@ def _linear_rule(
 def define_bilinear(
     *targets: Target, operands: tuple[int, int] = (0, 1), symmetric: bool = False
 ) -> None:
-    """Declares targets that are products of two operands, linear in each, while the
-    others do not move.
+    """Declares that targets are products of two operands, linear in each, while the
+    others are constant.
 
-    `y_k = Σ_j a_j b_{k-j}` for coefficients normalised by the factorial; where others
-    move as well, the primitive's JVP is used.
+    Then `y_k = Σ_j a_j b_{k-j}` for coefficients normalised by the factorial. If the
+    other operands are not constant, the JVP of the target is used instead.
 
     **Arguments:**
 
-    - `targets`: one or several; a `jax.extend.core.Primitive`, or the name of one, or a
-        function with a `jax.custom_jvp` whose `defjvp` has been called.
-    - `operands`: the places of the two.
-    - `symmetric`: whether the operands commute and are multiplied element by element:
-        half of the products will do for a square, then.
+    - `targets`: one or more targets. A target is a `jax.extend.core.Primitive`, the
+        name of one, or a function with a `jax.custom_jvp` whose `defjvp` has been
+        called.
+    - `operands`: the positions of the two operands.
+    - `symmetric`: whether the product is elementwise and commutative. A square then
+        takes only half of the products.
 
     **Returns:**
 
-    Nothing. The rule holds for all that is traced from now on.
+    `None`. The rule applies to everything that is traced afterwards.
 
     **Raises:**
 
-    `TypeError` for a target that is none of these; `ValueError` for a function whose
-    `defjvp` has not been called, and for a name that no primitive has.
+    `TypeError` if a target is none of these. `ValueError` if the `defjvp` of a function
+    has not been called, or if no primitive has the name.
 
     !!! example
 
@@ -154,7 +158,7 @@ def define_bilinear(
 
 
 def _cost_of_product(inputs: Sequence[Series]) -> Cost:
-    """Finds the cost of a product, entry by entry: one with a constant is fused."""
+    """Finds the cost of an elementwise product. A product with a constant is fused."""
     return Cost.FUSED if any(series.is_constant for series in inputs) else Cost.WORK
 
 
@@ -165,7 +169,7 @@ def _bilinear_rule(
     if any(not s.is_constant for i, s in enumerate(inputs) if i not in operands):
         return otherwise(walk, eqn, inputs)
 
-    # JAX 0.10 has products of another type than their operands.
+    # In JAX 0.10 a product may have another dtype than its operands.
     elementwise = symmetric and eqn.params.get("out_dtype") is None
 
     def product(x, y):

@@ -1,3 +1,3 @@
-"""Programs that do the same with fewer equations."""
+"""Transformations to equivalent programs with fewer equations."""
 
 from .transform import cse as cse, simplify as simplify

@@ -27,49 +27,48 @@ _T = TypeVar("_T")
 
 
 def cse(fun: Callable[_P, _T]) -> "Rewritten[_P, _T]":
-    r"""Common subexpression elimination: the same function, in whose program every
-    computation is there once, and none in vain.
+    r"""Eliminates common subexpressions: returns the same function, whose program
+    contains every computation once, and no unused ones.
 
-    Derivatives of derivatives compute the same things over and over: of the 17154
-    equations that JAX makes of the derivatives of `0.3 * sin(x) * x**10` up to the
-    eighth, 279 are different. XLA finds most of that by itself, after it has been
-    traced, lowered and read; here it is found before.
+    Derivatives of derivatives compute the same values many times. In JAX, the
+    derivatives of `0.3 * sin(x) * x**10` up to the eighth take 17154 equations, of
+    which 279 are distinct. XLA finds most of these repetitions by itself, but only
+    after the program has been traced, lowered and parsed. `cse` finds them before.
 
-    Two equations are one if they apply the same primitive, with the same parameters, to
-    the same operands; for sums, products of real numbers and comparisons in either
-    order. Numbers are the same if their bits are. Calls of `jax.jit` are looked
-    through, and stay calls of what is left of them; the bodies of loops, branches,
-    `jax.checkpoint`, `jax.shard_map` and custom rules are treated each by itself. What
-    a loop carries twice, because it starts equal and every turn leaves it equal, it
-    carries once. Equations with effects stay as they are and in their order, and so
-    does `jax.lax.optimization_barrier`.
+    Two equations are the same if they apply the same primitive, with the same
+    parameters, to the same operands; sums, products of real numbers, and comparisons
+    are recognised in either order. Numbers are the same if their bits are. Calls of
+    `jax.jit` are treated as part of the program around them, and remain calls. The
+    bodies of loops, branches, `jax.checkpoint`, `jax.shard_map` and custom rules are
+    treated separately. If a loop carries two values that start equal and stay equal, it
+    carries one of them. Equations with effects, and `jax.lax.optimization_barrier`,
+    keep their form and their order.
 
     **Arguments:**
 
-    - `fun`: a function of arbitrary PyTrees; a Module, a bound method or a transformed
-        function will do. Arrays, NumPy's as well, are the inputs of the program; all
-        else is a part of it, as with `equinox.filter_jit`. `fun` is traced: its Python
-        code must not depend on the values of arrays.
+    - `fun`: a function of arbitrary PyTrees. It may be a Module, a bound method or a
+        transformed function. Arrays, of JAX or NumPy, are the inputs of the program;
+        everything else is a part of it, as with `equinox.filter_jit`. `fun` is traced,
+        so its Python code must not depend on the values of arrays.
 
     **Returns:**
 
-    A function of the same arguments with the same results, and of the same signature
-    for type checkers. Every operation that is left gets the same operands, so that
-    results are the same bit for bit, as far as the compiler takes care: XLA contracts
-    `a * b + c` to one rounding where it puts both into one loop, which may differ
-    between two programs that are compiled.
+    A function of the same arguments with the same results. Type checkers see the same
+    signature. Each remaining operation has the same operands as before, so results are
+    equal bit for bit, as far as the compiler allows: if XLA fuses `a * b + c` into one
+    loop, it rounds once, and two compiled programs may differ in this.
 
-    It can be differentiated, vectorised and compiled; it is to be called within
-    `jax.jit`, since it is traced anew with every call. Apply it last: to
-    `jax.hessian(f)`, not to `f`.
+    The function can be differentiated, vectorised and compiled. It is traced at every
+    call, so call it within `jax.jit`. Apply it last: to `jax.hessian(f)`, not to `f`.
 
     Outside of `jax.jit` it remembers the programs of its last calls, and the arrays
-    that these close over, as long as it lives itself or until `jax.clear_caches()`.
+    that these close over, for as long as the function lives, or until
+    `jax.clear_caches()`.
 
     **Raises:**
 
-    `TypeError` if `fun` is not callable, and for Python code that depends on the value
-    of an array.
+    `TypeError` if `fun` is not callable, or if its Python code depends on the value of
+    an array.
 
     !!! example
 
@@ -90,37 +89,39 @@ def cse(fun: Callable[_P, _T]) -> "Rewritten[_P, _T]":
 
 
 def simplify(fun: Callable[_P, _T], *, reassociate: bool = True) -> "Rewritten[_P, _T]":
-    r"""The same function, by a program of fewer equations:
-    [`eqx_taylor.programs.cse`][], and sums and products as polynomials.
+    r"""Simplifies the program of a function: returns the same function with fewer
+    equations. Besides what [`eqx_taylor.programs.cse`][] does, sums and products are
+    rewritten as polynomials.
 
-    Every maximal part of the program that is nothing but `add`, `sub`, `mul`, `neg`,
-    `square`, `integer_pow` and `div` is multiplied out, in exact arithmetic, to
-    polynomials in the values that it is made of. There `x + x + x` is `3 x`, products
-    meet that were written in different orders, derivatives that were taken separately
-    are found to be the same, and what cancels is gone. The polynomials are written
-    again with common factors taken out and powers shared. That is kept where it has
-    fewer equations, and no more numbers to compute, than what was there: a program
-    never grows. Where the whole of such a part is no shorter, its own parts are tried,
-    between the values that are used more than once. `broadcast_in_dim`, `reshape`,
-    `squeeze` and `transpose` are looked through; constant factors are taken out of sums
-    over axes, matrix products and other linear operations. Operations of which all
-    operands are constants are computed. Arrays that differ from device to device, in a
-    `jax.shard_map` that checks that, are no part of polynomials.
+    `simplify` looks for the maximal parts of the program that consist of `add`, `sub`,
+    `mul`, `neg`, `square`, `integer_pow` and `div`. It expands each of them, in exact
+    arithmetic, to polynomials in its inputs. In this form `x + x + x` is `3 x`,
+    products that were written in different orders are equal, and so are derivatives
+    that were computed separately; terms that cancel disappear. The polynomials are then
+    written with common factors taken out and powers shared. The new form is used only
+    if it has fewer equations, and no more entries to compute: a program never grows. If
+    a whole part does not become shorter, its own parts, between the values that are
+    used more than once, are tried. `broadcast_in_dim`, `reshape`, `squeeze` and
+    `transpose` do not end a part. Constant factors are taken out of sums over axes,
+    matrix products and other linear operations. Operations whose operands are all
+    constants are evaluated. Arrays that differ from device to device, in a
+    `jax.shard_map` that checks this, are not part of polynomials.
 
-    The eight derivatives of `0.3 * sin(x) * x**10` are 17154 equations for JAX, and
-    99 after this.
+    The derivatives of `0.3 * sin(x) * x**10` up to the eighth take 17154 equations in
+    JAX, and 99 after `simplify`.
 
     !!! warning "What is reassociated"
 
-        Results are equal to rounding, in the sense of the largest term of each sum: a
-        sum that nearly cancels has another error, smaller or larger, than it had.
+        Results are equal up to rounding, relative to the largest term of each sum: the
+        error of a sum that nearly cancels may become smaller or larger.
         `(a + b) - a` becomes `b`; `(1 - y) * (1 + y)` may become `1 - y * y`; numbers
         are collected, and rounded once (`0.1 * x + 0.2 * x` is `0.3 * x`); quotients
-        with a common denominator are added first. Products are grouped in another way,
-        so that one that overflows on its way may no longer do so, or may now.
+        with a common denominator are added first. Products are grouped differently, so
+        an intermediate product that used to overflow may no longer do so, and vice
+        versa.
 
-        `x - x` and `0 * x` become 0, also where `x` is infinite or NaN. A reciprocal is
-        not cancelled: `x * (1 / x)` stays what it is. Integers are exact, as residues.
+        `x - x` and `0 * x` become 0, even if `x` is infinite or NaN. Reciprocals do not
+        cancel: `x * (1 / x)` is left unchanged. Integers are exact, as residues.
 
         `simplify(fun).explain(*args)` says which parts of a program have been
         rewritten.
@@ -128,25 +129,25 @@ def simplify(fun: Callable[_P, _T], *, reassociate: bool = True) -> "Rewritten[_
     **Arguments:**
 
     - `fun`: a function of arbitrary PyTrees, as for [`eqx_taylor.programs.cse`][].
-    - `reassociate`: if `False`, no rounding changes: besides common subexpressions,
-        only constants are folded, and operations are left out that do nothing (`x * 1`,
-        `x / 1`, `x - 0`, `-(-x)`, conversions to the same type) or become another that
-        rounds the same way (`x + (-y)`, `x * (-1)`). Subnormal numbers, which some
-        machines take for zeros in every operation, are not so taken by operations that
-        are left out.
+    - `reassociate`: if `False`, rounding does not change. Then, besides common
+        subexpressions, only constants are folded; operations that do nothing are
+        removed (`x * 1`, `x / 1`, `x - 0`, `-(-x)`, conversions to the same type); and
+        some are replaced by others that round in the same way (`x + (-y)`,
+        `x * (-1)`). Some machines flush subnormal numbers to zero in every operation;
+        operations that are removed no longer do so.
 
     **Returns:**
 
-    A function of the same arguments with the same results, and of the same signature
-    for type checkers, with a method `explain` of these arguments. It can be
-    differentiated, vectorised and compiled. As it is traced with every call, call it
-    within `jax.jit`: outside of it, it remembers programs as
+    A function of the same arguments with the same results. Type checkers see the same
+    signature. It has a method `explain`, which takes the same arguments. The function
+    can be differentiated, vectorised and compiled. It is traced at every call, so call
+    it within `jax.jit`; outside of it, it remembers programs as
     [`eqx_taylor.programs.cse`][] does. Apply it last: to `jax.hessian(f)`, not to `f`.
 
     **Raises:**
 
-    `TypeError` if `fun` is not callable, and for Python code that depends on the value
-    of an array.
+    `TypeError` if `fun` is not callable, or if its Python code depends on the value of
+    an array.
 
     !!! example
 
@@ -159,7 +160,7 @@ def simplify(fun: Callable[_P, _T], *, reassociate: bool = True) -> "Rewritten[_
         {'add': 2, 'mul': 2, 'sub': 1}
         >>> print(count_primitives(simplify(expanded), 1.0, 2.0).counts)
         {'mul': 1}
-        >>> # Last, and within `jit`.
+        >>> # Apply it last, and within `jit`.
         >>> hessian = jax.jit(simplify(jax.hessian(lambda x: jnp.sum(jnp.sin(x) ** 3))))
         >>> hessian(jnp.ones(3)).shape
         (3, 3)
@@ -173,7 +174,7 @@ def simplify(fun: Callable[_P, _T], *, reassociate: bool = True) -> "Rewritten[_
     return _rewritten("simplify", fun, simplified_jaxpr if reassociate else _exact)
 
 
-# The signature of `simplified_jaxpr`. These two record no changes.
+# These two have the signature of `simplified_jaxpr`, and record no changes.
 
 
 def _cse(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr:
@@ -192,14 +193,14 @@ def _rewritten(
     return Rewritten(fun, rewrite, caller)
 
 
-# A PyTree of the function's arrays. Not an Equinox module, which warns of functions
-# that are closures of arrays: here these are what is to be simplified.
+# A PyTree of the function's arrays. It is not an Equinox module, as these warn of
+# functions that close over arrays, which may well be simplified.
 @ft.partial(
     jtu.register_dataclass, data_fields=["fun"], meta_fields=["rewrite", "caller"]
 )
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Rewritten(Wrapper[_P, _T]):
-    """A function whose program is rewritten whenever it is called."""
+    """A function whose program is rewritten at every call."""
 
     fun: Any
     rewrite: Callable[..., Jaxpr]
@@ -214,7 +215,7 @@ class Rewritten(Wrapper[_P, _T]):
         return restored(evaluate(_remembered(self, jaxpr, leaves), leaves))
 
     def explain(self, /, *args: _P.args, **kwargs: _P.kwargs) -> str:
-        """Says in words what becomes of the program for these arguments."""
+        """Describes in words how the program for these arguments is rewritten."""
         jaxpr = filter_trace(self.caller, self.fun, args, kwargs).jaxpr
         changes: list[Change] = []
         new = self.rewrite(jaxpr, changes)
@@ -225,24 +226,24 @@ class Rewritten(Wrapper[_P, _T]):
         return "\n".join([first, *[f"- {change}" for change in changes]])
 
 
-# How many programs of one function are remembered: one for each kind of arguments that
-# it is called with. Chosen; any number will do that is not very small.
+# The number of programs of one function that are remembered, one for each kind of
+# arguments. Chosen; any number that is not very small would do.
 _REMEMBERED = 8
 
 
-# JAX's own kind of cache: what it returns lives as long as the function, or until
-# `jax.clear_caches`, as does what `jax.jit` has compiled.
+# JAX's own kind of cache: entries live as long as the function, or until
+# `jax.clear_caches`, like the programs that `jax.jit` has compiled.
 @lu.cache
 def _memory(fun: lu.WrappedFun) -> OrderedDict[Hashable, tuple[Jaxpr, Jaxpr]]:
-    """The programs of `fun` that are remembered: for their keys the new program and the
-    old one, which the key has ids of."""
+    """Returns the programs of `fun` that are remembered. For each key it has the new
+    program, and the old one, whose ids are in the key."""
     del fun
     return OrderedDict()
 
 
 def _remembered(fun: Rewritten[..., Any], jaxpr: Jaxpr, leaves: list[Any]) -> Jaxpr:
-    """Returns the rewritten program. Outside of `jit` it is the same one for the same
-    program, as JAX compiles the calls inside of a new one anew."""
+    """Returns the rewritten program. Outside of `jit` the same program gives the same
+    object, as JAX would compile the calls inside a new one again."""
     if any(isinstance(x, Tracer) for x in [*leaves, *jaxpr.consts]):
         return fun.rewrite(jaxpr)
     wrapped = lu.wrap_init(fun, debug_info=debug_info(fun.caller, fun, (), {}))
