@@ -9,6 +9,7 @@ events within its own steps, at a tolerance of 1e-15.
 
 import argparse
 import time
+from functools import partial
 from typing import Any
 
 import diffrax
@@ -110,8 +111,8 @@ def by_heyoka(name, start, end, sets, hy):
 
         events.append(hy.nt_event(value, callback))
     integrator = hy.taylor_adaptive(system, start, tol=1e-15, nt_events=events)
-    integrator.propagate_until(end)
-    return [sorted(times) for times in found]
+    along = integrator.propagate_until(end, c_output=True)[4]
+    return [sorted(times) for times in found], along
 
 
 def near_double(ts, steps):
@@ -125,18 +126,39 @@ def near_double(ts, steps):
 
 
 class Tally:
-    """The numbers of events that both find, and that one finds alone; and the largest
-    difference of times."""
+    """The numbers of events that both find, that one finds alone, and of which the two
+    solutions differ; and the largest difference of times."""
 
     def __init__(self):
-        self.pairs, self.worst, self.alone = 0, 0.0, [0, 0]
+        self.pairs, self.worst, self.alone, self.open = 0, 0.0, [0, 0], 0
 
     def __str__(self):
         here, heyoka = self.alone
-        return f"{self.pairs:7} {self.worst:9.1e} {here:5} {heyoka:7}"
+        return f"{self.pairs:7} {self.worst:9.1e} {self.open:5} {here:5} {heyoka:7}"
 
 
-def compare(ours, theirs, steps, tallies):
+def is_open(alone, solutions, value):
+    """Of the events that one alone finds: whether the condition has no such roots along
+    the solution of the other one. That is so of two roots between which the condition
+    is beyond zero by less than the solutions differ; and of one at the start, where it
+    is zero but for rounding errors. The conditions are computed in 80 bits."""
+    out = [False] * len(alone)
+    for i, (which, t) in enumerate(alone):
+        if t < 1e-14:
+            out[i] = True
+            continue
+        if i == 0 or alone[i - 1][0] != which or t - alone[i - 1][1] > 1e-5:
+            continue
+        before, gap = alone[i - 1][1], t - alone[i - 1][1]
+        other = solutions["heyoka" if which == "here" else "here"]
+        signs = [
+            np.sign(value(other(x))) for x in (before - gap, before + gap / 2, t + gap)
+        ]
+        out[i] = out[i - 1] = len(set(signs)) == 1
+    return out
+
+
+def compare(ours, theirs, steps, tallies, solutions, value):
     """Adds to the tallies of roots, and of near-double roots, apart. Returns the times
     of the events that one of the two finds alone, of the former."""
     ours, theirs = (
@@ -153,10 +175,22 @@ def compare(ours, theirs, steps, tallies):
             continue
         is_here = not theirs or (bool(ours) and ours[0][0][0] < theirs[0][0][0])
         (t, _), near = (ours if is_here else theirs).pop(0)
-        tallies[bool(near)].alone[0 if is_here else 1] += 1
-        if not near:
-            left.append(("here" if is_here else "heyoka", t))
-    return left
+        left.append((("here" if is_here else "heyoka", t), bool(near)))
+    are_open = is_open([event for event, _ in left], solutions, value)
+    for (event, near), open_ in zip(left, are_open):
+        tally = tallies[near]
+        if open_:
+            tally.open += 1
+        else:
+            tally.alone[["here", "heyoka"].index(event[0])] += 1
+    return [e for (e, near), open_ in zip(left, are_open) if not near and not open_]
+
+
+def exactly(coefficients, y):
+    """A condition, in 80 bits."""
+    a, b, c = [np.asarray(x, np.longdouble) for x in coefficients]
+    y = np.asarray(y, np.longdouble)
+    return a + b @ y + y @ c @ y
 
 
 def tangent(rng, sets, extremes):
@@ -178,8 +212,8 @@ def count():
 
     rng, rng_of_tangents = map(np.random.default_rng, (0, 1))
     total = 0
-    columns = "events   differ  here  heyoka"
-    print(f"{'':14} {columns:>31}   near-double roots: {columns}")
+    columns = "events   differ  open  here  heyoka"
+    print(f"{'':14} {columns:>37}   near-double roots: {columns}")
     for name, (field, start, end) in PROBLEMS.items():
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
@@ -237,9 +271,16 @@ def count():
                 np.asarray, (events.ts, events.index, events.upwards)
             )
             assert not events.has_more and np.all(np.diff(ts[index >= 0]) >= 0)
-            for i, theirs in enumerate(by_heyoka(name, start, end, sets, hy)):
+            lists, along = by_heyoka(name, start, end, sets, hy)
+            solutions = dict(
+                here=lambda t, solution=solution: np.asarray(solution.evaluate(t)),
+                heyoka=lambda t, along=along: np.array(along(t)),
+            )
+            for i, theirs in enumerate(lists):
                 mine = list(zip(ts[index == i], upwards[index == i]))
-                for which, t in compare(mine, theirs, ends, tallies):
+                value = partial(exactly, sets[i])
+                left = compare(mine, theirs, ends, tallies, solutions, value)
+                for which, t in left:
                     print(f"   found by {which} alone: {name} {t!r}", flush=True)
         total += tallies[0].pairs
         print(f"{name:14} {tallies[0]}                      {tallies[1]}", flush=True)
