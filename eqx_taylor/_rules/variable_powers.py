@@ -240,8 +240,8 @@ class _Singular:
         self.below = array(lambda: choice(self.is_other[0], 0, 1, p[0]))
 
     def __call__(self, k: Any, term: Any, lower: Term) -> Any:
-        """Changes coefficient `k`, which is `term`. `lower` is the part of it without the
-        highest order of x."""
+        """Changes coefficient `k`, which is `term`. `lower` is the part of it without
+        the highest order of x."""
         term = lax.mul(lax.mul(term, self.of_root[0]), self.of_root[0])
         if lower is None:
             return choice(self.is_other[0], 0, term, term)

@@ -1,19 +1,20 @@
 r"""Collapsed Taylor mode: sums over directions, propagated as one vector.
 
-The top coefficient of a jet enters every recurrence linearly, `y_K = f'(x_0) x_K + (of
-lower order)`. Where only `Σ_r w_r y_K` is wanted, over many directions at one point,
-the sum itself can be propagated: one vector in the place of one for each direction
-(Dangel et al. 2025). The Laplacian of a function of D numbers then takes 2 + D vectors,
+The highest coefficient of a jet enters every recurrence linearly: `y_K = f'(x_0) x_K +
+(lower orders)`. If only the sum `Σ_r w_r y_K` over many directions at one point is
+needed, the sum itself can be propagated: one vector instead of one for each direction
+(Dangel et al. 2025). The Laplacian of a function of D inputs then takes 2 + D vectors,
 and not 1 + 2 D: the value, D first derivatives, and the sum of the second ones.
 
-Here this is a way of reading a program. A jet is traced for one direction, and read
-once for all of them. What depends on the point alone is computed once. From the results
-backwards it is found out of which values nothing but the sum is wanted: the operands of
-an equation that is linear in all that moves with the direction, if it holds for its
-result. The other values are computed for each direction, along a leading axis. Which
-primitives are linear, and in which operands, is what their Taylor rules say; equations
-of which nothing is known are computed for each direction. (The programs within loops
-and branches are read in `_sums/calls.py`.)
+This is implemented as a way of reading a program. A jet is traced for one direction,
+and read once for all of them. Values that depend only on the point are computed once.
+Going backwards from the results, the interpreter finds the values of which only the sum
+is needed: if that is so for the result of an equation, and the equation is linear in
+all operands that depend on the direction, it is so for these operands. All other values
+are computed for each direction, along a leading axis. The Taylor rules declare which
+primitives are linear, and in which operands; equations of which nothing is known are
+computed for each direction. (`_sums/calls.py` reads the programs within loops and
+branches.)
 """
 
 import abc
@@ -55,11 +56,11 @@ from .operands import on_sparse, Operands
 from .stack import Stack
 
 
-# A thing that is wanted of a value: the number of a weighted sum; or `EACH`, the value
-# for all directions.
+# What may be needed of a value: a weighted sum, by its number; or `EACH`, the value for
+# all directions.
 Wanted = Any
 EACH = "each"
-# What is wanted of a value that is the same for all directions: the value.
+# The value itself, if it is the same for all directions.
 SHARED = "shared"
 
 
@@ -71,12 +72,12 @@ def sums_over_directions(
     known_directions: Sequence[np.ndarray | None] | None = None,
 ) -> list[list[Any]]:
     """Computes `Σ_r weights[i][r] fun(point, directions[r])[i]`, array by array, for
-    every i.
+    each i.
 
     `fun` is a function of two lists of arrays, and returns as many lists of arrays as
     there are weights. The directions are stacked along the first axis of each array.
     """
-    # Inside a `shard_map` sums with weights that differ between devices do, too.
+    # Inside a `shard_map`, sums differ between devices if their weights do.
     axes = joint_axes(jax.typeof(w) for w in weights if isinstance(w, jax.Array))
     own = _types(point, directions)
     point = [vary(jnp.asarray(x), axes) for x in point]
@@ -92,7 +93,7 @@ def sums_over_directions(
     jaxpr = trace_on_devices("the function", flat_fun, own, types)
     inputs = [known(x) for x in point]
     if any(explicit_sharding(jax.typeof(x)) is not None for x in point):
-        # Stacks of some directions have no sharding of their own.
+        # Stacks of only some directions would lose the sharding.
         known_directions = None
     for v, entries in zip(directions, known_directions or [None] * len(directions)):
         inputs.append(Value(moves=True))
@@ -110,7 +111,7 @@ def sums_over_directions(
     demand(program)
     try:
         run(program, sums)
-    except jax.errors.UnexpectedTracerError as e:  # Of the function's own trace.
+    except jax.errors.UnexpectedTracerError as e:  # From the trace of the function.
         raise escaped("a function") from e
 
     def result(output, label):
@@ -121,8 +122,8 @@ def sums_over_directions(
             return output.for_each(sums)
         if not output.moves:
             return jnp.asarray(output.shared)
-        # All results of an equation that is not read count as moving, also those that
-        # are the same for all directions.
+        # All results of an equation that cannot be read count as different for each
+        # direction, even if they are the same.
         return output.each.dense(count)[0]
 
     results = map(result, outputs, labels)
@@ -134,17 +135,17 @@ def _is_mark(weights: Any) -> bool:
 
 
 def _types(point: Sequence[Any], directions: Sequence[Any]) -> list[Any]:
-    """The types of a point and of one direction."""
+    """Returns the types of a point and of one direction."""
     of_one = [unstacked_type(jax.typeof(v)) for v in directions]
     return [*map(jax.typeof, point), *of_one]
 
 
 class Weights:
-    """The weights of the directions in a sum. A common factor is left to the end."""
+    """The weights of the directions in a sum. A common factor is applied at the end."""
 
     def __init__(self, weights: Any):
         self.count = len(weights)
-        if self.count == 0:  # A sum of nothing.
+        if self.count == 0:  # An empty sum.
             self.factor, self.each, self.total = 1.0, None, 0
         elif isinstance(weights, Tracer | jax.Array) or np.ptp(weights) != 0:
             self.factor, self.each, self.total = 1.0, weights, jnp.sum(weights)
@@ -157,21 +158,21 @@ class Weights:
             each = jnp.asarray(self.each, stacked.dtype)
             if stack.table is None:
                 each = each.reshape(-1, *[1] * (stacked.ndim - 1))
-            else:  # What has no direction is zero.
+            else:  # Slots without a direction have zeros.
                 each = each[stack.table]
             stacked = stacked * each
         return jnp.sum(stacked, axis=0)
 
     def times_total(self, x: Any) -> Any:
-        """Sums something that is the same for all directions."""
+        """Sums a value that is the same for all directions."""
         if not isinstance(x, Tracer | jax.Array) and not np.any(x):
-            return x  # A zero that was written as such.
+            return x  # A zero that is known while tracing.
         return x * jnp.asarray(self.total, jnp.asarray(x).dtype)
 
 
 class Sums:
-    """The number of directions, and the weights of all sums, by their labels; and
-    whether the directions are zero in places that are known."""
+    """The number of directions, the weights of all sums by their labels, and whether
+    some entries of the directions are known to be zero."""
 
     def __init__(
         self, count: int, weights: Sequence[Weights | None], is_sparse: bool = False
@@ -188,25 +189,25 @@ def _scaled(factor: float, x: Any) -> Any:
     return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
 
 
-# -- a program, and what is known of its values
+# -- a program and its values
 
 
 class Value:
-    """A value of the program. It is found by running the program, as far as it is
-    wanted."""
+    """A value of the program. Running the program computes what is needed of it."""
 
     __slots__ = ("moves", "origin", "shared", "each", "sums", "wanted")
 
     def __init__(self, moves: bool, origin: "Equation | None" = None):
-        # True if it depends on the direction.
+        # Whether it depends on the direction.
         self.moves = moves
-        # The equation that it is a result of.
+        # The equation whose result it is.
         self.origin = origin
         self.wanted: set[Wanted] = set()
         self.forget()
 
     def forget(self) -> None:
-        # The value if it does not move. If it does: that for all directions, and sums.
+        # The value, if it does not depend on the direction; otherwise the values for
+        # all directions, and sums of them.
         self.shared: Any = None
         self.each: Any = None  # A `Stack`.
         self.sums: dict[Wanted, Any] = {}
@@ -233,25 +234,25 @@ def known(x: Any) -> Value:
 
 
 class Node(abc.ABC):
-    """An equation of a program, or one with programs inside."""
+    """An equation of a program, possibly with programs inside."""
 
     eqn: JaxprEqn
-    # Where the equation stands: what JAX writes of it into a profile.
+    # The source line and the names of the equation, for profiles.
     place: Any
     inputs: list[Value]
     outputs: list[Value]
 
     @abc.abstractmethod
     def demand(self) -> None:
-        """Says what is wanted of the inputs, from what is wanted of the outputs."""
+        """Sets what is needed of the inputs, from what is needed of the outputs."""
 
     @abc.abstractmethod
     def run(self, sums: Sums) -> None:
-        """Finds what is wanted of the outputs."""
+        """Computes what is needed of the outputs."""
 
 
-# Readers of equations whose inputs move, for other primitives with programs inside.
-# They return `None` if they cannot read one.
+# Readers for primitives with programs inside, if their inputs depend on the direction.
+# They return `None` for equations that they cannot read.
 READERS: dict[str, Callable[[JaxprEqn, list[Value]], Node | None]] = {}
 
 
@@ -285,7 +286,7 @@ def read(jaxpr: Jaxpr, inputs: Sequence[Value], program: list[Node]) -> list[Val
 
 
 def demand(program: Sequence[Node]) -> None:
-    """Says of each value what is wanted of it, from what is wanted of the results."""
+    """Sets what is needed of each value, from what is needed of the results."""
     for node in reversed(program):
         if _is_wanted(node):
             node.demand()
@@ -310,14 +311,16 @@ class Equation(Node):
         self.eqn, self.inputs = eqn, inputs
         moving = [i for i, value in enumerate(inputs) if value.moves]
         self.outputs = [Value(bool(moving), origin=self) for _ in eqn.outvars]
-        # The operands in which it is linear together, if that is all that move.
+        # The operands in which it is jointly linear, if no others depend on the
+        # direction.
         self.linear = _linear_operands(eqn, moving) if moving else ()
 
     def demand(self) -> None:
         wanted = set().union(*(output.wanted for output in self.outputs))
         # The sums that are computed without the results for each direction.
         self.labels: set[Wanted] = set()
-        # The factors that move, and the others, of a product whose sums are wanted.
+        # For a product whose sums are needed: the factors that depend on the direction,
+        # and the others.
         self.factors: tuple[list[Value], list[Value]] | None = None
         inputs = self.inputs
         if EACH not in wanted and any(value.moves for value in inputs):
@@ -340,7 +343,7 @@ class Equation(Node):
             product = product_of(a, b, sums.count)
             for label in self.labels:
                 total = sums[label].sum(product)
-                for value in shared:  # Some are numbers.
+                for value in shared:  # Some of them are scalars.
                     total = lax.mul(total, jnp.broadcast_to(value.shared, total.shape))
                 outputs[0].sums[label] = total
         elif self.labels:
@@ -357,15 +360,15 @@ class Equation(Node):
 
 
 def _is_product(eqn: JaxprEqn) -> bool:
-    """Whether an equation multiplies arrays of the same shape element by element. A
-    scalar may be multiplied by an array as well."""
+    """Returns whether an equation is an elementwise product of arrays of the same
+    shape, or of a scalar and an array."""
     shapes = {var.aval.shape for var in [*eqn.invars, *eqn.outvars]}
     return eqn.primitive.name in ("mul", "square") and len(shapes) == 1
 
 
 def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
-    """Returns two factors of a product that move, and others that do not, and can be
-    taken out of its sum."""
+    """Returns the two factors of a product that depend on the direction, and the
+    others, which can be taken out of its sum."""
     moving, shared = [], []
     operands = product.inputs
     for value in operands if len(operands) == 2 else 2 * operands:
@@ -375,7 +378,7 @@ def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
             if eqn.primitive.name != "mul":
                 break
             if eqn.invars[i].aval.shape != eqn.outvars[0].aval.shape:
-                break  # A number that becomes an array.
+                break  # A scalar that is broadcast to an array.
             shared.append(inner.inputs[1 - i])
             value = inner.inputs[i]
         moving.append(value)
@@ -398,13 +401,13 @@ def _for_each(eqn: JaxprEqn, inputs: Sequence[Value], sums: Sums) -> list[Stack]
     return [Stack(array) for array in operands.apply(dense)]
 
 
-# The indices of a gather are computed while tracing if they have at most so many
-# entries. Chosen: those of all pairs of 700 particles.
+# The largest number of indices of a gather that are computed while tracing. Chosen:
+# those of all pairs of 700 particles.
 _LARGEST = 500_000
 
 
 def _known_while_tracing(value: Value) -> np.ndarray | None:
-    """Returns a value that is computed from nothing but constants, such as indices."""
+    """Returns a value that is computed only from constants, such as indices."""
     if value.shared is not None and not isinstance(value.shared, Tracer):
         return np.asarray(value.shared)
     equation = value.origin
@@ -416,7 +419,7 @@ def _known_while_tracing(value: Value) -> np.ndarray | None:
     if any(x is None for x in operands):
         return None
     if equation.eqn.primitive.name == "pvary":
-        # It has a meaning inside of a `shard_map` alone, and changes no entry.
+        # It has a meaning only inside a `shard_map`, and changes no entry.
         return operands[0]
     with jax.ensure_compile_time_eval():
         results = bind(equation.eqn, list(map(jnp.asarray, operands)))
@@ -425,7 +428,7 @@ def _known_while_tracing(value: Value) -> np.ndarray | None:
 
 
 def is_zero(value: Value) -> bool:
-    """Whether a value is known to be zero while tracing."""
+    """Returns whether a value is known to be zero while tracing."""
     found = _known_while_tracing(value)
     return found is not None and not np.any(found)
 
@@ -440,7 +443,7 @@ def _on_stacked(
             return [_product_with_each(eqn, *operands, *contract)]
     try:
         return jax.vmap(ft.partial(_bind, eqn), in_axes=axes)(*operands)
-    except NotImplementedError:  # It has no batching rule.
+    except NotImplementedError:  # The primitive has no batching rule.
         pass
 
     def one(moving):
@@ -459,15 +462,15 @@ def _bind(eqn: JaxprEqn, *operands: Any) -> list[Any]:
 def _product_with_each(
     eqn: JaxprEqn, a: Any, stacked: Any, of_a: Any, of_b: Any
 ) -> Any:
-    """Computes `a @ b` for all b, as one product `b @ a` whose result begins with the
-    axis of the directions: there is nothing to transpose if b is a vector."""
+    """Computes `a @ b` for all b as one product `b @ a`. The first axis of the result
+    is over directions, so that no transposition is needed if b is a vector."""
     precision = eqn.params["precision"]
     params = eqn.params | dict(
         dimension_numbers=((tuple(i + 1 for i in of_b), of_a), ((), ())),
         precision=precision[::-1] if isinstance(precision, tuple) else precision,
     )
     [product] = bind(eqn.replace(params=params), [stacked, a])
-    # The axes of b that are left come before those of a.
+    # The remaining axes of b come before those of a.
     left = stacked.ndim - len(of_b)
     return jnp.moveaxis(
         product, range(1, left), range(product.ndim - left + 1, product.ndim)
@@ -475,12 +478,13 @@ def _product_with_each(
 
 
 def _linear_operands(eqn: JaxprEqn, moving: Sequence[int]) -> Collection[int]:
-    """Returns the operands that an equation is linear in together, if those that move
-    are among them; else none."""
+    """Returns the operands in which an equation is jointly linear, if these include all
+    that depend on the direction; otherwise none."""
     if not all(is_differentiable(var.aval) for var in eqn.outvars):
         return ()
     if eqn.primitive.name == "optimization_barrier":
-        # Linear in all of them; but what does not move would be multiplied.
+        # It is linear in all of them, but a sum would multiply those that do not depend
+        # on the direction.
         return moving if len(moving) == len(eqn.invars) else ()
     rule = RULES.get(target_key(eqn))
     # What a function closes over comes before its arguments.
