@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-# The first: it ends `python -m eqx_taylor --help` before JAX is imported.
+# This comes first: it answers `python -m eqx_taylor --help` before JAX is imported.
 from . import _command_line as _command_line
 from . import programs as programs, rules as rules
 from ._derivatives.attention import dot_product_attention as dot_product_attention
@@ -63,7 +63,7 @@ from ._derivatives.taylor_polynomial import (
 
 
 def __getattr__(name: str) -> object:
-    """Finds what has moved to `eqx_taylor.programs`, for one more release."""
+    """Finds names that have moved to `eqx_taylor.programs`, for one more release."""
     import warnings
 
     if name.startswith("_") or not hasattr(programs, name):

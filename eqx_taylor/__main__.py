@@ -1,4 +1,4 @@
-"""`python -m eqx_taylor`: the outer Solar System, by three solvers, in one table."""
+"""`python -m eqx_taylor`: the outer Solar System by three solvers, in one table."""
 
 import argparse
 import dataclasses
@@ -29,14 +29,14 @@ from ._outer_solar_system import (
 )
 
 
-# The reference, where none is stored: an order and steps (in days) for which what is
-# truncated in each step is far below float64's rounding, so that rounding is the only
-# error left.
+# The reference, if none is stored: an order and a step (in days) for which the
+# truncation error of each step is far below float64's rounding, so that rounding is the
+# only error.
 _REFERENCE_ORDER = 28
 _REFERENCE_STEP = 150.0
 
-# Velocities are 1e-3 AU/day and below, so `atol` must be well below `rtol` for them to
-# have any digits.
+# Velocities are 1e-3 AU/day and below, so `atol` must be well below `rtol`, or they
+# would have no correct digits.
 _ATOL_PER_RTOL = 1e-3
 
 # A solve that takes longer than this, in seconds, is timed once and shows its progress.
@@ -49,8 +49,8 @@ _HEADER = (
 
 
 class _Progress:
-    """Shows on stderr what is being done, and how far a solve has come, once it has run
-    for `_LONG_RUN`; until the row of the table takes its place."""
+    """Shows on stderr what is being done, and the progress of a solve after it has run
+    for `_LONG_RUN`, until the row of the table replaces it."""
 
     def __init__(self, name: str):
         self.name = name
@@ -85,8 +85,8 @@ class _Progress:
 class _ProgressMeter(diffrax.AbstractProgressMeter):
     """Calls `show(progress)` every `steps` steps.
 
-    Diffrax's own meters always print, also in a solve that lasts 0.1 s, where printing
-    takes longer than solving.
+    Diffrax's own meters always print, even if a solve takes 0.1 s, and printing takes
+    longer than solving.
     """
 
     show: Callable[[Any], None]
@@ -109,7 +109,7 @@ class _ProgressMeter(diffrax.AbstractProgressMeter):
 
 @dataclasses.dataclass(frozen=True)
 class _Method:
-    """A solver and how its steps are chosen. A `dt0` of `None` is for it to choose."""
+    """A solver and its step size controller, which chooses `dt0` if that is `None`."""
 
     name: str
     solver: diffrax.AbstractSolver
@@ -125,7 +125,7 @@ class _Method:
             dt0=self.dt0,
             y0=y0,
             stepsize_controller=self.controller,
-            # Nothing is differentiated here, so nothing need be kept for it.
+            # Nothing is differentiated here, so nothing need be stored.
             adjoint=diffrax.ForwardMode(),
             **kwargs,
         )
@@ -133,7 +133,7 @@ class _Method:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What one solve cost, and where it ended."""
+    """The cost of one solve, and its final state."""
 
     y1: State
     num_steps: int
@@ -155,8 +155,9 @@ def _relative_energy_error(y: State) -> jax.Array:
     return jnp.abs(energy(y) / energy(initial_state()) - 1)
 
 
-# Energy drifts by all that is truncated. Errors a hundred times below the tolerance
-# cost a quarter more steps at order 20, and leave rounding as the larger part.
+# Truncation errors make the energy drift. To make them a hundred times smaller than the
+# tolerance takes a quarter more steps at order 20, and leaves rounding as the larger
+# error.
 _SAFETY = 0.8
 
 
@@ -182,7 +183,7 @@ def _reference_method(t1: float) -> _Method:
 
 
 def _reference(years: float) -> tuple[ArrayLike, str]:
-    """Returns positions at the end, and how they were computed."""
+    """Returns the positions at the end, and a text on how they were computed."""
     if years == YEARS:
         how = "stored\n  positions, of a Taylor series of order 30 in 80-bit floats"
         return POSITIONS_AFTER_1000_YEARS, how
@@ -246,8 +247,9 @@ def _plot(path: pathlib.Path, years: float, methods: list[_Method], runs: list[_
         fn=lambda t, y, args: y[0],
     )
     for method, run in zip(methods, runs):
-        # The energy at the solver's own steps, about 500 of them: between them the
-        # interpolation of a Runge-Kutta method is less accurate than its steps.
+        # The energy is saved at about 500 of the solver's own steps, as the
+        # interpolation of a Runge-Kutta method between them is less accurate than its
+        # steps.
         energies = diffrax.SubSaveAt(
             steps=max(1, run.num_steps // 500),
             t1=True,
@@ -260,7 +262,7 @@ def _plot(path: pathlib.Path, years: float, methods: list[_Method], runs: list[_
         sol = method.solve(
             initial_state(),
             t1,
-            # Rounding may differ from that of the timed run, and so the steps.
+            # Rounding, and so the number of steps, may differ from the timed run.
             max_steps=run.num_steps + run.num_steps // 10 + 100,
             saveat=diffrax.SaveAt(subs=subs),
         )
@@ -269,7 +271,7 @@ def _plot(path: pathlib.Path, years: float, methods: list[_Method], runs: list[_
         is_saved = np.isfinite(ts)
         energy_axes.semilogy(
             ts[is_saved] / DAYS_PER_YEAR,
-            # An error of exactly 0 has no place on a logarithmic axis.
+            # A logarithmic axis cannot show an error of exactly 0.
             np.maximum(errors[is_saved], 1e-17),
             label=method.name,
             lw=1,
@@ -282,7 +284,7 @@ def _plot(path: pathlib.Path, years: float, methods: list[_Method], runs: list[_
         ylabel="y (AU)",
         aspect="equal",
     )
-    # Below the axes: nothing but orbits is within.
+    # The legend is below the axes, so that it hides no orbits.
     orbit_axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.12),
@@ -340,7 +342,8 @@ position error: of the body that is furthest off at t1, against {how}."""
 def main(argv: list[str] | None = None) -> None:
     """Runs the demonstration; `argv` is the command line, `sys.argv` if not given."""
     options = parse(argv)
-    # float64, as 1e-12 needs it. And on the CPU: the arrays have 18 elements.
+    # It takes float64, as the tolerance may be 1e-15, and runs on the CPU, as arrays
+    # have 18 entries.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         _demonstrate(options)
 

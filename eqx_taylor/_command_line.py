@@ -1,8 +1,8 @@
 """The options of `python -m eqx_taylor`.
 
-`--help`, `--version` and options that are wrong need no JAX, which takes seconds to
-import. But Python imports a package before its `__main__`, and so this file is the
-first that `eqx_taylor` imports, and it answers them when that command is what runs.
+`--help`, `--version` and wrong options do not need JAX, which takes seconds to import.
+But Python imports a package before its `__main__`. So `eqx_taylor` imports this file
+first, which answers these options if the command is running.
 """
 
 import argparse
@@ -11,12 +11,13 @@ import sys
 from typing import NoReturn
 
 
-# The years at whose end the positions are stored, so that no reference is computed.
+# The number of years after which the positions are stored, so that no reference is
+# computed.
 YEARS = 1000.0
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are one line, without the usage before it."""
+    """An `ArgumentParser` whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -59,7 +60,7 @@ def _plot_file(text: str) -> pathlib.Path:
         raise argparse.ArgumentTypeError(
             f"{text!r} must end in one of {', '.join('.' + x for x in sorted(formats))}"
         )
-    # Find out now, rather than after the run, whether the file can be written.
+    # Check now, rather than after the run, whether the file can be written.
     is_new = not path.exists()
     try:
         with path.open("ab"):
@@ -119,11 +120,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _is_what_runs() -> bool:
-    """Whether the package is imported for `python -m eqx_taylor`. While Python looks
-    for the module that `-m` names, `sys.argv[0]` is "-m"."""
+    """Returns whether the package is imported for `python -m eqx_taylor`. While Python
+    looks for the module that `-m` names, `sys.argv[0]` is "-m"."""
     return sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == __spec__.parent
 
 
 if _is_what_runs():
-    # Ends here if there is nothing to run. Otherwise `__main__` parses them again.
+    # This exits if there is nothing to run. Otherwise `__main__` parses them again.
     parse()

@@ -1,12 +1,12 @@
 """The outer Solar System: the problem that `python -m eqx_taylor` integrates.
 
-The Sun and the five outer planets (Pluto counted among them) as point masses under
-Newton's gravity. The Sun's mass has the inner planets' added to it. Units are
-astronomical units (AU), days and solar masses.
+The Sun and the five outer planets (including Pluto) are point masses under Newton's
+gravity. The Sun's mass includes those of the inner planets. Units are astronomical
+units (AU), days and solar masses.
 
 The data are those of Section I.2.4 of Hairer, Lubich and Wanner, "Geometric Numerical
-Integration" (initial values for 5 September 1994, 0h00), moved to the frame in which
-the barycentre is at rest.
+Integration" (initial values for 5 September 1994, 0h00), transformed to the frame in
+which the barycentre is at rest.
 """
 
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ GRAVITATIONAL_CONSTANT = 0.01720209895**2
 
 BODIES = ("Sun", "Jupiter", "Saturn", "Uranus", "Neptune", "Pluto")
 
-# NumPy, not JAX, so that they have all their digits whether or not float64 was enabled
-# before this file was imported.
+# A NumPy array, so that it has all of its digits even if float64 was not enabled before
+# this file was imported.
 MASSES = np.array(
     [1.00000597682, 1 / 1047.355, 1 / 3501.6, 1 / 22869, 1 / 19314, 7.4074074e-9]
 )
@@ -47,9 +47,9 @@ _INITIAL_VELOCITIES = np.array([
     [-1.76936577252484e-3, -2.06720938381724e-3, 6.58091931493844e-4],
 ])
 
-# By a Taylor series of order 30 in 80-bit floats, pair by pair, which is
-# `python -m benchmarks.solar_system_reference`. Another order and other steps differ
-# from it by 2e-14 AU.
+# Computed by a Taylor series of order 30 in 80-bit floats, pair by pair (`python -m
+# benchmarks.solar_system_reference`). With another order and other steps the result
+# differs by 2e-14 AU.
 POSITIONS_AFTER_1000_YEARS = np.array([
     [0.0029540035122844746, -0.002946057274671584, 4.369517764674574e-05],
     [-4.952666649321821, 2.1374923438929754, -0.018662849527148195],
@@ -62,18 +62,18 @@ POSITIONS_AFTER_1000_YEARS = np.array([
 
 
 def initial_state() -> State:
-    """Positions in AU and velocities in AU per day, of shape `(6, 3)` each."""
+    """Returns positions in AU and velocities in AU per day, of shape `(6, 3)` each."""
     return jnp.asarray(_INITIAL_POSITIONS), jnp.asarray(_INITIAL_VELOCITIES)
 
 
 def vector_field(t, y: State, args) -> State:
-    """Newton's equations of motion, as `diffrax.ODETerm` takes them."""
+    """Newton's equations of motion, as a vector field for `diffrax.ODETerm`."""
     del t, args
     positions, velocities = y
     # displacement[i, j] points from body i to body j.
     displacement = positions[None, :, :] - positions[:, None, :]
-    # A body's distance from itself is set to 1, so that its pull on itself is 0 and
-    # not 0/0.
+    # The distance of a body from itself is set to 1, so that its force on itself is 0
+    # and not 0/0.
     distance2 = jnp.sum(displacement**2, axis=-1) + np.eye(len(BODIES))
     weight = GRAVITATIONAL_CONSTANT * MASSES[None, :] * distance2**-1.5
     accelerations = jnp.sum(weight[:, :, None] * displacement, axis=1)
@@ -81,7 +81,7 @@ def vector_field(t, y: State, args) -> State:
 
 
 def energy(y: State) -> Float[Array, ""]:
-    """Kinetic plus potential energy, which the motion conserves."""
+    """Computes the total energy, which is conserved."""
     positions, velocities = y
     kinetic = 0.5 * jnp.sum(MASSES * jnp.sum(velocities**2, axis=-1))
     i, j = np.triu_indices(len(BODIES), k=1)

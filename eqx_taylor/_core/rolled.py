@@ -1,21 +1,21 @@
-"""A driver that computes orders by a loop in the program: its size does not depend on
+"""A driver that computes orders by a loop in the program, whose size does not depend on
 the highest order.
 
-It takes the recurrences as they are. Their orders are an `Order`, which is known at run
-time, and each of them is asked for one coefficient, that of the pass. What recurrences
-take from earlier passes, in sums of products mostly, is in arrays with a leading axis
-over passes, which the loop carries; which ones are needed is found out while the body
-of the loop is traced.
+It uses the recurrences unchanged. Their order is an `Order`, which is known only at run
+time, and each recurrence computes one coefficient, that of the pass. Coefficients of
+earlier passes, which recurrences use mostly in sums of products, are in arrays with a
+leading axis over passes, which the loop carries. Which arrays are needed is found while
+the body of the loop is traced.
 
-Pass `k` computes coefficient `k` of the solution's series, and of nearly all that
-depends on it. Derivatives lag behind by one: of the series `x'` it computes coefficient
-`k - 1`, and so of what is computed from `x'`. So an array holds in row `r` what pass `r
-+ 1` has computed, and coefficients 0 are not in it, where they are known before the
-loop. The other rows are zero. Then
+Pass `k` computes coefficient `k` of the solution's series, and of nearly everything
+that depends on it. Derivatives lag by one: for the series `x'`, and for series computed
+from it, the pass computes coefficient `k - 1`. Row `r` of an array has the coefficient
+from pass `r + 1`. Coefficients 0 are not in the array if they are known before the
+loop. The rows of later passes are zero. Then
 
     Σ_j a_j b_{m-j}  =  Σ_r A[r] B[s-r],  s = m + lags - 2,
 
-and products with coefficients 0, or with those of this pass, are added to it.
+to which products with coefficients 0, or with those of this pass, are added.
 """
 
 import contextlib
@@ -49,17 +49,17 @@ from .walk import Walk
 
 
 class OrderLoop:
-    """A loop over orders, whose body is being written.
+    """A loop over orders, whose body is being traced.
 
     - `order`: the highest order.
-    - `start`: the first pass. Those before it are computed before the loop.
+    - `start`: the first pass of the loop. Earlier passes are computed before the loop.
     """
 
     def __init__(self, order: int, start: int):
         self.order = order
         self.start = start
         self.passes = range(start, order)
-        # The number of rows: one for each pass, those before the loop among them.
+        # The number of rows: one for each pass, including those before the loop.
         self.rows = max(order - 1, 1)
         self._solution: Tentative | None = None
         # The traces around and in the body, while it is traced.
@@ -77,7 +77,8 @@ class OrderLoop:
         self.names: dict[Series, str] = {}
 
     def contain(self, unknowns: Sequence[Series], given: Sequence[Series]) -> None:
-        """Makes series part of the loop: those that it finds, and polynomials."""
+        """Makes series part of the loop: the unknowns, and polynomials that are
+        given."""
         self._solution = Tentative(unknowns)
         for series in [*unknowns, *given]:
             series.loop = self
@@ -91,21 +92,22 @@ class OrderLoop:
 
     @contextlib.contextmanager
     def naming(self, primitive: str | None):
-        """A context which says of which primitive it is that there is no loop."""
+        """Returns a context that adds the name of the primitive to `Unrollable`."""
         try:
             yield
         except Unrollable as e:
             e.primitive = e.primitive or primitive
             raise
         except (TypeError, *UNTRACEABLE) as e:
-            # An error of the rule's own will be raised again without the loop.
+            # If this is an error of the rule itself, it is raised again without the
+            # loop.
             raise Unrollable("it cannot use an order that is traced", primitive) from e
 
     # -- before the loop
 
     @contextlib.contextmanager
     def outside(self):
-        """A context for what is computed before the loop."""
+        """Returns a context for computations before the loop."""
         if self._around is None:
             yield
         else:
@@ -113,11 +115,11 @@ class OrderLoop:
                 yield
 
     def lag(self, series: Series) -> int:
-        """The number of passes after which coefficient 0 is known."""
+        """Returns the number of passes after which coefficient 0 is known."""
         return series.tentative.get(self._solution, 0)  # type: ignore
 
     def knows_first(self, series: Series) -> bool:
-        """Whether coefficient 0 can be had before the loop."""
+        """Returns whether coefficient 0 is known before the loop."""
         return self.lag(series) < self.start
 
     # -- in the body
@@ -125,9 +127,9 @@ class OrderLoop:
     def trace_body(
         self, unknowns: Sequence[Series], body: Callable[[Order], list[Any]]
     ) -> Any:
-        """Traces a pass of the loop: a program of placeholders for the order, the
-        current coefficients of the unknowns, and the arrays. It returns what `body`
-        does, and then coefficients for the arrays."""
+        """Traces a pass of the loop, a program with placeholders for the order, for the
+        current coefficients of the unknowns, and for the arrays. The program returns
+        the results of `body`, and then new coefficients for the arrays."""
 
         def one_pass():
             self._within = current_trace()
@@ -152,7 +154,7 @@ class OrderLoop:
             return placeholder(aval, self._placeholders - 1)
 
     def scalar(self, values: Sequence[Any], dtype: Any) -> Any:
-        """The one of these numbers, one for each pass, that belongs to this pass."""
+        """Returns the number for this pass, from numbers for all passes."""
         key = tuple(values), str(dtype)
         if key not in self._scalars:
             with recorded_by(self._within):
@@ -161,13 +163,13 @@ class OrderLoop:
         return self._scalars[key]
 
     def advance(self, tape: Sequence[Series], k: Order) -> None:
-        """Computes the coefficients of this pass, of all series for which it is `k`."""
+        """Computes coefficient `k` of all series for which it belongs to this pass."""
         for series in tape:
             if self.lag(series) == -k.offset:
                 series[k]
 
     def coefficient(self, series: Series, k: Table) -> Term:
-        """Returns coefficient `k`: that of this pass, or of an earlier one."""
+        """Returns coefficient `k`, which is from this pass or an earlier one."""
         if series.is_constant:
             return self._of_constant(series, k)
         lag = self.lag(series)
@@ -195,7 +197,7 @@ class OrderLoop:
         return lax.select(is_first, jnp.asarray(first), other)
 
     def current(self, series: Series) -> Term:
-        """The coefficient of this pass."""
+        """Returns the coefficient of this pass."""
         if series not in self._current:
             if series in self._computing:
                 raise Unrollable("a coefficient depends on itself")
@@ -228,7 +230,7 @@ class OrderLoop:
     # -- arrays of coefficients
 
     def _array(self, series: Series) -> Any:
-        """The array of what earlier passes have computed of a series."""
+        """Returns the array of the coefficients of a series from earlier passes."""
         if series not in self.arrays:
             self.arrays[series] = self._placeholder(self._array_type(series))
         return self.arrays[series]
@@ -237,7 +239,8 @@ class OrderLoop:
         return stacked_type(series.aval, self.rows)
 
     def _past(self, series: Series, k: Table) -> Term:
-        """Coefficient `k` from an earlier pass; any number where it is from before."""
+        """Returns coefficient `k` from an earlier pass. The result is arbitrary if it
+        is from before the first pass."""
         shift = self.lag(series) - 1
         if isinstance(k, Order):
             row = self._index + (k.offset + shift)
@@ -246,7 +249,7 @@ class OrderLoop:
         return row_of(self._array(series), row)
 
     def first_rows(self, series: Series) -> Any:
-        """The array of a series when the loop begins."""
+        """Returns the array of a series at the beginning of the loop."""
         array = filled(self._array_type(series))
         lag = self.lag(series)
         for k in range(1, self.start):
@@ -256,14 +259,15 @@ class OrderLoop:
         return array
 
     def with_row(self, array: Any, series: Series, k: Any, term: Any) -> Any:
-        """Writes what pass `k` has computed into the array of a series."""
+        """Writes the coefficient from pass `k` into the array of a series."""
         term = as_type(series.aval, jnp.asarray(term, array.dtype))
         return lax.dynamic_update_index_in_dim(
             array, term, k - 1, 0, allow_negative_indices=False
         )
 
     def _rows(self, series: Series, updated: bool) -> Any:
-        """The array of a series, with the row of this pass if it is known by now."""
+        """Returns the array of a series, with the row of this pass if it is `updated`
+        and already known."""
         array = self._array(series)
         if not updated or series in self._computing:
             return array
@@ -306,7 +310,7 @@ class OrderLoop:
             total = times(a[0], b[k], 0)
         if knows_b and b.support & 1:
             if k.offset < -lag_a:
-                a_k = self._past(a, k)  # a_0 b_0 is there already, or must not be.
+                a_k = self._past(a, k)  # a_0 b_0 is in the sum already, or must not be.
                 if first > (1 if knows_a else 0):
                     self._check(k, first)
             else:
@@ -330,21 +334,22 @@ class OrderLoop:
             raise TooEarly(self.start + 1, "a sum that is empty at first")
 
     def _rows_of(self, a, b, k, first, weight, product) -> Term:
-        """The part of a sum of products in which both factors are in the arrays."""
+        """Computes the part of a sum of products in which both factors are in the
+        arrays."""
         lag_a, lag_b = self.lag(a), self.lag(b)
         n = self.rows
         lowest = max(first + lag_a - 1, 0)
         if lowest >= n:
             return None
         offset = k.offset + lag_a + lag_b - 2
-        # The rows of this pass have a partner, unless it is a coefficient 0.
+        # The rows of this pass have partners in the arrays, except coefficients 0.
         updated = offset + 1 >= 0
         weights = None if weight is None else self._weights(weight, k, lag_a, a)
         A, B = (self._rows(series, updated) for series in (a, b))
         return sum_over_orders(product, A, B, weights, lowest, self._index + offset)
 
     def _weights(self, weight: Callable, k: Order, lag: int, a: Series) -> Any:
-        """The weights of the rows of `a`, in this pass."""
+        """Returns the weights of the rows of `a` in this pass."""
         orders = [r + 1 - lag for r in range(self.rows)]
         table = [
             [weight(j, value) if j <= value else 0 for j in orders]
@@ -355,7 +360,7 @@ class OrderLoop:
 
 
 def _growing(series: dict[Series, Any]):
-    """Iterates over a dictionary that grows meanwhile."""
+    """Iterates over a dictionary that grows during the iteration."""
     done = 0
     while done < len(series):
         yield list(series)[done]
@@ -369,7 +374,7 @@ def rolled(
     images: Sequence[Series],
     lift: Callable[[Any, Term], Term],
 ) -> list[Any]:
-    """Finds series as `order_by_order` does, by a loop, and returns their coefficients,
+    """Finds the same series as `order_by_order`, by a loop. Returns their coefficients,
     stacked along a first axis."""
 
     def lifted(k):
@@ -398,7 +403,7 @@ def rolled(
     def one_pass(carry, index):
         current, arrays = carry
         outs = evaluate_with(program, [index, *current, *arrays])
-        # They are read before they are written: XLA needs no copies of them.
+        # The arrays are read before they are written, so that XLA need not copy them.
         arrays, outs = lax.optimization_barrier((arrays, outs))
         arrays = [
             loop.with_row(array, series, index, term)

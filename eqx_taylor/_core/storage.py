@@ -1,8 +1,10 @@
-"""Storage of coefficients: which of a series XLA is made to store, and in which form.
+"""Storage of coefficients: which coefficients of a series XLA stores, and in which
+form.
 
-XLA computes an array that it takes for cheap again in every loop that uses it. That is
-too often for a series under construction, whose coefficients enter all higher orders:
-the outer Solar System takes up to twice the time on a CPU. No rule knows of this.
+If XLA considers an array cheap, it computes the array again in every loop that uses it.
+This is too often for a series under construction, whose coefficients enter all higher
+orders: the outer Solar System takes up to twice the time on a CPU. Rules do not depend
+on this file.
 """
 
 import contextlib
@@ -22,16 +24,17 @@ from .terms import Term
 @dataclass(frozen=True)
 class StoragePolicy:
     """The choice of what is stored, with its thresholds, for one platform. The defaults
-    are those of a CPU; `benchmarks/engine.py` takes them away, one after the other.
+    are for a CPU; `benchmarks/engine.py` disables them one after the other.
 
     **Fields:**
 
     - `stores`: whether anything is stored at all.
     - `stores_what_is_used_once`: whether a coefficient with a single use is stored,
-        too, and not fused with it.
-    - `stores_slow`: whether values are stored that take longer to compute than to load.
-    - `small`: the number of entries below which an array is as well computed again.
-    - `side_by_side`: the number of sums of products formed at a time; a power of two.
+        too, instead of being fused with it.
+    - `stores_slow`: whether values that take longer to compute than to load are stored.
+    - `small`: the number of entries below which an array may be computed again.
+    - `side_by_side`: the number of sums of products that are computed side by side; a
+        power of two.
     - `long`: the number of entries up to which the last axes of an array are joined.
     """
 
@@ -46,9 +49,9 @@ class StoragePolicy:
         return materialise(x) if self.stores else x
 
     def join_axes(self, x: Any) -> Any:
-        """Joins the last axes of an array until the last has `long` entries or more,
-        for a loop over it to be fast. It joins no more: leading axes may be divided
-        among devices."""
+        """Joins the last axes of an array until the last has `long` entries or more, so
+        that a loop over it is fast. It joins no more axes, as leading axes may be
+        divided among devices."""
         shape = list(x.shape)
         while len(shape) > 1 and shape[-1] < self.long:
             last = shape.pop()
@@ -62,13 +65,13 @@ _POLICY = ContextVar("storage policy", default=StoragePolicy())
 
 
 def policy() -> StoragePolicy:
-    """The policy that programs are written by now."""
+    """Returns the current policy."""
     return _POLICY.get()
 
 
 @contextlib.contextmanager
 def storage_policy(other: StoragePolicy) -> Iterator[None]:
-    """A context in which programs are written by another policy."""
+    """Returns a context with another policy."""
     token = _POLICY.set(other)
     try:
         yield
@@ -77,23 +80,23 @@ def storage_policy(other: StoragePolicy) -> Iterator[None]:
 
 
 class Storage:
-    """The record of how the coefficients of one series are used, and which of them are
-    stored."""
+    """The record of the uses of the coefficients of one series, and of which of them
+    are stored."""
 
     __slots__ = ("sources", "uses", "cost", "_pending", "_stored", "_forms")
 
     def __init__(self, cost: Cost = Cost.WORK):
         self.cost: Cost = cost
-        # Storages of the operands, where coefficient `k` takes coefficient `k` of these
-        # and next to no work; `None` where it takes products with all lower orders.
+        # The storages of the operands, if coefficient `k` needs only their coefficient
+        # `k`, and next to no work; `None` if it needs products with all lower orders.
         self.sources: Sequence[Storage] | None = None
-        # Uses by later equations; an equation that is not fused counts twice.
+        # The number of uses by later equations; one that is not fused counts twice.
         self.uses: int = 0
-        # Orders, as the bits of an integer: of coefficients that are work, which XLA
-        # would do again for each use; and of those that it has to store.
+        # Orders, as the bits of an integer: of coefficients that take work, which XLA
+        # would repeat for each use; and of those that are stored.
         self._pending = 0
         self._stored = 0
-        # Coefficients, with the form in which they were multiplied, by order and shape.
+        # Coefficients and their forms for products, by order and shape.
         self._forms: dict[Any, tuple[Any, Any]] = {}
 
     @property
@@ -102,14 +105,14 @@ class Storage:
         return self.cost is Cost.SLOW and policy().stores_slow
 
     def forget(self, k: int) -> None:
-        """Forgets what it knows of coefficient `k` and those above it."""
+        """Forgets coefficient `k` and those above it."""
         self._pending &= (1 << k) - 1
         self._stored &= (1 << k) - 1
 
     def once(self, k: int, term: Term, known: bool) -> Term:
-        """Stores coefficient `k`, just computed, if XLA would compute it again and
-        again. One that is used once is faster as a part of its use; and so are all but
-        the first of a series that is `known`."""
+        """Stores coefficient `k`, which has just been computed, if XLA would compute it
+        repeatedly. A coefficient that is used once is faster if it is fused with its
+        use, and so are all but the first of a series that is `known`."""
         sources = self.sources
         if known and k > 0:
             return term
@@ -117,7 +120,7 @@ class Storage:
             sources is None or any(source._pending >> k & 1 for source in sources)
         ):
             return term
-        # Coefficient 0 is asked for before all of its uses are known.
+        # Coefficient 0 is computed before all of its uses are known.
         is_used_once = k > 0 and self.uses == 1
         if is_used_once and not policy().stores_what_is_used_once:
             self._pending |= 1 << k
@@ -127,7 +130,7 @@ class Storage:
 
     def before_products(self, k: int, term: Term, is_cheap: bool) -> Term:
         """Stores coefficient `k` before it is multiplied by many other orders, unless
-        it is a view of one that is stored, or is cheap otherwise."""
+        it is a view of a stored one, or is cheap for another reason."""
         bit = 1 << k
         pending = self._pending & bit
         is_cheap = is_cheap or self.cost is Cost.VIEW
@@ -138,13 +141,13 @@ class Storage:
         return policy().store(term)
 
     def in_form(self, k: int, term: Any, shape: tuple[Any, ...]) -> Any:
-        """Broadcasts coefficient `k` to a shape, and joins axes."""
+        """Broadcasts coefficient `k` to a shape, and joins its axes."""
         known, form = self._forms.get((k, shape), (None, None))
         if known is not term:
             form = term
             if shape != term.shape:
                 form = policy().store(jnp.broadcast_to(term, shape))
-            # It is stored once more in this form, or XLA would undo it.
+            # It is stored again in this form, as XLA would undo the reshape otherwise.
             if (joined := policy().join_axes(form)) is not form:
                 form = policy().store(joined)
             self._forms[k, shape] = term, form

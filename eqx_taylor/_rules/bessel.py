@@ -21,10 +21,10 @@ from .rows import at_least_single, sum_of_rows, widened
 from .within import register_within
 
 
-# i0e has |x| in it, and i1e x |x|. At 0 they have the derivatives that JAX gives them,
-# which takes |x| to have no slope there: those of I_0 and I_1. But where JAX's I_0 is
-# `exp(abs(x)) * i0e(x)`, with the slope of `abs` from the right, these have that slope,
-# too: the product would be wrong otherwise.
+# i0e contains |x|, and i1e x |x|. At 0 they have JAX's derivatives, in which the slope
+# of |x| is zero: those of I_0 and I_1. But if JAX defines I_0 as `exp(abs(x)) *
+# i0e(x)`, with the slope of `abs` from the right, i0e and i1e have that slope, too, as
+# otherwise the product would be wrong.
 
 FROM_THE_RIGHT = any(
     eqn.primitive.name == "bessel_i0e"
@@ -33,8 +33,8 @@ FROM_THE_RIGHT = any(
     ).jaxpr.eqns
 )
 
-# Up to this order composition is as accurate along curves as the sums, in a tenth of
-# their time and memory.
+# Up to this order, composition is as accurate along curves as the sums, and takes a
+# tenth of their time and memory.
 _LOW = 4
 
 
@@ -42,7 +42,8 @@ _LOW = 4
 def _bessel(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     order = int(eqn.primitive.name == "bessel_i1e")
     [x] = inputs
-    # Along a line there is a single power of the step at each order: nothing cancels.
+    # Along a line there is a single power of the step at each order, so nothing
+    # cancels.
     if walk.order <= _LOW or len(orders(x.support & ~CONSTANT)) == 1:
         return _composed(walk, eqn, inputs, order)
     return [_summed(walk, eqn, inputs, order)]
@@ -59,9 +60,9 @@ def _unit(x):
 #   i0e(x + h) = Σ_n (-h)^n / n! M_n,             M_n = (1/π) ∫ v^n e^(-x v) dθ
 #   i1e(x + h) = Σ_n (-h)^n / n! (M_n - M_{n+1})
 #
-# so that i0e' = i1e - i0e, which cancels for large x, is not needed. The moments obey
-# x M_{n+2} = (n + 1 + 2 x) M_{n+1} - (2 n + 1) M_n, of which they are the solution that
-# grows least: found by their ratios downwards, as a continued fraction.
+# This avoids i0e' = i1e - i0e, which cancels for large x. The moments satisfy
+# x M_{n+2} = (n + 1 + 2 x) M_{n+1} - (2 n + 1) M_n. They are the minimal solution,
+# which is computed from ratios downwards, as a continued fraction.
 
 
 def _composed(
@@ -80,7 +81,7 @@ def _composed(
         moments = moments * jnp.where(n % 2 == 0, 1, -sign)
         if FROM_THE_RIGHT:
             return moments
-        # At zero |x| is taken to have no slope, and what is left are I_0 and I_1.
+        # At zero the slope of |x| counts as zero, which leaves I_0 and I_1.
         k = (n - order) / 2
         log_factorials = lax.lgamma(k + 1) + lax.lgamma(k + 1 + order)
         at_zero = 0.5**n * lax.exp(-log_factorials)
@@ -107,19 +108,19 @@ def _moment_ratios(x, number: int):
 # -- along curves
 
 # For 0 <= x < 60 the integral over a period (DLMF 10.32.1, 10.32.3, with v = 1 - cos θ)
-# is its trapezoidal sum, which for N points has 2 I_N(x) too much, and is one of
-# exponentials; beyond, the asymptotic series (DLMF 10.40.1), one of powers:
+# is its trapezoidal sum, a sum of exponentials, whose error for N points is 2 I_N(x).
+# For larger x it is the asymptotic series (DLMF 10.40.1), a sum of powers:
 #
 #   i0e(x) = (1/π) ∫ e^(-x v) dθ,          i1e(x) = (1/π) ∫ cos θ e^(-x v) dθ
 #   iνe(x) = Σ_n a_n(ν) x^(-n-1/2) / √2π,  a_n = Π_{m=1..n} ((2m-1)² - 4ν²) / (8m)
 #
-# No term that is large cancels, as both do in i0e' = i1e - i0e. At 60, where both sums
-# have their largest error, it is below a rounding of the coefficients on the scale of
-# x: up to order 20 for 128 points.
+# No large terms cancel, unlike in i0e' = i1e - i0e. At 60, where both sums have their
+# largest error, it is below a rounding of the coefficients on the scale of x, up to
+# order 20 for 128 points.
 
 
 def _summed(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], order: int) -> Series:
-    # One half of the points is a mirror image.
+    # The other half of the points is a mirror image.
     angles = 2 * np.pi * np.arange(_POINTS // 2 + 1) / _POINTS
 
     def rows(x, u):
@@ -131,7 +132,7 @@ def _summed(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], order: int) -> 
 
 _POINTS = 128
 _TERMS = 45
-# The x from which on the error of the series is below a rounding of coefficient 20.
+# For larger x the error of the series is below a rounding of coefficient 20.
 _FAR = 60
 
 
@@ -140,7 +141,7 @@ def _rows(x, u, order: int, angles: np.ndarray):
     turn = jnp.where(x < 0, -1, jnp.ones_like(x))
     sign = turn if order else 1
     size, far = lax.abs(x), lax.abs(x) >= _FAR
-    # 1 - cos θ, in digits that do not cancel. The ends are their own mirror images.
+    # 1 - cos θ, in a form that does not cancel. The ends are their own mirror images.
     v = (2 * np.sin(angles / 2) ** 2).astype(x.dtype).reshape(column)
     cosine = np.cos(angles).astype(x.dtype).reshape(column)
     weights = np.cos(angles) ** order / (len(angles) - 1)
@@ -167,7 +168,7 @@ def _rows(x, u, order: int, angles: np.ndarray):
 
 # -- I_0 and I_1, which have a `custom_jvp`: those of `jax.scipy` on newer JAX only
 #
-# At zero |x| has the same slope in both factors: what is left is the function.
+# At zero |x| has the same slope in both factors, which cancels.
 
 
 def _define_bessel(fun, scaled):

@@ -1,4 +1,4 @@
-"""Functions inside functions: read in place, as part of the program around them."""
+"""Calls of functions, which are read as part of the program around them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from .._core.walk import Walk
 from .pack import looking_ahead, pack, unpack
 
 
-# The interpreter reads these in place, as long as anything moves.
+# The interpreter reads these in place if any operand is not constant.
 @register(*[name for name in CALLS if CALLS[name].is_read_in_place], kind="call")
 def _inline(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     with inside_call(eqn):
@@ -55,14 +55,14 @@ def _shard_map(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Seri
         walk.output_supports(jaxpr, [series.support for series in inputs])
         return ()
 
-    # Supports are found by tracing derivatives, and that takes the axes of the mesh.
-    # They are cached for whoever asks for them afterwards.
+    # Finding supports takes tracing of derivatives, which needs the axes of the mesh.
+    # The supports are cached for later requests.
     jax.eval_shape(mapped(find_supports, in_specs=(), out_specs=()))
     if walk.takes_all_orders(inputs):
         return up_to(walk.stop)
     supports = walk.output_supports(jaxpr, [series.support for series in inputs])
     types = [(var.aval, support) for var, support in zip(eqn.outvars, supports)]
-    # Each order begins again with the first, as for a `while_loop`.
+    # Each order starts again from coefficient 0, as for a `while_loop`.
 
     def one_order(k):
         return [series[k] for series in up_to(k)]
@@ -70,7 +70,7 @@ def _shard_map(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Seri
     return Recurrence(types, lambda: one_order(0), one_order).outs
 
 
-# These calls have a parameter that says where each of the results is placed.
+# These calls have a parameter for the placement of each result.
 @register("compute_on", "fused_call", kind="call")
 def _placed(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     jaxpr = close(eqn.params["jaxpr"])

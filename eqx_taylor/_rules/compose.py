@@ -1,4 +1,4 @@
-"""Compositions: functions of a series, from their coefficients at its first value."""
+"""Compositions: functions of a series, from their Taylor coefficients at its value."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +20,8 @@ from .define import read
 #   y_k = Σ_{n=1..k} e_n [h^n]_k       [h^n]_k = Σ_{j=1..k-n+1} h_j [h^(n-1)]_{k-j}
 #
 # All powers are one array, with n along the first axis: `powers[k]` is the sum of
-# `h_j powers[k - j]`, shifted by one, with h_k in front. That is K²/2 products of
-# such arrays; where x is a straight line a single power is left at each order.
+# `h_j powers[k - j]`, shifted by one, with h_k in front. This takes K²/2 products of
+# such arrays. If x is a straight line, there is a single power at each order.
 def composed(
     walk: Walk,
     eqn: JaxprEqn,
@@ -30,18 +30,19 @@ def composed(
     unit: Callable[[Any], Any],
     outer: Callable,
 ) -> list[Series]:
-    """Makes the output of `eqn`, an elementwise function of which `x` alone moves.
+    """Makes the output of `eqn`, an elementwise function in which only `x` is not
+    constant.
 
     `unit(x_0)` is the u above: a power of two, chosen such that the e_n neither
-    overflow nor vanish. `outer(x_0, u, n)` are the e_n, for an array `n` of the numbers
-    1, 2, ... along its first axis; the others have an axis of length 1 there.
+    overflow nor vanish. `outer(x_0, u, n)` returns the e_n, for an array `n` of the
+    numbers 1, 2, ... along its first axis; the others have an axis of length 1 there.
     """
     order = walk.order
     aval = eqn.outvars[0].aval
     if x.aval.shape != aval.shape:  # Axes of size 1 are broadcast by the primitives.
         [x] = read(walk, lambda x: jnp.broadcast_to(x, aval.shape), [x])
     several = stacked_type(aval, order)
-    # Where a single order moves, so does a single power at every order.
+    # If a single order is nonzero, there is a single power at every order.
     moving = orders(x.support & ~CONSTANT)
     [step] = moving if len(moving) == 1 else [None]
 
@@ -74,7 +75,7 @@ def composed(
     def compute(k):
         if step is not None:
             return _times(powers[k], terms[0][k // step - 1])
-        # Powers above k are zero, and left out: the terms there may be infinite.
+        # Powers above k are zero, and are left out, as their terms may be infinite.
         return jnp.sum(terms[0][:k] * powers[k][:k], axis=0)
 
     support = walk.analytic_support([x])

@@ -1,13 +1,13 @@
 """Loops and branches.
 
-Where the inputs are known, one loop carries all coefficients of everything that moves.
-Where a coefficient is known only after the one before it (in the vector field of an
-ODE), the loop runs once per order, each time for one more coefficient; the lower
-coefficients of the values inside are kept from order to order, stacked over the
-iterations. A `while_loop` cannot keep them, since nobody knows how many iterations
-there will be: it starts again from coefficient 0, at O(K³) instead of O(K²) in all.
+If the inputs are known, one loop carries all coefficients of everything that is not
+constant. If each coefficient depends on the one before it (in the vector field of an
+ODE), the loop runs once for each order, each time for one more coefficient. The lower
+coefficients of inner values are kept from order to order, stacked over the iterations.
+A `while_loop` cannot keep them, since its number of iterations is not known: it starts
+again from coefficient 0, at a cost of O(K³) instead of O(K²) in all.
 
-Predicates, indices and the number of iterations depend on coefficient 0 only.
+Predicates, indices and the number of iterations depend only on coefficient 0.
 """
 
 import functools as ft
@@ -40,9 +40,8 @@ def _avals(variables) -> list[Any]:
 def _loop_supports(
     one_turn: Callable[[list[Support]], list[Support]], carry: list[Support]
 ) -> tuple[list[Support], list[Support]]:
-    """Finds the supports of the carry, and of all that the body returns, when another
-    turn of the loop adds no order. The first results of `one_turn` are the next carry.
-    """
+    """Finds the supports of the carry, and of the results of the body, at which another
+    iteration adds no order. The first results of `one_turn` are the next carry."""
     while True:
         outs = one_turn(carry)
         grown = [before | after for before, after in zip(carry, outs)]
@@ -52,8 +51,8 @@ def _loop_supports(
 
 
 class _Kept:
-    """A store of coefficients between the runs of a loop or branch. They are in the
-    walk's own history where it is itself inside of one, else here."""
+    """A store of coefficients between the runs of a loop or branch. If the walk is
+    itself inside one, they are in its own history, otherwise here."""
 
     def __init__(self, walk: Walk):
         self.walk = walk
@@ -62,9 +61,9 @@ class _Kept:
         self.runs: dict[tuple[str, int], int] = {}
 
     def load(self, place: str, k: int) -> Entries:
-        """Returns what the runs for orders below `k` have left. There may have been one
-        for order `k` itself, of a coefficient that was taken back since; what it
-        computed of lower orders (of a slope, `x'_{k-1} = k x_k`) is wrong as well."""
+        """Returns the entries of the runs for orders below `k`. There may have been a
+        run for order `k` itself, whose coefficient has been retracted since. Its
+        entries of lower orders (of a slope, `x'_{k-1} = k x_k`) are wrong as well."""
         history = self.walk.history
         entries = self.entries if history is None else history.inner(place)
         return {
@@ -103,7 +102,7 @@ def _scan(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     # `lax.scan` takes no symbolic length (of `jax.export`); it has that of `xs`.
     length = p.length if len(xs) == 0 else None
     loop = ft.partial(lax.scan, length=length, reverse=p.reverse, unroll=p.unroll)
-    # The carry has values ahead, too, if the body decides by them.
+    # The carry includes values ahead if the body has decisions that depend on them.
     decides = len(looking_ahead(walk, inputs, [p.jaxpr])) > 0
     consts_ahead, xs_ahead = (
         [i for i, series in enumerate(group) if decides and series.moves_ahead]
@@ -194,7 +193,7 @@ def _outputs(
     walk, eqn: JaxprEqn, inputs: Sequence[Series], supports, all_orders, one_order
 ) -> list[Series]:
     if len(supports) == 0:
-        return []  # The walk runs a loop for its effects, on primal values.
+        return []  # The walk runs the loop for its effects, on primal values.
     if walk.takes_all_orders(inputs):
         return all_orders()
     types = list(zip(_avals(eqn.outvars), supports))
@@ -216,7 +215,8 @@ def _while(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         return walk.output_supports(p.body, [*_supports(consts), *carry])
 
     supports, _ = _loop_supports(one_turn, _supports(init))
-    # Under `vmap` the predicate has axes, and the loop goes on while any entry holds.
+    # Under `vmap` the predicate has axes, and the loop continues while any entry is
+    # true.
     is_batched = len(p.cond.out_avals[0].shape) > 0
 
     def up_to(stop, effects):
@@ -302,7 +302,7 @@ def _cond(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
         key = outs[0].key
         args = (pack(operands, in_supports, k, ahead), kept.load(key, k))
-        # Branches are traced once, and evaluated in the switch: they may have branches.
+        # Branches are traced once, and evaluated in the switch, as they may be nested.
         traced = [
             jax.make_jaxpr(ft.partial(run, number), return_shape=True)(*args)
             for number in range(len(branches))
@@ -310,7 +310,7 @@ def _cond(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         # Every branch returns the entries of all of them: its own, and zeros.
         fresh_types = {}
         for jaxpr, returned_types in traced:
-            # The types of the jaxpr say more than those that JAX returns.
+            # The types in the jaxpr are more precise than those that JAX returns.
             structure = jtu.tree_structure(returned_types)
             _, types = jtu.tree_unflatten(structure, jaxpr.out_avals)
             fresh_types |= types

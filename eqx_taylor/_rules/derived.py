@@ -1,9 +1,10 @@
-"""The rule of every primitive that has none: its own derivative, as a recurrence.
+"""The rule of every primitive without a rule of its own: its derivative, as a
+recurrence.
 
 For `y = p(x)`: `y'(t) = ∂p(x(t)) x'(t)`. The right-hand side is an ordinary JAX
-program, and it is read as series like any other. Where `p(x)` occurs in it (`tanh' = 1
-- tanh²`) the memo resolves it to the series that is being computed. This is also how a
-`custom_jvp` is honoured, at every order.
+program, which is read as series like any other. If `p(x)` occurs in it (`tanh' = 1 -
+tanh²`), the memo resolves it to the series that is being computed. In the same way, a
+`custom_jvp` is used at every order.
 """
 
 import contextlib
@@ -52,17 +53,18 @@ def _custom_jvp(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Ser
 
 @contextlib.contextmanager
 def _escaped_values(eqn: JaxprEqn):
-    """Raises an error with the remedy where JAX says that a value has escaped: from the
-    function that is traced, into the rule that is called later."""
+    """Converts JAX's error about an escaped value to one with the remedy. The value is
+    from the function that is traced, and the derivative that uses it is called
+    later."""
     try:
         yield
     except jax.errors.UnexpectedTracerError as e:
         raise escaped(name_of(eqn.params["call_jaxpr"])) from e
 
 
-# JAX's derivatives of these fail, or make equations that do, where only some of the
-# operands have a tangent, as along a line: there `x` moves, and `x'` does not. (The
-# second half of the operands of `reduce_window` are where its sums begin.)
+# JAX's derivatives of these fail, or make equations that fail, if only some of the
+# operands have a tangent, as along a line, where `x` is not constant and `x'` is. (The
+# second half of the operands of `reduce_window` are the initial values of its sums.)
 _OPERANDS_MOVE_TOGETHER = {"pallas_call": 1, "reduce_window": 2}
 
 
@@ -77,7 +79,8 @@ def _moving(eqn: JaxprEqn, inputs: Sequence[Series]) -> list[int]:
 
 
 def _derivative(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], moving):
-    """Traces `(x, dx of those that move) -> dy of those that can`."""
+    """Traces the derivative, `(x, dx) -> dy`, with `dx` of the operands that are
+    `moving` and `dy` of the differentiable outputs."""
 
     def fun(*args):
         primals, tangents = args[: len(inputs)], args[len(inputs) :]
@@ -105,26 +108,26 @@ def _derivative(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], moving):
         )
     except Exception as e:
         name = eqn.primitive.name
-        # What others raise may be the user's own error, in a `defjvp` for one.
+        # Other errors may be the user's, in a `defjvp` for example.
         if not isinstance(e, NotImplementedError) and not refusals.is_refused(name):
             raise
         raise NotImplementedError(
             f"The primitive `{name}` cannot be differentiated as often as the order of "
             f"the jet requires. {refusals.reason(name)} JAX says: "
-            f"{str(e) or type(e).__name__} It was applied to operands that move: "
-            f"{', '.join(str(avals[i]) for i in moving)}. If its slope does not "
-            "matter, wrap these in `jax.lax.stop_gradient`; else define the derivative "
-            "of the function that calls it by `jax.custom_jvp`."
+            f"{str(e) or type(e).__name__} It was applied to differentiated operands: "
+            f"{', '.join(str(avals[i]) for i in moving)}. If its derivative does not "
+            "matter, wrap these in `jax.lax.stop_gradient`; otherwise define the "
+            "derivative of the function that calls it by `jax.custom_jvp`."
         ) from e
 
 
 def _is_piecewise_linear(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> bool:
-    """Whether the slope depends on `x` through its first coefficient only (`relu`).
+    """Returns whether the slope depends on `x` only through coefficient 0 (`relu`).
 
-    The supports tell: with `x = x_0 + x_3 t³`, and orders 0 and 3 for anything that is
-    computed from it, `x' = 3 x_3 t²` alone keeps order 2 as its only one. A rule that
-    applies the function to `x'` can do so only if the function is linear, and this is
-    supposed meanwhile.
+    The supports show this. For `x = x_0 + x_3 t³`, everything computed from `x` has
+    orders 0 and 3, and only results that are linear in `x' = 3 x_3 t²` have order 2
+    alone. A derivative that applies the function to `x'` is possible only if the
+    function is linear, so this is assumed meanwhile.
     """
     moving = _moving(eqn, inputs)
 
@@ -140,9 +143,10 @@ def _is_piecewise_linear(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) ->
         probe.assume_outputs(eqn, xs, every)
         jaxpr = _derivative(walk, eqn, inputs, moving)
         outs = probe.interpret(jaxpr, [*xs, *slopes])
-        # A zero that a rule writes out is a constant; a slope has none, being linear.
+        # Constants are ignored: a rule may return zeros as arrays, and a slope, which
+        # is linear, has no other constant.
         return all(series.support & ~CONSTANT in (0, 0b100) for series in outs)
 
     if walk.assumed_linear:
-        return False  # The walk supposes it of another function: one at a time.
+        return False  # The walk already assumes that another function is linear.
     return walk.cached(("piecewise linear", tuple(moving)), eqn, find_out)

@@ -1,8 +1,8 @@
-"""Determinants: polynomials, and read as such, also where a matrix is singular.
+"""Determinants, which are read as polynomials, also if a matrix is singular.
 
-JAX's derivative divides by pivots, and so do all of its higher ones. Up to eight rows
-there is a formula without divisions, of no more multiplications than an elimination
-has. A larger matrix is reduced to such a one.
+JAX's derivative divides by pivots, and so do all higher ones. Up to eight rows there is
+a formula without divisions, which takes no more multiplications than an elimination. A
+larger matrix is reduced to one of this size.
 """
 
 import functools as ft
@@ -27,13 +27,14 @@ from .define import derivative_rule, rewritten
 from .linear_algebra import adjoint, diagonal, matmul, transpose
 
 
-# The largest number of rows that minors are formed of, by n 2^(n-1) products: a series
-# of the inverse takes n^3 products, half as many for 8 rows, and a third for 9.
+# The largest number of rows for the formula by minors, which takes n 2^(n-1) products.
+# A series of the inverse takes n^3, which is half as many for 8 rows, and a third for
+# 9.
 _FEW = 8
-# The smallest pivot, in units of the largest entry in its row, by which rows are
+# The smallest pivot, relative to the largest entry in its row, by which rows are
 # eliminated: coefficient k loses about k times as many digits as the pivot has zeros.
-# Chosen: a tenth or ten times of it makes another compromise of that loss and of how
-# often a singular value decomposition is computed.
+# Chosen, as a compromise between this loss and the number of singular value
+# decompositions; a factor of ten either way is another compromise.
 _PIVOT = 1e-3
 
 
@@ -43,14 +44,14 @@ _PIVOT = 1e-3
 #
 #   A_{K ∪ L, J} = Σ_{I ⊂ J} ± A_{K, I} A_{L, J - I}
 #
-# for rows K above rows L: those of pairs of rows first, then of pairs of pairs.
+# for rows K above rows L: first for pairs of rows, then for pairs of pairs.
 
 
 def _by_minors(a):
     n = a.shape[-1]
     if n == 0:
         return jnp.ones(a.shape[:-2], a.dtype)
-    # An axis of groups of rows, and one of sets of as many columns, in order.
+    # The axes are over groups of rows, and over sets of as many columns, in order.
     size, groups = 1, a
     others, rest = 0, None
     while groups.shape[-2] > 1:
@@ -67,7 +68,7 @@ def _by_minors(a):
 
 
 def _joined(n: int, p: int, upper, q: int, lower):
-    """Forms minors of `p + q` rows from those of `p` rows and of `q` rows below."""
+    """Computes minors of `p + q` rows from those of `p` rows and of `q` rows below."""
     of_upper, of_lower, signs = _expansion(n, p, q)
     terms = _entries(upper, of_upper) * _entries(lower, of_lower)
     signs = jnp.broadcast_to(jnp.asarray(signs, terms.dtype), terms.shape)
@@ -80,11 +81,11 @@ def _entries(minors, places):
     )
 
 
-# The steps of matrices of up to 8 rows have 18 different arguments.
+# For matrices of up to 8 rows there are 18 different arguments.
 @ft.lru_cache(maxsize=32)
 def _expansion(n: int, p: int, q: int):
-    """Finds, for each set of `p + q` columns, in a row, the places of the two minors of
-    each product, and its sign."""
+    """Finds, for each set of `p + q` columns, the positions of the two minors of each
+    product, and its sign. Each set has a row."""
     of_upper = {set_: i for i, set_ in enumerate(itertools.combinations(range(n), p))}
     of_lower = {set_: i for i, set_ in enumerate(itertools.combinations(range(n), q))}
     rows = []
@@ -106,9 +107,9 @@ def _expansion(n: int, p: int, q: int):
 #
 #   F A(t) G = [[B, C], [D, E]],    det A = det F⁻¹ det G⁻¹ det B det(E - D B⁻¹ C)
 #
-# where E has 8 rows, and B is regular: F is the permutation of the LU factorisation,
-# or, where the pivots of B are too small, F and G are those of the singular vectors.
-# There is a multiple of t^9 where even B is singular.
+# where E has 8 rows, and B is regular: F is the permutation of the LU factorisation;
+# or, if the pivots of B are too small, F and G are from the singular vectors. If even
+# that B is singular, the determinant is a multiple of t^9.
 
 
 def _by_blocks(a, order: int):
@@ -206,12 +207,12 @@ _register_within(trace(lambda a: [jnp.linalg.det(a)], _MATRIX), _determinant)
 #   l' = tr(B' W)   =>  k l_k = Σ_{j=1..k} j tr(B_j W_{k-j})
 #   B W = 1         =>  W_k = -B_k - Σ_{j=1..k-1} B_j W_{k-j}
 #
-# Of orders 1 and 2 there is no product of matrices but B_1, whose rows depend on what
-# those of A_1 do: in a Laplacian the owners of the rows are kept. JAX's own derivative
-# solves a system for each coefficient, of all columns of all directions.
+# At orders 1 and 2 the only product of matrices is B_1, whose rows depend on the same
+# inputs as those of A_1: a Laplacian keeps its sparsity by rows. JAX's own derivative
+# solves a system for each coefficient, with all columns of all directions.
 
 
-# X = A⁻¹  =>  X' = -X A' X: products, where JAX's derivative solves systems again.
+# X = A⁻¹  =>  X' = -X A' X takes products, while JAX's derivative solves systems again.
 
 
 @jax.custom_jvp
@@ -283,8 +284,8 @@ def _log_determinant(
     return [sign, log_size]
 
 
-# LU decompositions are the default; QR decompositions are asked for by name. Those of
-# one or two rows are formulas, which are read as such.
+# LU decompositions are the default, and QR decompositions an option. One or two rows
+# have formulas, which are read as such.
 for _method in ("lu", "qr"):
     _register_within(
         trace(lambda a: [*jnp.linalg.slogdet(a, method=_method)], _MATRIX),  # noqa: B023

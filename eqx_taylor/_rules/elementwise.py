@@ -1,4 +1,4 @@
-"""Elementwise functions: most are a differential equation each."""
+"""Elementwise functions, most of which have a differential equation."""
 
 import functools as ft
 import math
@@ -21,8 +21,8 @@ from .define import define_derivative, define_rewrite, rewritten
 from .kinks import define_piecewise_linear, piecewise_linear_rule
 
 
-# The largest number stands for infinity where slopes vanish: as quotients or products
-# with an infinity they would be NaN. Only coefficient 0 is changed.
+# Infinity is replaced by the largest number where slopes vanish, as quotients or
+# products with an infinity would be NaN. Only coefficient 0 is changed.
 @jax.custom_jvp
 def bounded(x):
     largest = float(jnp.finfo(x.dtype).max)
@@ -46,14 +46,15 @@ define_derivative("cos", lambda y, x, dx: -dx * lax.sin(x))
 define_derivative("sinh", lambda y, x, dx: dx * lax.cosh(x))
 define_derivative("cosh", lambda y, x, dx: dx * lax.sinh(x))
 
-# The missing constant would be seen by coefficient 0 only, which is the primitive's.
+# The missing constant affects only coefficient 0, which is the primitive's own value.
 define_rewrite("expm1", lambda x, **_: lax.exp(x))
 
 
 # -- inverse functions: y' = x' / r
 
-# The slopes are in factors, which do not cancel near the singularities. Squares of
-# large numbers overflow: x is multiplied by a power of two s there, with s x near 1.
+# The slopes are written as factors, which do not cancel near the singularities. As
+# squares of large numbers overflow, x is multiplied by a power of two s, with s x near
+# 1.
 
 
 def _asin_slope(y, x, dx):
@@ -119,7 +120,7 @@ define_derivative("atanh", _atanh_slope)
 
 # tanh:      e = 1 - y²   =>  e_k = -2 y_0 y_k      - Σ_{j=1..k-1} y_j y_{k-j}
 # logistic:  e = y - y²   =>  e_k = (1 - 2 y_0) y_k - Σ_{j=1..k-1} y_j y_{k-j}
-# e_0 has a formula of its own, which does not cancel where y is saturated.
+# e_0 has a formula of its own, which does not cancel if y is saturated.
 
 
 @register("tanh")
@@ -128,9 +129,9 @@ def _tanh(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         q = lax.exp(-2 * lax.abs(x.real))
         if not jnp.iscomplexobj(x):
             return 4 * q / ((1 + q) * (1 + q))
-        # Near the poles, where q is -1, it is the other formula that does not cancel.
+        # Near the poles, where q is -1, the other formula does not cancel.
         q = jnp.where(x.real < 0, x, -x)
-        q = lax.exp(q + q)  # An infinity times a complex 2 is not a number.
+        q = lax.exp(q + q)  # Not `2 * q`: infinity times a complex 2 is NaN.
         near = lax.abs(x.real) < 1
         q = jnp.where(near, 0, q)
         return jnp.where(near, 1 - y * y, 4 * q / ((1 + q) * (1 + q)))
@@ -190,7 +191,7 @@ def _rem(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         """Computes the remainder for the quotient ahead."""
         rest = bind(eqn, here)[0]
         steps = lax.stop_gradient(_quotient(eqn, ahead) - _quotient(eqn, here))
-        # The divisor may be infinite, and is not multiplied by zero.
+        # The divisor may be infinite, and must not be multiplied by zero.
         return [jnp.where(steps == 0, rest, rest - steps * here[1])]
 
     return piecewise_linear_rule(walk, eqn, inputs, value)
@@ -218,8 +219,8 @@ def _sign(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     return constant_rule(walk, eqn, inputs)
 
 
-# XLA would compute these again for every order that they enter. (Sigmoids are left out:
-# networks have them between matrix products, in loops that wait for memory anyway.)
+# XLA would compute these again for every order in which they occur. (Sigmoids are left
+# out: in networks they are between matrix products, in loops that wait for memory.)
 with_cost(
     Cost.SLOW,
     "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "exp",

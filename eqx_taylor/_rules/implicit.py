@@ -1,10 +1,10 @@
-"""Linear systems with a matrix that moves, given as a function: `A(t) x(t) = b(t)`.
+"""Linear systems `A(t) x(t) = b(t)` whose matrix is given as a function.
 
     A_0 x_k = b_k - Σ_{j=1..k} A_j x_{k-j}
 
 One factorisation serves all orders. The sum is coefficient `k` of `A x` for `x_k = 0`:
-the product is read with a tentative zero for `x_k`, and what depends on it is taken
-back when `x_k` is known.
+the product is read with a tentative zero for `x_k`, and everything that depends on it
+is retracted when `x_k` is known.
 """
 
 import functools as ft
@@ -46,7 +46,7 @@ def _solved(
     """Makes the outputs of `eqn`, the first of which solve `A x = b`.
 
     `product` is the jaxpr of `(operands, x) -> A x`, and `inverse(operands, r)` is
-    `A⁻¹ r`; the operands are those of `eqn`. `is_fixed` says that `A` does not move.
+    `A⁻¹ r`; the operands are those of `eqn`. `is_fixed` says that `A` is constant.
     """
     x_avals = [var.aval for var in eqn.outvars[: len(b)]]
     if is_fixed:
@@ -58,7 +58,7 @@ def _solved(
         for i, aval in enumerate(x_avals)
     ]
     tentative = Tentative(x)
-    # Loops and branches must run again, as they keep what they met inside.
+    # Loops and branches must run again, as they keep coefficients of inner values.
     is_plain = not any(
         is_jaxpr(leaf)
         for inner_eqn in product.eqns
@@ -79,7 +79,7 @@ def _solved(
         terms = [sub(series[k], image) for series, image in zip(b, images)]
         if is_plain:
             for series, ax in zip(b, products):
-                ax.make_known(k, series[k])  # `A x = b`: it need not be computed.
+                ax.make_known(k, series[k])  # It is known from `A x = b`.
         return terms
 
     def compute(k):
@@ -93,13 +93,13 @@ def _solved(
             terms[: len(b)] = inverse(primal_values(inputs), right)
         return terms
 
-    # The other outputs, such as the number of an iteration's steps, do not move.
+    # The other outputs, such as the number of iterations, are constant.
     rest = [CONSTANT] * len(eqn.outvars[len(b) :])
     outs = outputs(eqn, inputs, [support] * len(b) + rest, compute)
     return outs
 
 
-# Its other outputs (the number of steps of an iteration) are no real numbers.
+# Its other outputs (the number of iterations) are not floating-point numbers.
 @register(
     "custom_linear_solve",
     kind="implicit function",
@@ -127,8 +127,8 @@ def _custom_linear_solve(
 
 @register("spsolve", kind="implicit function", linear=slice(-1, None))
 def _sparse_solve(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
-    # This imports a good part of SciPy, which takes longer than to import all of this
-    # library. A program with a sparse solve has done so.
+    # This imports a good part of SciPy, which takes longer than importing all of this
+    # library. A program with a sparse solve has imported it already.
     from jax.experimental import sparse
 
     data, indices, pointers, b = inputs
@@ -157,13 +157,13 @@ def _lineax(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]
         series.is_constant for i, series in enumerate(inputs) if i not in system.b
     )
     if not (system.is_regular or is_fixed):
-        # The derivative of a pseudoinverse has more terms than `A x = b` says.
+        # The derivative of a pseudoinverse has more terms than that of `A x = b`.
         return otherwise(walk, eqn, inputs)
     b = walk.interpret(system.rhs, inputs)
     return _solved(walk, eqn, inputs, b, system.product, system.inverse, is_fixed)
 
 
-# `vprim` is a primitive of Equinox's, under `vmap`.
+# `vprim` is a primitive of Equinox under `vmap`.
 @register("vprim", kind="implicit function")
 def _vmapped(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     primitive, _ = _innermost(eqn)
@@ -179,9 +179,9 @@ def _innermost(eqn: JaxprEqn) -> tuple[Any, dict[str, Any]]:
 
 
 class _System(NamedTuple):
-    # The places of `b` among the operands.
+    # The positions of `b` among the operands.
     b: list[int]
-    # Jaxprs of `operands -> b` and of `(operands, x) -> A x`; batched alike.
+    # Jaxprs of `operands -> b` and of `(operands, x) -> A x`, batched in the same way.
     rhs: Jaxpr
     product: Jaxpr
     # The function `(operands, r) -> A⁻¹ r`.
@@ -195,8 +195,8 @@ def _lineax_system(eqn: JaxprEqn, avals: Sequence[Any]) -> _System:
     primitive, params = _innermost(eqn)
 
     def within_vmaps(fun, operands, others):
-        """Calls `fun(operands, others)` within the `vmap`s that the equation is under,
-        where the others are batched along their first axes, as the solution is."""
+        """Calls `fun(operands, others)` within the `vmap`s of the equation. The others
+        are batched along their first axes, like the solution."""
 
         def call(primitive, params, operands, others):
             if primitive.name != "vprim":
@@ -211,7 +211,7 @@ def _lineax_system(eqn: JaxprEqn, avals: Sequence[Any]) -> _System:
         return call(eqn.primitive, eqn.params, operands, others)
 
     def with_trees(fun, operands):
-        """Calls `fun` with PyTrees, in Equinox's way for a primitive."""
+        """Calls `fun` with PyTrees, as Equinox does for its primitives."""
         flatten = {**params, "flatten": jtu.tree_leaves}
         return eqxi.filter_primitive_def(fun)(*operands, **flatten)
 

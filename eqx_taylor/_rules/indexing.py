@@ -1,4 +1,4 @@
-"""Parts of arrays, taken and set: linear in the values, while indices do not move."""
+"""Reading and writing parts of arrays, which is linear in the values."""
 
 from jax import lax
 
@@ -14,8 +14,8 @@ define_linear("scatter-add", "scatter-sub", operands=slice(0, 3, 2), fused=False
 define_linear("maybe_set", operands=slice(1, 3), fused=False)
 
 
-# A gather with `mode="fill"` is affine: the value that stands for what lies outside of
-# the operand (by default NaN) is a constant, and belongs to coefficient 0.
+# A gather with `mode="fill"` is affine: the fill value (by default NaN) is a constant,
+# and belongs to coefficient 0.
 def _filled_with_zeros(eqn: JaxprEqn):
     is_filled = eqn.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP
     if not is_filled or eqn.params["fill_value"] == 0:
@@ -25,5 +25,5 @@ def _filled_with_zeros(eqn: JaxprEqn):
 
 define_affine("gather", _filled_with_zeros, operands=slice(0, 1))
 
-# Integers say which entries a scatter replaces: it has no kink.
+# Integers determine which entries a scatter replaces, so it has no kink.
 register("scatter", kind="piecewise linear")(piecewise_linear_rule)

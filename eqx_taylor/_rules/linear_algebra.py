@@ -1,9 +1,9 @@
-"""Systems with a matrix that has a form of its own, and factorisations without
-iteration: Cholesky's, LU and QR. Those by eigenvectors are in `spectral.py`.
+"""Triangular and tridiagonal systems, and factorisations without iteration: Cholesky,
+LU and QR. Factorisations by eigenvectors are in `spectral.py`.
 
-Every one is an equation between products of series. In coefficient `k` of it the
-unknowns of order `k` are multiplied with factors of order 0 only: one factorisation
-serves all orders. What is left is a sum over orders 1 to k-1, of products of the moving
+Each of them is an equation between products of series. In its coefficient `k`, the
+unknowns of order `k` are multiplied only by factors of order 0, so one factorisation
+serves all orders. The rest is a sum over orders 1 to k-1, of products of the moving
 parts `x(t) - x_0`.
 """
 
@@ -27,7 +27,7 @@ from .define import read
 from .linear import joined_support
 
 
-# -- matrices, with any number of axes for batches in front
+# -- matrices, with any number of batch axes in front
 
 
 # The precision is that of JAX's own derivatives of the primitives below.
@@ -49,14 +49,14 @@ def add_adjoint(x):
 
 
 def half_diagonal(x, lower: bool = True):
-    """Takes a triangle of `x` with its diagonal halved: `x = half + adjoint(half)` for
-    a Hermitian `x`."""
+    """Takes a triangle of `x`, with half of its diagonal. If `x` is Hermitian, it
+    equals `half + adjoint(half)`."""
     triangle = jnp.tril(x) if lower else jnp.triu(x)
     return jnp.where(identity(x), triangle / 2, triangle)
 
 
 def identity(x):
-    """Makes the mask of the diagonal, in the shape of `x`."""
+    """Makes the mask of the diagonal of matrices like `x`."""
     eye = jnp.eye(*x.shape[-2:], dtype=bool)
     return as_type(jax.typeof(x), lax.broadcast(eye, x.shape[:-2]))
 
@@ -71,8 +71,8 @@ def diagonal(x):
 def image(
     x: Series, fun: Callable[[Any], Any], inputs: Sequence[Series], first: int = 0
 ) -> Series:
-    """Makes the series `fun(x)` from coefficient `first` on, where `fun` is linear and
-    costs little. `inputs` are the series that `x` is computed from."""
+    """Makes the series `fun(x)` from coefficient `first` on. `fun` is linear and costs
+    little. `inputs` are the series from which `x` is computed."""
 
     def compute(k):
         return None if x[k] is None else fun(x[k])
@@ -95,8 +95,8 @@ def moving(
 
 
 def half_gram(a: Series, b: Series, k: int) -> Term:
-    """Computes the `half` of `Σ_{j=1..k-1} a_j b_{k-j} = half + adjoint(half)`, each
-    product formed once, where `b` is the adjoint of `a`."""
+    """Computes the `half` of `Σ_{j=1..k-1} a_j b_{k-j} = half + adjoint(half)`, where
+    `b` is the adjoint of `a`. Each product is computed once."""
     total = None
     for j in range(1, k // 2 + 1):
         if a[j] is not None and b[k - j] is not None:
@@ -114,8 +114,8 @@ def _solved(
     walk: Walk,
     parts: Sequence[tuple[Series, Callable[[Any, Any], Any]]],
 ) -> list[Series]:
-    """Solves `A x = b`. `parts` sum up to `A x`: each is a series, and the product of a
-    coefficient of it with one of `x`."""
+    """Solves `A x = b`. `parts` add up to `A x`: each is a series, and a function that
+    multiplies one of its coefficients by one of `x`."""
     *matrix, b = inputs
 
     def compute(k):
@@ -132,7 +132,7 @@ def _solved(
     return [x]
 
 
-# The operand that a system is linear in.
+# The operand in which a system is linear.
 _RIGHT_HAND_SIDE = slice(-1, None)
 
 
@@ -156,7 +156,7 @@ def _triangular(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Ser
 @register("tridiagonal_solve", kind="matrix equation", linear=_RIGHT_HAND_SIDE)
 def _tridiagonal(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     def off_diagonal(d, x, of_d, of_x, pad):
-        # The entry that lies outside of the matrix is not read.
+        # The entry outside of the matrix is not used.
         inside = d[..., of_d, None] * x[..., of_x, :]
         return jnp.pad(inside, [(0, 0)] * (x.ndim - 2) + [pad, (0, 0)])
 
@@ -187,7 +187,7 @@ def _cholesky(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Serie
         lower = factor[0]
         solve = ft.partial(_triangular_solve, lower, lower=True)
         right = solve(add_adjoint(half), transpose_a=True, conjugate_a=True)
-        # The upper triangle of the primitive's output is anything.
+        # The upper triangle of the primitive's output is arbitrary.
         return matmul(jnp.tril(lower), half_diagonal(solve(right, left_side=True)))
 
     support = walk.analytic_support(inputs)
@@ -196,13 +196,13 @@ def _cholesky(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Serie
     return [factor]
 
 
-# -- L U = P A, packed into one matrix, with a permutation that does not move
+# -- L U = P A, packed into one matrix, with a constant permutation P
 #
 #   L_0 U_k + L_k U_0 = N,      N = P A_k - Σ_{j=1..k-1} L_j U_{k-j}
 #   L_k = L_0 Λ,                Λ = tril(L_0⁻¹ N U_0⁻¹, -1)
 #   U_k = L_0⁻¹ N - Λ U_0
 #
-# The last pivot is not divided by: it may be zero.
+# Nothing is divided by the last pivot, which may be zero.
 @register("lu", kind="matrix equation")
 def _lu(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
@@ -210,7 +210,7 @@ def _lu(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     r = min(m, n)
 
     def pack(lower, upper):
-        """Packs matrices of m times r and r times n into one of m times n."""
+        """Packs an m times r and an r times n matrix into an m times n matrix."""
         batch = [(0, 0)] * (lower.ndim - 2)
         lower = jnp.pad(lower, [*batch, (0, 0), (0, n - r)])
         return lower + jnp.pad(upper, [*batch, (0, m - r), (0, 0)])
@@ -233,7 +233,7 @@ def _lu(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         upper_rest = _triangular_solve(
             square, rest[..., :r, :], left_side=True, lower=True, unit_diagonal=True
         )
-        # Below the first r rows: N = L_k U_0 + L_0 U_k, which is solved for L_k.
+        # Below the first r rows, N = L_k U_0 + L_0 U_k is solved for L_k.
         inner = _triangular_solve(upper[..., :, :r], upper_rest[..., :, :r])
         inner = jnp.tril(inner, -1)
         new_upper = jnp.triu(upper_rest - matmul(inner, upper))
@@ -250,7 +250,7 @@ def _lu(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     return outs
 
 
-# -- Q R = A, Qᴴ Q = 1, with R upper triangular and its diagonal of a constant phase
+# -- Q R = A, Qᴴ Q = 1, with R upper triangular, and a diagonal of constant phase
 #
 #   Q_0 R_k + Q_k R_0 = N,      N = A_k - Σ_{j=1..k-1} Q_j R_{k-j}
 #   Q_0ᴴ Q_k + Q_kᴴ Q_0 = S,    S = -Σ_{j=1..k-1} Q_jᴴ Q_{k-j}
@@ -267,7 +267,7 @@ def _qr(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     m, n = a.aval.shape[-2:]
     r = min(m, n)
 
-    # Q is in two parts: the columns that belong to the square part of R, and others.
+    # Q has two parts: the columns that belong to the square part of R, and the others.
     def parts():
         q, upper, *pivots = bind(eqn, primal_values(inputs))
         return [q[..., :, :r], upper[..., :r, :], q[..., :, r:], *pivots]
@@ -312,7 +312,7 @@ def _qr(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     moving_adjoint = moving(outs[0], inputs, adjoint)
     if q_aval.shape[-1] == r:
         return [outs[0], outs[1], *outs[3:]]
-    # They are kept at once, as they are read here.
+    # The outputs are kept at once, as they are read here.
     for series in outs:
         walk.auxiliary(series, inputs)
     [others] = read(walk, _other_columns, [outs[0]])

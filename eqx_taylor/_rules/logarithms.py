@@ -1,4 +1,5 @@
-"""Sums, differences and products with logarithms in them: `logaddexp`, `xlogy`."""
+"""Functions that combine logarithms with sums, differences and products: `logaddexp`,
+`log1mexp`, `xlogy`."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from .within import register_within
 
 def _define_logaddexp(fun, base: float):
     def bounded(a):
-        # Infinities of one sign are equal, and their difference is not formed.
+        # Infinities of one sign are equal, and must not be subtracted.
         largest = lax.sign(a.real) * (float(jnp.finfo(a.dtype).max) / 4)
         return lax.select(lax.is_finite(a.real), a, largest.astype(a.dtype))
 
@@ -40,8 +41,8 @@ def _define_logaddexp(fun, base: float):
         chosen = of_a if b.is_constant else of_b if a.is_constant else rule
         [y] = chosen(walk, eqn, inputs)
 
-        # Coefficient 0 is a call, in which `jax_debug_infs` takes infinities for no
-        # errors.
+        # Coefficient 0 is computed in a call, so that `jax_debug_infs` does not report
+        # its infinities.
         def called(compute):
             return lambda k: compute(k) if k else fun(*primal_values(inputs))
 

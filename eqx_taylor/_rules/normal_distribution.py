@@ -22,9 +22,9 @@ from .within import register_within
 #   Φ(x) = e^(-x²/2) / √2π M_0,       M_n = ∫_0^∞ s^n e^(-X s - s²/2) ds
 #   M_0(X - h) = Σ_n h^n M_n / n!
 #
-# where for X > 0 the M_n are the solution of M_{n+1} = n M_{n-1} - X M_n that grows
-# least: M_n / M_{n-1} = n / (X + M_{n+1} / M_n), downwards. For other X the series is
-# that of Φ itself. The logarithm of either is a recurrence.
+# where for X > 0 the M_n are the minimal solution of M_{n+1} = n M_{n-1} - X M_n, which
+# is computed downwards: M_n / M_{n-1} = n / (X + M_{n+1} / M_n). For other X the series
+# is that of Φ itself. The logarithm of either series has a recurrence.
 
 
 @register_within(jss.log_ndtr)

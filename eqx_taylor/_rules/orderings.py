@@ -1,4 +1,4 @@
-"""Orderings: coefficients 0 are sorted, and the others go with them."""
+"""Orderings: coefficients 0 are sorted, and the others are permuted in the same way."""
 
 from .kinks import define_piecewise_linear
 

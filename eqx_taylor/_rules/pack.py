@@ -1,5 +1,5 @@
-"""Series across the border of a JAX function: the coefficients that may be nonzero, up
-to some order, in a flat list of arrays."""
+"""Conversion of series to arguments of a JAX function, and back: to a flat list of the
+coefficients, up to some order, that may be nonzero."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from .._core.walk import Walk
 
 
 def looking_ahead(walk: Walk, inputs: Sequence[Series], jaxprs) -> list[int]:
-    """Finds the places of the operands that are handed on with their values ahead as
-    well, to functions that decide by them."""
+    """Finds the positions of the operands whose values ahead are passed as well, to
+    functions whose decisions depend on them."""
     moving = [i for i, series in enumerate(inputs) if series.moves_ahead]
     if moving and walk.decides_ahead and any(map(walk.decisions, jaxprs)):
         return moving
@@ -61,7 +61,7 @@ def copies(
     inputs: Sequence[Series], stop: int, ahead: Sequence[int] = ()
 ) -> list[Series]:
     """Computes all coefficients up to `stop`, and some values ahead, and copies the
-    series, so that they can be used inside of another function."""
+    series, so that they can be used inside another function."""
     copied = [
         given(series.aval, [series[k] for k in range(stop + 1)], series.support)
         for series in inputs

@@ -1,10 +1,10 @@
 """Roots and powers.
 
-Where the base is zero, a power has a series for exponents 0, 1, 2, ...; and for all
-positive exponents if the base stays zero, as the norm of a body at rest does, or what
-`relu` has cut off. Then its coefficients are zero: zero over zero is zero here, and all
-else over zero is infinite. Conditions are about first coefficients, and the highest one
-enters linearly, so that sums over directions can be collapsed.
+If the base is zero, a power has a series for exponents 0, 1, 2, ...; and for all
+positive exponents if the base stays zero, like the norm of a body at rest, or a result
+of `relu`. In the latter case all coefficients are zero. So here zero over zero is zero,
+and everything else over zero is infinite. Conditions depend only on coefficients 0, and
+the highest coefficient enters linearly, so that sums over directions can be collapsed.
 """
 
 import math
@@ -45,7 +45,7 @@ def _sqrt(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     most = largest(aval)
     least = float(jnp.finfo(aval.dtype).tiny)
     at_zero = first(walk, inputs, aval, lambda: x[0] == 0, bool)
-    # These make a coefficient infinite where x is zero, unless it is zero.
+    # These factors make a coefficient infinite where x is zero, unless it is zero.
     factor = first(walk, inputs, aval, lambda: factor_where(at_zero[0], most, x[0]))
     divisor = first(
         walk, inputs, aval, lambda: choice(at_zero[0], least, 2 * y[0], x[0])
@@ -117,7 +117,7 @@ def _negative_power(
     def compute_divisor():
         if float(exponent).is_integer():
             return x[0]
-        # A negative zero is replaced by zero: roots do not go on below it.
+        # A negative zero is replaced by zero, as roots are not continued below it.
         return choice(x[0] == 0, 0, x[0], x[0])
 
     y = output(eqn, inputs, walk.analytic_support(inputs), compute)
@@ -147,17 +147,17 @@ def _positive_power(
             where = where & ~is_below.scalar(bool)
         return lax.select(where, compute_at_zero(k), total)
 
-    # The quotient is y / x: products x_j y_{k-j} might overflow where y does not.
+    # The quotient is y / x, as products x_j y_{k-j} might overflow where y does not.
     def compute_quotient(k):
         ratio = None if y[k] is None else lax.div(y[k], divisor[0])
         if k == 0 and exponent < 1:
-            # A product of it with x_k becomes infinite, or is zero.
+            # Its product with x_k is infinite, or zero.
             return choice(at_zero[0], most, ratio, x[0])
         return ratio
 
-    # If x begins at order m, y begins at order r m, and is infinite above that: y_k is
-    # if x has a coefficient up to order k / r. The sign is that of the limit, where m
-    # is 1: that of binomial(r, k) x_1^k.
+    # If x begins at order m, y begins at order r m, and is infinite above that. So y_k
+    # is infinite if x has a nonzero coefficient up to order k / r. If m is 1, the sign
+    # is that of the limit, of binomial(r, k) x_1^k.
     def compute_at_zero(k):
         last = tabulated(lambda k: highest(lambda j: j <= k / exponent), k)
         if size[last] is None:
@@ -175,14 +175,14 @@ def _positive_power(
         return math.prod(1 if exponent > j else -1 for j in range(k))
 
     def highest(condition):
-        """The last order of x that fulfils it, above 0; or 0."""
+        """Returns the last order of x above 0 that fulfils the condition, or 0."""
         return max((j for j in moving if condition(j)), default=0)
 
     def compute_size(j):
         total = size[tabulated(lambda j: highest(lambda i: i < j), j)]
         if x[j] is None:
             return total
-        # The derivative of a coefficient that is zero or infinite is of no use.
+        # Coefficients that are zero or infinite have no useful derivative.
         term = lax.abs(lax.stop_gradient(x[j]))
         term = lax.convert_element_type(term, aval.dtype)
         return add(total, choice(at_zero[0], term, 0, x[0]))

@@ -24,7 +24,7 @@ define_rewrite("one_minus_square", lambda x: 1 - x * x)
 
 
 def _cost_of_quotient(inputs: Sequence[Series]) -> Cost:
-    """Finds the cost of a quotient: one by a constant is fused."""
+    """Finds the cost of a quotient. A quotient by a constant is fused."""
     return Cost.FUSED if inputs[1].is_constant else Cost.WORK
 
 
@@ -45,7 +45,8 @@ def _div(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
 
 def repeated_product(x, n: int):
-    """Computes `x**n` by products only: right at zero and for negative `x`."""
+    """Computes `x**n` by products only, which is correct at zero and for negative
+    `x`."""
     power = None
     while n:
         if n & 1:

@@ -1,5 +1,5 @@
-"""Reductions, cumulations and windows: sums are linear, and those that pick values are
-linear around a point."""
+"""Reductions, cumulations and windows. Sums are linear; those that select values are
+linear around every point."""
 
 from .kinks import define_piecewise_linear
 from .linear import define_linear

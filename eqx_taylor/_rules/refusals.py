@@ -1,7 +1,7 @@
 """Primitives that cannot be differentiated, with the reason for each."""
 
-# Primitives of mutable references. Those that a function makes itself become values
-# that are handed on, before the function is read (`jax.without_references`).
+# Primitives of mutable references. References that a function makes itself are replaced
+# by values before the function is read (`without_references`).
 REFERENCES = frozenset("addupdate empty_ref free_ref freeze get new_ref swap".split())
 
 # Reasons, by primitives that cannot be differentiated.
@@ -57,24 +57,24 @@ enter(
 
 # Remedies, by primitives of which JAX differentiates some equations, and not others.
 REMEDIES = {
-    "scatter-mul": "JAX can do so where no index occurs twice, and is told so: "
-    "`x.at[indices].multiply(y, unique_indices=True)`. Where one does, multiply by one "
-    "entry after the other, in a `jax.lax.fori_loop`.",
+    "scatter-mul": "JAX can do so if no index occurs twice: "
+    "`x.at[indices].multiply(y, unique_indices=True)`. Otherwise multiply by one entry "
+    "after the other, in a `jax.lax.fori_loop`.",
 }
 
 
 def is_refused(name: str) -> bool:
-    """Whether the primitive is known not to be differentiable."""
+    """Returns whether the primitive is known not to be differentiable."""
     return name in UNSUPPORTED or name in REFERENCES
 
 
 def reason(name: str) -> str:
-    """Says why the primitive of this name is not differentiated."""
+    """Explains why the primitive of this name is not differentiated."""
     if name in REFERENCES:
         return (
-            "The mutable reference is from outside of the function: its derivatives "
-            "have no place to go to. What is made inside (`jax.new_ref`) moves, and "
-            "the function can return its value."
+            "The mutable reference is from outside of the function, so there is no "
+            "place for its derivatives. Create it inside the function (`jax.new_ref`), "
+            "and return its value."
         )
     otherwise = REMEDIES.get(name, "Neither eqx_taylor nor JAX can do so.")
     return UNSUPPORTED.get(name, otherwise)

@@ -1,4 +1,4 @@
-"""Sums of powers and of exponentials of a series: a recurrence for each of them."""
+"""Sums of powers and of exponentials of a series, with a recurrence for each term."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ from .._core.walk import Walk
 from .define import read
 
 
-# A row is a power, or a logarithm, or an exponential: with h = (x - x_0) / u
+# A row is a power, a logarithm or an exponential. With h = (x - x_0) / u
 #
 #   y' = D (1 + q h)^(a - 2) h'   =>   y_k = D h_k + Σ_{j<k} (a j / k - 1) q h_j y_{k-j}
 #   y' = D exp(c h) h'            =>   y_k = D h_k + Σ_{j<k} (j / k) c h_j y_{k-j}
 #
-# where y_0 does not enter. So it is (A j / k - B) h_j: A = a q, B = q, or A = c, B = 0.
-# Nothing is composed of powers of h, which would cancel on a curve.
+# where y_0 does not occur. So the factor is (A j / k - B) h_j with A = a q, B = q, or
+# A = c, B = 0. There are no powers of h, which would cancel on a curve.
 def sum_of_rows(
     walk: Walk,
     eqn: JaxprEqn,
@@ -34,9 +34,9 @@ def sum_of_rows(
 ) -> Series:
     """Makes the output of `eqn`, which is `factor(x_0, u)` times a sum of rows.
 
-    `unit(x_0)` is the u above, a power of two. `rows(x_0, u)` are D, A and B for each
-    of the `number` rows, along the first axis; x_0 and u have a single one there. `x`
-    is one of the inputs, `widened`.
+    `unit(x_0)` is the u above, a power of two. `rows(x_0, u)` returns D, A and B for
+    each of the `number` rows, along the first axis; x_0 and u have an axis of length 1
+    there. `x` is one of the inputs, `widened`.
     """
     aval = eqn.outvars[0].aval
     single = jax.ShapeDtypeStruct((1, *x.aval.shape), x.aval.dtype)
@@ -65,7 +65,8 @@ def sum_of_rows(
         total = None if h[k] is None else slope[0] * h[k]
         if not pairs:
             return total
-        # One sum takes a few equations at each order, not several at each j.
+        # A single sum takes a few equations at each order, instead of several at each
+        # j.
         steps = stacked([h_j for _, h_j, _ in pairs])
         lower = stacked([y_j for *_, y_j in pairs])
         weights = np.array([j / k for j, *_ in pairs], x.aval.dtype)
@@ -97,20 +98,20 @@ def sum_of_rows(
 
 
 def stacked(arrays):
-    """Stacks arrays that have an axis, in two equations."""
+    """Stacks arrays with at least one axis, by two equations."""
     joined = arrays[0] if len(arrays) == 1 else lax.concatenate(arrays, 0)
     return lax.reshape(joined, (len(arrays), *arrays[0].shape))
 
 
 def at_least_single(*arrays):
-    """Converts arrays to float32 at least: half precision has neither the range nor the
-    digits."""
+    """Converts arrays to float32 at least, as half precision has neither the range nor
+    the digits."""
     dtype = jnp.float64 if arrays[0].dtype == jnp.float64 else jnp.float32
     return [x.astype(dtype) for x in arrays]
 
 
 def widened(walk: Walk, eqn: JaxprEqn, x: Series) -> Series:
-    """Broadcasts `x` to the shape of the output, as primitives do with axes of size 1,
+    """Broadcasts axes of size 1 of `x` to the shape of the output, as primitives do,
     and converts it to float32 at least."""
     shape = eqn.outvars[0].aval.shape
     if x.aval.shape == shape and x.aval.dtype in (jnp.float32, jnp.float64):

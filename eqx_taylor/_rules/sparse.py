@@ -1,4 +1,5 @@
-"""`jax.experimental.sparse`: the entries of a matrix move, its pattern does not."""
+"""`jax.experimental.sparse`: the entries of a matrix are differentiated, its pattern is
+constant."""
 
 from collections.abc import Sequence
 
@@ -26,11 +27,11 @@ define_bilinear(
     operands=(0, 3),
 )  # fmt: skip
 
-# Coefficient 0 says which entries are not zero.
+# Coefficient 0 determines which entries are not zero.
 define_piecewise_linear("bcoo_fromdense", "bcsr_fromdense")
 
 
-# JAX's derivatives of these have entries of the matrix in places that are left over.
+# In JAX's derivatives of these, unused positions contain entries of the matrix.
 @register("coo_fromdense", "csr_fromdense", kind="piecewise linear")
 def _from_dense(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     data, *pattern = piecewise_linear_rule(walk, eqn, inputs)

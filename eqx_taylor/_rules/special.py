@@ -21,21 +21,21 @@ from .elementwise import bounded
 from .rows import at_least_single, stacked, sum_of_rows, widened
 
 
-# Functions that slopes are made of. Their bodies compute coefficient 0 only; the others
-# follow from the derivative that is given to `defjvps`, which is a recurrence as it
-# calls the function.
+# Functions that occur in slopes. Their bodies compute only coefficient 0. The others
+# follow from the derivative in `defjvps`, which is a recurrence, as it calls the
+# function.
 
 
 @jax.custom_jvp
 def gaussian(x):
-    """Computes `exp(-x²)`; `exp(-x * x)` would be wrong by about x² roundings."""
+    """Computes `exp(-x²)`. The error of `exp(-x * x)` would be about x² roundings."""
     info = jnp.finfo(x.dtype)
     # The high part has so few digits that its square is exact.
     high = lax.reduce_precision(x, info.nexp, info.nmant // 2 - 1)
     rest = (x - high) * (x + high)
-    # Beyond, the exponential is zero, and the square may overflow.
+    # For larger x the exponential is zero, and the square may overflow.
     rest = jnp.where(lax.abs(x) < 1e3, rest, 0)
-    # XLA would take a product of exponentials for the exponential of a sum.
+    # XLA would replace a product of exponentials by the exponential of a sum.
     near = lax.exp(-high * high)
     return near + near * lax.expm1(-rest)
 
@@ -54,8 +54,8 @@ define_derivative("erfc", lambda y, x, dx: -_TWO_OVER_SQRT_PI * (dx * gaussian(x
 
 @jax.custom_jvp
 def erf_inv_slope(x):
-    """Computes `exp(y²) √π / 2` for y = `erf_inv(x)`, with a step of Newton's method: y
-    has roundings, which the exponential amplifies."""
+    """Computes `exp(y²) √π / 2` for y = `erf_inv(x)`, with a step of Newton's method,
+    as the exponential amplifies the rounding error of y."""
     y = lax.erf_inv(x)
     size, far = lax.abs(y), lax.abs(x) > 0.5
     slope = 1 / (_TWO_OVER_SQRT_PI * gaussian(y))
@@ -80,7 +80,7 @@ define_derivative("erf_inv", lambda y, x, dx: dx * erf_inv_slope(x))
 #   x g' = (a - 1 - x) x' g
 #   k x_0 g_k = Σ_{j=1..k} (v_{j-1} - (k - j) x_j) g_{k-j},    v = (a - 1 - x) x'
 #
-# Where a is an integer this cancels for small x. Then g is entire, and is the first of
+# If a is an integer, this cancels for small x. Then g is entire, and is the first of
 #
 #   G_i = x^(a-1-i) e^(-x) / Γ(a-i),    G_i' = (G_{i+1} - G_i) x'
 @register("igamma", "igammac")
@@ -100,7 +100,8 @@ def _igamma(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]
         return jnp.broadcast_to(a[0], x.aval.shape).astype(x.aval.dtype)
 
     def is_entire():
-        # From 8 on the recurrence does not cancel up to order 20 and beyond.
+        # For x of 8 and above the recurrence does not cancel, up to order 20 and
+        # beyond.
         return (first_operand() == jnp.floor(first_operand())) & (x[0] < 8)
 
     def compute_densities(_):
@@ -112,7 +113,7 @@ def _igamma(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]
     def compute_distance(k):
         if k > 0:
             return scale(x[k], -1)
-        # The slope is zero at infinity, whatever it is multiplied by.
+        # The slope is zero at infinity, whatever its factors are.
         return jnp.where(jnp.isinf(x[0]), 0, first_operand() - 1 - x[0])
 
     def compute_velocity(k):
@@ -140,8 +141,8 @@ def _igamma(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]
     def compute_lowered(k):
         if entire[k] is None:
             return None
-        # The row after the last is lacking; it would enter no coefficient that is
-        # wanted.
+        # The row after the last one is missing. It affects no coefficient that is
+        # needed.
         return lax.sub(lax.concatenate([entire[k][1:], entire[k][-1:]], 0), entire[k])
 
     def compute_singular(k):
@@ -196,7 +197,7 @@ def _gamma_density(b, x):
     regular = jnp.where(pole | ~small, 1, b)
     near = x ** (regular - 1) * decay * lax.exp(-lax.lgamma(regular))
     near = jnp.where(pole | (decay == 0), 0, near)
-    # For large b these would cancel: with x = b (1 + m), this is
+    # For large b these would cancel. With x = b (1 + m), the result is
     # exp(b (log(1 + m) - m) - (Stirling's correction)) √(b / 2π) / x.
     b = jnp.where(small, 10, b)
     m = (x - b) / b
@@ -215,8 +216,8 @@ def _betainc_slope(y, a, b, x, da, db, dx):
     a, b, x = at_least_single(a, b, x)
     log_beta = lax.lgamma(a) + lax.lgamma(b) - lax.lgamma(a + b)
     powers = lax.pow(x, a - 1) * (lax.pow(1 - x, b - 1) * lax.exp(-log_beta))
-    # Powers may underflow where the logarithm is taken instead, which is less accurate,
-    # and not finite at 0.
+    # If powers underflow, logarithms are used instead. They are less accurate, and not
+    # finite at 0.
     logarithm = (a - 1) * lax.log(x) + (b - 1) * lax.log1p(-x)
     large = a + b > _LARGEST_POWERS
     density = jnp.where(large, lax.exp(logarithm - log_beta), powers)
@@ -236,8 +237,8 @@ def _betainc(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series
 
 
 def _log1p_less(m):
-    """Computes `log(1 + m) - m` for |m| < 1/2: with r = m / (2 + m), where log(1 + m) =
-    2 artanh r, it is r (2 r² (1/3 + r²/5 + ...) - m)."""
+    """Computes `log(1 + m) - m` for |m| < 1/2. With r = m / (2 + m), log(1 + m) is
+    2 artanh r, so the result is r (2 r² (1/3 + r²/5 + ...) - m)."""
     r = m / (2 + m)
     square = r * r
     total = jnp.zeros_like(m)
@@ -264,12 +265,12 @@ _BERNOULLI = [
 
 # -- gamma functions
 
-# All are Hurwitz's zeta function, but for a constant (DLMF 5.15.1, 25.11.12):
+# All are Hurwitz's zeta function, up to a constant (DLMF 5.15.1, 25.11.12):
 #
 #   lgamma' = ψ,   ψ^(m) = (-1)^(m+1) Γ(m+1) ζ(m+1, x)
 #
-# which is a sum of powers of x + i, and has a recurrence for each of them. It is scaled
-# by u^s, with u near x: u^s ζ(s, x) neither overflows nor vanishes.
+# This is a sum of powers of x + i, with a recurrence for each of them. It is scaled by
+# u^s, with u near x, as u^s ζ(s, x) neither overflows nor vanishes.
 
 define_derivative("lgamma", lambda y, x, dx: dx * lax.digamma(x))
 
@@ -342,8 +343,8 @@ def _distance_to_pole(x):
 #   ζ(s, x) = Σ_{i<N} (x + i)^-s + w^(1-s) / (s - 1) + w^-s / 2
 #             + Σ_j B_2j / (2j)! (s)_(2j-1) w^(-s-2j+1),        w = x + N
 #
-# where for s = 1 the second term is -log(w) but for a constant. With N = 8 and 11 terms
-# of the last sum what is left out is below a rounding of the rest.
+# where for s = 1 the second term is -log(w) up to a constant. With N = 8 and 11 terms
+# of the last sum, the truncation error is below a rounding of the rest.
 _SHIFT = 8
 _TAIL = np.array([b / math.factorial(2 * j) for j, b in enumerate(_BERNOULLI[:11], 1)])
 # Differences between the exponents and s.
@@ -354,10 +355,10 @@ _ZETA_ROWS = len(_LOWER)
 
 
 def _scaled_zeta(s, x, u):
-    """Computes the rows of `u^s ζ(s, x)` for s > 0, or integers s where x < 0.
+    """Computes the rows of `u^s ζ(s, x)` for s > 0, or for integers s if x < 0.
 
-    For x < 0 it is the sum over all integers, which is one around the nearest pole at a
-    distance d, less those on the other side (DLMF 5.15.6).
+    For x < 0 it is the sum over all integers, which is one around the nearest pole at
+    the distance d, minus the terms on the other side (DLMF 5.15.6).
     """
     negative = x < 0
     d = jnp.where(negative, x - lax.round(x), 0.25)
@@ -384,7 +385,7 @@ def _scaled_zeta(s, x, u):
     far = jnp.broadcast_to(far, (_ZETA_ROWS - _SHIFT, *far.shape[1:]))
     offset = turns * jnp.concatenate([near, far])
     linear = ((1 - s) - _LOWER.astype(x.dtype).reshape(column)) * offset
-    # This is the pole itself.
+    # The term of the pole itself.
     s, q = s[:, 0], u / d
     pole = [jnp.where(negative, -s * q ** (s + 1), 0), (1 - s) * q, q]
     return tuple(

@@ -1,7 +1,7 @@
 """Factorisations by eigenvectors and singular vectors.
 
-The columns are determined up to factors; which of them a curve takes is JAX's choice,
-and said above each rule. Where eigenvalues coincide, the vectors are not differentiable
+The columns are determined up to factors. Along a curve these are the same as in JAX,
+and stated above each rule. If eigenvalues coincide, the vectors are not differentiable,
 and their coefficients are not finite.
 """
 
@@ -39,15 +39,15 @@ def _times_diagonal(v, w):
 def _overlaps(v: Series, k: int) -> Term:
     """Computes `Σ_{j=1..k-1} (j/k) v_{k-j}ᴴ v_j` for each column `v`.
 
-    With `v_0ᴴ v_k` added it is coefficient `k - 1` of `vᴴ v'`, over `k`; and its real
-    part half the coefficient `k` of `vᴴ v`.
+    With `v_0ᴴ v_k` added, it is coefficient `k - 1` of `vᴴ v'`, divided by `k`, and its
+    real part is half of coefficient `k` of `vᴴ v`.
     """
     total = None
     for j in range(1, k // 2 + 1):
         a, b = v[j], v[k - j]
         if a is None or b is None:
             continue
-        # The product has its mirror image with it, where `j` and `k - j` are exchanged.
+        # Each product is combined with the one in which `j` and `k - j` are exchanged.
         b = lax.conj(b) if jnp.iscomplexobj(b) else b
         both = jnp.sum(b * a, axis=-2)
         if jnp.iscomplexobj(both):
@@ -72,7 +72,7 @@ def _differences(w):
 
 # -- A V = V Λ
 #
-# With M the part of order k that is known,
+# With M the known part of order k,
 #
 #   A_0 V_k + M = V_k Λ_0 + V_0 Λ_k
 #   M = Σ_{j=1..k} A_j V_{k-j} - Σ_{j=1..k-1} V_j Λ_{k-j}
@@ -81,8 +81,8 @@ def _differences(w):
 #
 #   Λ_k = diag(T),      C_pq = T_pq / (λ_q - λ_p)
 def _remainder(a: Series, v: Series, u: Series, w: Series, k: int) -> Term:
-    """Computes `M`. The moving parts are `a`, `w`, and `u`: that of the vectors on the
-    right-hand side."""
+    """Computes `M`. The moving parts are `a`, `w`, and `u`, the moving part of the
+    vectors on the right-hand side."""
     return sub(
         convolve(matmul, a, v, k, first=1),
         convolve(_times_diagonal, u, w, k, first=1),
@@ -98,7 +98,7 @@ def _remainder(a: Series, v: Series, u: Series, w: Series, k: int) -> Term:
 def _eigh(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
     if eqn.outvars[0].aval.shape != a.aval.shape:
-        return otherwise(walk, eqn, inputs)  # Some vectors only.
+        return otherwise(walk, eqn, inputs)  # Only some of the vectors are computed.
 
     def compute(k):
         m = _remainder(a_moving, v, v_moving, w_moving, k)
@@ -131,10 +131,10 @@ def _eig(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
     sides = [s for s in ("left", "right") if eqn.params[f"compute_{s}_eigenvectors"]]
     if sides and not eqn.params.get("enable_eigvec_derivs"):
-        return otherwise(walk, eqn, inputs)  # JAX says why they have none.
+        return otherwise(walk, eqn, inputs)  # JAX raises an error with the reason.
     if not sides:
-        # Series of eigenvalues take vectors: of the same call, in the same order. The
-        # vectors' own derivative is for a gradient of the jet.
+        # The series of eigenvalues needs vectors from the same call, in the same order.
+        # The derivative of the vectors is needed for a gradient of the jet.
         sides = ["right"]
         vectors = dict.fromkeys(("compute_right_eigenvectors", "enable_eigvec_derivs"))
         eqn = eqn.replace(
@@ -158,8 +158,8 @@ def _eig(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
 
 def _eigenpairs(walk: Walk, a: Series, w: Series, v: Series, is_left: bool):
-    """Returns a function that computes coefficient `k` of the eigenvalues and of these
-    vectors."""
+    """Returns a function that computes coefficient `k` of the eigenvalues and of the
+    left or right vectors."""
 
     def of_this_side(x):
         return lax.conj(x) if is_left else x
@@ -192,7 +192,7 @@ def _eigenpairs(walk: Walk, a: Series, w: Series, v: Series, is_left: bool):
 
 # -- A V = U S, Aᴴ U = V S, Uᴴ U = Vᴴ V = 1, and diag(Vᴴ V') = 0
 #
-# With the parts of order k that are known,
+# With the known parts of order k,
 #
 #   A_0 V_k + M = U_k S_0 + U_0 S_k
 #   A_0ᴴ U_k + N = V_k S_0 + V_0 S_k
@@ -203,9 +203,9 @@ def _eigenpairs(walk: Walk, a: Series, w: Series, v: Series, is_left: bool):
 #   P = X S_0 - S_0 Z + S_k,            S_k = Re diag(P + Q) / 2
 #   Q = Z S_0 - S_0 X + S_k,            X_pq = (P_pq s_q + s_p Q_pq) / (s_q² - s_p²)
 #
-# and Z_pq likewise. On the diagonal X - Z is (P - Q) / (2 s), the real parts of which
-# follow from the norms too, even where s = 0. What lies outside of the columns of U_0
-# and V_0 is that of M / s and N / s.
+# and Z_pq likewise. On the diagonal X - Z is (P - Q) / (2 s). Its real part also
+# follows from the norms, even if s = 0. The parts outside of the columns of U_0 and V_0
+# are those of M / s and N / s.
 @register("svd", kind="matrix equation")
 def _svd(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     [a] = inputs
@@ -216,7 +216,7 @@ def _svd(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         params["full_matrices"] and params["compute_uv"] and m != n
     ):
         return otherwise(walk, eqn, inputs)
-    # Series of singular values take vectors: of the same call, to have one only.
+    # The series of singular values needs vectors. One call computes both.
     thin = {**params, "compute_uv": True, "full_matrices": False}
     eqn = eqn.replace(params=thin)
 
@@ -261,7 +261,7 @@ def _svd(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
 
 
 def _couplings(p, q, s):
-    """Computes `X` and `Z`, but for their diagonals."""
+    """Computes `X` and `Z` without their diagonals."""
     row, column = s[..., None, :], s[..., :, None]
     scale = (row + column) * (row - column)
     scale = jnp.where(identity(scale), 1, scale).astype(p.dtype)

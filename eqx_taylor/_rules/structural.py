@@ -1,4 +1,4 @@
-"""Linear primitives: they rearrange, copy, add up or transform entries."""
+"""Linear primitives, which rearrange, copy, add or transform entries."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,8 @@ define_linear(
     fused=False,
 )  # fmt: skip
 
-# The other operands are predicates and indices: integers, which do not move.
+# The other operands are predicates and indices: booleans and integers, which are
+# constant.
 define_linear("select_n", "select_if_vmap", operands=slice(1, None))
 define_linear("pbroadcast_dynamic", operands=slice(0, 1), fused=False)
 define_linear("ragged_all_to_all", operands=slice(0, 2), fused=False)
@@ -60,13 +61,14 @@ def _add(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
         if a[k] is not None and b[k] is not None:
             return bind(eqn, [a[k], b[k]])[0]
         term = combine(a[k], b[k])
-        # A scalar that is added to an array of any shape may be the one that moves.
+        # Only a scalar that is added to an array of any shape may be nonconstant.
         return term if term is None else jnp.broadcast_to(term, aval.shape)
 
     return [Series(aval, joined_support(inputs), compute)]
 
 
-# Each order has a barrier, for those that move at it: not all operands are numbers.
+# Each order has a barrier for the operands that are nonzero at this order. (Not all
+# operands are arrays of numbers.)
 @register("optimization_barrier", kind="linear", cost=Cost.FUSED)
 def _optimization_barrier(
     walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]
@@ -79,7 +81,7 @@ def _optimization_barrier(
     return outputs(eqn, inputs, [s.support | CONSTANT for s in inputs], compute)
 
 
-# The next number, in the direction of the second operand, moves as the first operand.
+# The next number, in the direction of the second operand, has the slope of the first.
 @register("nextafter", kind="linear")
 def _nextafter(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> list[Series]:
     x = inputs[0]

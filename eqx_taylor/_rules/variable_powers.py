@@ -1,8 +1,8 @@
-"""Powers whose exponent is known at run time only, or is differentiated itself.
+"""Powers whose exponent is known only at run time, or is differentiated itself.
 
-Such an exponent may be 2, and the base zero: then there is nothing to divide by, and
-the series ends. So the recurrences are for arrays of which some bases are zero, and
-some exponents integers.
+Such an exponent may be 2 while the base is zero: then nothing can be divided by the
+base, and the series ends. So the recurrences are for arrays in which some bases are
+zero, and some exponents are integers.
 """
 
 import functools as ft
@@ -29,7 +29,7 @@ def power_at_run_time(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> Se
     shape = eqn.outvars[0].aval.shape
     x, exponent = inputs
     if x.aval.shape != shape or exponent.aval.shape != shape:
-        # Scalars are broadcast by the primitive, and so are axes of size 1.
+        # The primitive broadcasts scalars, and axes of size 1.
         x, exponent = read(
             walk,
             lambda *args: tuple(jnp.broadcast_to(arg, shape) for arg in args),
@@ -44,13 +44,13 @@ def power_at_run_time(walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series]) -> Se
 #
 #   y_k = Σ_{j=1..k} (p j - (k - j)) h_j y_{k-j} / k
 #
-# Where x_0 is zero, this is done for (1 + x)^p. If p is 0, 1, 2, ..., the coefficients
-# of the power function, binomial(p, n) x_0^(p-n), are composed with the series of x
-# instead, so that derivatives with respect to x_0 are right, too. So are the values for
-# p up to 7 elsewhere, as the recurrence loses ((p + 2) / p)^k roundings along a curve;
-# but their derivatives, which may be with respect to p, are its own. If p is no
-# integer, y_k is zero below order p, and where (1 + x)^p has a coefficient of zero, as
-# it has if x stays zero; or else infinite.
+# Where x_0 is zero, this recurrence is applied to (1 + x)^p. If p is 0, 1, 2, ..., the
+# coefficients of the power function, binomial(p, n) x_0^(p-n), are composed with the
+# series of x instead, so that derivatives with respect to x_0 are correct, too. Values
+# for p up to 7 elsewhere are also composed, as the recurrence loses ((p + 2) / p)^k
+# roundings along a curve; but their derivatives, which may be with respect to p, are
+# those of the recurrence. If p is not an integer, y_k is zero below order p, and where
+# (1 + x)^p has a zero coefficient, as it has if x stays zero; otherwise it is infinite.
 def _power(
     walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], x: Series, exponent: Series
 ) -> Series:
@@ -105,13 +105,14 @@ def _power(
         size = lax.abs(x)
         return power_of_two(jnp.where(size == 0, 1, size)).astype(x.dtype)
 
-    # Where the coefficients are not used they should not overflow either.
+    # Coefficients that are not used must not overflow, either.
     def outer(x, u, n):
         r, is_used = p[0][None], (is_product[0] | is_polynomial[0])[None]
         binomial = jnp.cumprod((r + 1 - n) / n, axis=0)
         left = jnp.where(is_used, real_part(r) - real_part(n), 0)
-        # The power is a product, of which JAX has all derivatives. More than seven of
-        # them, at zero, are those of the seventh power, for higher ones.
+        # The power is a product, so that JAX has all of its derivatives. For powers
+        # above the seventh, the derivatives at zero from the seventh on are wrong: they
+        # are those of the seventh power.
         left = jnp.clip(left, 0, 7).astype(jnp.int32)
         factor, power = jnp.where(is_used, x, 1), jnp.ones_like(n * x)
         for bit in range(3):
@@ -135,10 +136,11 @@ def _power(
     return y
 
 
-# y = exp(w), w = v log(x), y' = y w'. But not y_0, which would be wrong by w roundings.
+# y = exp(w), w = v log(x), y' = y w'. y_0 is the primitive's own value, as that of
+# exp(w) has an error of w roundings.
 #
-# Where x_0 is zero, log(1 + x) takes the place of log(x). If v_0 is 0, 1, 2, ..., it is
-# the exponent up to order v_0 + l, if v begins to move at order l: t^v_0 t^l log(t) is
+# Where x_0 is zero, log(1 + x) replaces log(x). If v_0 is 0, 1, 2, ..., and v is
+# constant below order l, the exponent is v_0 up to order v_0 + l: t^v_0 t^l log(t) is
 # not smooth.
 def _moving_power(
     walk: Walk, eqn: JaxprEqn, inputs: Sequence[Series], x: Series, exponent: Series
@@ -164,12 +166,12 @@ def _moving_power(
             return None
         is_power = is_product[0] & (singular.r[0] + still[k] > k)
         other = singular(k, g[k], lower[k])
-        # It has a logarithm in it, and is NaN, not infinite; but zero if x stays zero.
+        # It contains a logarithm, so it is NaN, not infinite; or zero if x stays zero.
         other = lax.select(is_product[0], lax.sub(other, other), other)
         return lax.select(is_power, power.dense(k), other)
 
-    # The l above, for each order, by the exponent's coefficients of lower order: the
-    # number of orders that it is known to rest, and one more.
+    # The l above, for each order, from the exponent's coefficients of lower order: one
+    # more than the number of orders that are known to be zero.
     def compute_still(k):
         if k < 2:
             return lax.full_like(singular.r[0], k)
@@ -186,7 +188,7 @@ def _moving_power(
     at_zero, is_product, p = _kinds(walk, aval, x, exponent)
     singular = _Singular(walk, aval, p, at_zero)
     power = _power(walk, eqn, inputs, x, p)
-    # It is kept at once, as it is read here.
+    # The series is kept at once, as it is read here.
     base = walk.auxiliary(Series(aval, x.support | CONSTANT, compute_base), both)
     [w] = read(walk, lambda x, v: v * lax.log(x), [base, exponent])
     lower = Series(aval, y.support & ~CONSTANT, compute_lower)
@@ -198,8 +200,8 @@ def _moving_power(
 
 
 def _kinds(walk: Walk, aval, x: Series, exponent: Series) -> tuple[Series, ...]:
-    """Returns whether the base is zero and the exponent is not negative; whether
-    moreover the exponent is an integer; and the exponent."""
+    """Returns whether the base is zero and the exponent is not negative; whether the
+    exponent is an integer as well; and the exponent."""
 
     def compute_p():
         return lax.convert_element_type(exponent[0], aval.dtype)
@@ -221,8 +223,8 @@ def _kinds(walk: Walk, aval, x: Series, exponent: Series) -> tuple[Series, ...]:
 
 
 class _Singular:
-    """The change of coefficients where the base is zero: they become zero below the
-    order that is the exponent, and infinite above, unless they are zero."""
+    """The change of coefficients where the base is zero. Those of orders below the
+    exponent become zero, and others infinite, unless they are zero."""
 
     def __init__(self, walk: Walk, aval, p: Series, where: Series):
         most = largest(aval)
@@ -238,17 +240,17 @@ class _Singular:
         self.below = array(lambda: choice(self.is_other[0], 0, 1, p[0]))
 
     def __call__(self, k: Any, term: Any, lower: Term) -> Any:
-        """Changes coefficient `k`, which is `term`. Of it `lower` is the part without
+        """Changes coefficient `k`, which is `term`. `lower` is the part of it without
         the highest order of x."""
         term = lax.mul(lax.mul(term, self.of_root[0]), self.of_root[0])
         if lower is None:
             return choice(self.is_other[0], 0, term, term)
         factor = lax.select(self.r[0] < k, self.above[0], self.below[0])
-        # The derivative of a coefficient that is zero or infinite is of no use.
+        # Coefficients that are zero or infinite have no useful derivative.
         lower = lax.mul(lax.mul(lax.stop_gradient(lower), factor), self.above[0])
         return lax.select(self.is_other[0], lower, term)
 
 
 def _sum(terms: list[Any]) -> Term:
-    """Adds up terms: in four sums side by side, as `products` does."""
+    """Adds terms in four sums side by side, as `products` does."""
     return ft.reduce(add, [ft.reduce(add, terms[i::4], None) for i in range(4)], None)

@@ -1,4 +1,4 @@
-"""Rules for functions whose `custom_jvp` in JAX does not serve at higher orders: where
+"""Rules for functions whose `custom_jvp` in JAX is not accurate at higher orders: where
 such a function saturates, its derivatives cancel."""
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from .._core.rule import Read, Rule, RULES, target_key
 
 
 def register_within(fun: Callable[..., Any], operands: int = 1) -> Callable:
-    """Registers a rule for the function with a `custom_jvp` that `fun` calls, in itself
-    or under `jax.jit`. Where this JAX has none there, it registers nothing."""
+    """Registers a rule for the function with a `custom_jvp` that `fun` calls, directly
+    or under `jax.jit`. If this version of JAX has none there, it registers nothing."""
 
     def decorator(read: Read) -> Read:
         number = jax.ShapeDtypeStruct((), jnp.float32)

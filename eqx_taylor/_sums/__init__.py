@@ -1,1 +1,2 @@
-"""Weighted sums over directions, pushed through a program: collapsed Taylor mode."""
+"""Collapsed Taylor mode: weighted sums over directions, propagated through a
+program."""

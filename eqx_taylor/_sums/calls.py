@@ -1,10 +1,10 @@
 """Loops, branches and checkpoints in collapsed Taylor mode.
 
-The program inside is read as the one around it: some of its values are the same for all
-directions, some are there for each, and of some there are sums alone. A loop carries
-what is wanted of its values in the end, or in the next turn. Of what is there for each
-direction a table says which ones an entry depends on; those of the results are found by
-tracing the program inside before.
+The inner program is read like the one around it: some of its values are the same for
+all directions, some exist for each direction, and of some there are only sums. A loop
+carries what is needed of its values at the end, or in the next iteration. A value that
+exists for each direction has a table of the directions on which its entries depend. The
+tables of the results are found by tracing the inner program first.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from .stack import is_same, nothing, Stack, Table, union, united
 from .values import EACH, Node, SHARED, Sums, Value, Wanted
 
 
-# The form in which a value is handed over: not at all, as it is, or as sums.
+# The form in which a value is passed: not at all, as it is, or as sums.
 Form = list[Wanted]
 
 
@@ -35,13 +35,13 @@ def _form(value: Value, wanted: set[Wanted]) -> Form:
     return [EACH] if EACH in wanted else sorted(wanted)
 
 
-# Of each value that is handed over: which directions its entries depend on, if it is
-# there for each; `None` stands for all.
+# For each value that is passed for each direction: the directions on which its entries
+# depend. `None` means all directions.
 Tables = list[Table | None]
 
 
 def _stack(value: Value, sums: Sums) -> Stack:
-    """Returns a value for each direction. A zero has none."""
+    """Returns a value as a stack over directions. A zero has no directions."""
     if value.moves:
         return value.each
     if sums.is_sparse and is_zero(value):
@@ -88,7 +88,7 @@ def _put_all(values, forms, arrays, tables) -> None:
 
 
 class _Body:
-    """A program inside of an equation."""
+    """A program inside an equation."""
 
     def __init__(self, jaxpr: Jaxpr, moves: Sequence[bool]):
         self.program: list[Node] = []
@@ -100,7 +100,8 @@ class _Body:
         return [*self.inputs, *(x for node in self.program for x in node.outputs)]
 
     def demand(self, wanted: Sequence[set[Wanted]]) -> list[set[Wanted]]:
-        """Returns what is wanted of the inputs, if this is wanted of the outputs."""
+        """Returns what is needed of the inputs, if `wanted` is needed of the
+        outputs."""
         for value in self._values():
             value.wanted = set()
         for value, some in zip(self.outputs, wanted):
@@ -117,8 +118,8 @@ class _Body:
         sums: Sums,
         choose: Callable[[Tables], Tables] = lambda tables: tables,
     ) -> list[list[Any]]:
-        """Runs the program. `choose` is told the tables of the results, and returns
-        those by which they are handed over."""
+        """Runs the program. `choose` gets the tables of the results, and returns those
+        with which they are passed on."""
         _put_all(self.inputs, forms, arrays, tables)
         run(self.program, sums)
         out_tables = choose(_tables(self.outputs, out_forms, sums))
@@ -128,7 +129,7 @@ class _Body:
         return results
 
     def out_tables(self, forms, arrays, tables, out_forms, sums) -> Tables:
-        """Returns the tables of the results. Nothing of it stays in the program."""
+        """Returns the tables of the results, without adding to the program."""
         if not sums.is_sparse or all(table is None for table in tables):
             return [None] * len(out_forms)
         found: list[Tables] = []
@@ -161,7 +162,7 @@ class _Scan(Node):
 
     def demand(self) -> None:
         n = self.params.num_carry
-        # The body returns what it carries, which may be wanted in the next turn.
+        # The body returns its carry, which may be needed in the next iteration.
         wanted = [set(output.wanted) for output in self.outputs]
         while True:
             of_inputs = self.body.demand(wanted)
@@ -217,8 +218,8 @@ class _Scan(Node):
         return arrays
 
     def _carried(self, tables: Tables, of_xs: Tables, sums: Sums) -> Tables:
-        """Returns tables of what is carried that are those of the next turn as well:
-        they grow until they are."""
+        """Finds tables of the carry that do not change in an iteration: they grow until
+        this is the case."""
         last = self.params.num_consts + self.params.num_carry
         tables = list(tables)
         while True:
@@ -238,20 +239,21 @@ class _Scan(Node):
 
 
 def _first(x: Any) -> Any:
-    """The part of an array for the first turn of a loop; a loop without turns is traced
-    with zeros."""
+    """Returns the part of an array for the first iteration of a loop. A loop without
+    iterations is traced with zeros."""
     return x[0] if x.shape[0] else jnp.zeros(x.shape[1:], x.dtype)
 
 
 def _of_turn(table: Table | None, count: int) -> Table | None:
-    """Returns a table for all turns of what a loop goes over."""
+    """Returns the table, valid in all iterations, of an array over which a loop
+    runs."""
     table = None if table is None else united(table, [0], count)
     return None if table is None else table.squeeze(1)
 
 
 def _moved(arrays, forms, source: int, destination: int) -> list[list[Any]]:
-    """The axis of the directions, of what is there for each, is the second in a loop:
-    the first is that of its turns."""
+    """Moves the axis over directions of arrays that have one. In a loop it is the
+    second axis, as the first is over iterations."""
     return [
         [jnp.moveaxis(x, source, destination) for x in some] if form == [EACH] else some
         for some, form in zip(arrays, forms)
@@ -335,7 +337,7 @@ class _Branches(Node):
 
 
 def _branches(eqn: JaxprEqn, inputs: list[Value]) -> _Branches | None:
-    # The branches of `platform_dependent` need not compile for this platform.
+    # The branches of `platform_dependent` may not compile for this platform.
     if inputs[0].moves or eqn.params.get("branches_platforms") is not None:
         return None
     return _Branches(eqn, inputs)

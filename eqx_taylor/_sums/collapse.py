@@ -1,19 +1,20 @@
 r"""Collapsed Taylor mode: sums over directions, propagated as one vector.
 
-The top coefficient of a jet enters every recurrence linearly, `y_K = f'(x_0) x_K + (of
-lower order)`. Where only `Σ_r w_r y_K` is wanted, over many directions at one point,
-the sum itself can be propagated: one vector in the place of one for each direction
-(Dangel et al. 2025). The Laplacian of a function of D numbers then takes 2 + D vectors,
+The highest coefficient of a jet enters every recurrence linearly: `y_K = f'(x_0) x_K +
+(lower orders)`. If only the sum `Σ_r w_r y_K` over many directions at one point is
+needed, the sum itself can be propagated: one vector instead of one for each direction
+(Dangel et al. 2025). The Laplacian of a function of D inputs then takes 2 + D vectors,
 and not 1 + 2 D: the value, D first derivatives, and the sum of the second ones.
 
-Here this is a way of reading a program. A jet is traced for one direction, and read
-once for all of them. What depends on the point alone is computed once. From the results
-backwards it is found out of which values nothing but the sum is wanted: the operands of
-an equation that is linear in all that moves with the direction, if it holds for its
-result. The other values are computed for each direction, along a leading axis. Which
-primitives are linear, and in which operands, is what their Taylor rules say; equations
-of which nothing is known are computed for each direction. (The programs within loops
-and branches are read in `_sums/calls.py`.)
+This is implemented as a way of reading a program. A jet is traced for one direction,
+and read once for all of them. Values that depend only on the point are computed once.
+Going backwards from the results, the interpreter finds the values of which only the sum
+is needed: if that is so for the result of an equation, and the equation is linear in
+all operands that depend on the direction, it is so for these operands. All other values
+are computed for each direction, along a leading axis. The Taylor rules declare which
+primitives are linear, and in which operands; equations of which nothing is known are
+computed for each direction. (`_sums/calls.py` reads the programs within loops and
+branches.)
 """
 
 from collections.abc import Callable, Sequence
@@ -40,12 +41,12 @@ def sums_over_directions(
     known_directions: Sequence[np.ndarray | None] | None = None,
 ) -> list[list[Any]]:
     """Computes `Σ_r weights[i][r] fun(point, directions[r])[i]`, array by array, for
-    every i.
+    each i.
 
     `fun` is a function of two lists of arrays, and returns as many lists of arrays as
     there are weights. The directions are stacked along the first axis of each array.
     """
-    # Inside a `shard_map` sums with weights that differ between devices do, too.
+    # Inside a `shard_map`, sums differ between devices if their weights do.
     axes = joint_axes(jax.typeof(w) for w in weights if isinstance(w, jax.Array))
     own = _types(point, directions)
     point = [vary(jnp.asarray(x), axes) for x in point]
@@ -61,7 +62,7 @@ def sums_over_directions(
     jaxpr = trace_on_devices("the function", flat_fun, own, types)
     inputs = [known(x) for x in point]
     if any(explicit_sharding(jax.typeof(x)) is not None for x in point):
-        # Stacks of some directions have no sharding of their own.
+        # Stacks of only some directions would lose the sharding.
         known_directions = None
     for v, entries in zip(directions, known_directions or [None] * len(directions)):
         inputs.append(Value(moves=True))
@@ -79,7 +80,7 @@ def sums_over_directions(
     demand(program)
     try:
         run(program, sums)
-    except jax.errors.UnexpectedTracerError as e:  # Of the function's own trace.
+    except jax.errors.UnexpectedTracerError as e:  # From the trace of the function.
         raise escaped("a function") from e
 
     def result(output, label):
@@ -90,8 +91,8 @@ def sums_over_directions(
             return output.for_each(sums)
         if not output.moves:
             return jnp.asarray(output.shared)
-        # All results of an equation that is not read count as moving, also those that
-        # are the same for all directions.
+        # All results of an equation that cannot be read count as different for each
+        # direction, even if they are the same.
         return output.each.dense(count)[0]
 
     results = map(result, outputs, labels)
@@ -103,7 +104,7 @@ def _is_mark(weights: Any) -> bool:
 
 
 def _types(point: Sequence[Any], directions: Sequence[Any]) -> list[Any]:
-    """The types of a point and of one direction."""
+    """Returns the types of a point and of one direction."""
     of_one = [unstacked_type(jax.typeof(v)) for v in directions]
     return [*map(jax.typeof, point), *of_one]
 

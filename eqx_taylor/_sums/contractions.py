@@ -1,4 +1,4 @@
-"""Sums and products with matrices, on sparse stacks: slots along an axis are united."""
+"""Sums and matrix products on sparse stacks, which unite the slots along an axis."""
 
 from typing import Any
 
@@ -38,7 +38,8 @@ def _cumsum(operands: Operands) -> list[Stack] | None:
 
 @rule("dot_general")
 def _dot_general(operands: Operands) -> list[Stack] | None:
-    """Contracted axes unite. Of two operands that move, all axes have to fit."""
+    """Multiplies stacks. The slots along contracted axes are united. If both operands
+    depend on the direction, all of their axes must fit."""
     contract, batch = operands.eqn.params["dimension_numbers"]
     if len(operands.moving) != 1:
         return None
@@ -56,7 +57,7 @@ def _dot_general(operands: Operands) -> list[Stack] | None:
     order = [*batch[i], *free, *contract[i]]
 
     def of_result(table):
-        """Moves the axes of the table to their places in the result."""
+        """Moves the axes of the table to their positions in the result."""
         table = table.transpose([0, *[axis + 1 for axis in order]])
         dims = table.shape[1 : 1 + len(batch[i]) + len(free)]
         at = len(batch[i]) + (len(free) if i == 0 else 0)
@@ -71,7 +72,7 @@ def _dot_general(operands: Operands) -> list[Stack] | None:
             return None
         if not is_same(table, stack.table):
             return operands.by({i: table}, of_result(table))
-    # Along free axes of which nothing depends there is one product.
+    # Along free axes on which nothing depends, one product is enough.
     thin = stack.thin
     dims = list(thin.shape)
     for axis in (*contract[i], *batch[i]):
@@ -109,8 +110,8 @@ def _product(operands: Operands) -> Stack:
 
 
 def _by_entries(operands: Operands, i: int, table: Table) -> tuple[Any, Table] | None:
-    """Computes a product in which the entries along the contracted axis belong to
-    different directions: there is nothing to add up, and they become slots."""
+    """Computes a product whose entries along the contracted axis belong to different
+    directions. There is nothing to add, and the entries become slots."""
     (of_a, of_b), (batch_a, batch_b) = operands.eqn.params["dimension_numbers"]
     own, other = ([*of_a], [*of_b]) if i == 0 else ([*of_b], [*of_a])
     own_batch, other_batch = (batch_a, batch_b) if i == 0 else (batch_b, batch_a)
@@ -120,8 +121,8 @@ def _by_entries(operands: Operands, i: int, table: Table) -> tuple[Any, Table] |
     array = array.array
     if table.shape[axis] == 1 or not array.dtype == shared.dtype == operands.dtype:
         return None
-    # Slot by slot, as elsewhere; but the directions of neighbours side by side, if
-    # these are all of them.
+    # The slots come first, as elsewhere. But if there are slots for all directions, the
+    # directions of neighbours are put side by side.
     size = array.shape[axis]
     is_all = size * len(table) == operands.count
     first = (axis, 0) if is_all else (0, axis)

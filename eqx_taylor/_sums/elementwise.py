@@ -1,4 +1,4 @@
-"""Functions entry by entry, on sparse stacks."""
+"""Elementwise functions on sparse stacks."""
 
 from typing import Any
 
@@ -29,7 +29,8 @@ def _elementwise(operands: Operands) -> list[Stack] | None:
 
 @rule("mul")
 def _mul(operands: Operands) -> list[Stack] | None:
-    """A product is zero where one of its factors is: it has the slots of either."""
+    """Multiplies stacks. A product is zero where one of its factors is, so it has the
+    slots of either."""
     if len(operands.moving) == 1:
         return _elementwise(operands)
     stacks: Any = _broadcast(operands).stacks
@@ -60,7 +61,7 @@ def _fewer(a: Stack, b: Stack) -> Table | None:
 
 
 def product_of(a: Stack, b: Stack, count: int) -> Stack:
-    """Multiplies two stacks entry by entry."""
+    """Multiplies two stacks elementwise."""
     table = _fewer(a, b)
     return Stack(lax.mul(a.by(table, count), b.by(table, count)), table)
 
@@ -81,6 +82,6 @@ def _optimization_barrier(operands: Operands) -> list[Stack] | None:
         return None
     stacks: Any = operands.stacks
     if len({stack.array.shape[0] for stack in stacks}) > 1:
-        return None  # All operands go through one equation, with one number of slots.
+        return None  # All operands of one equation must have the same number of slots.
     arrays = operands.apply([stack.array for stack in stacks])
     return [Stack(array, stack.table) for array, stack in zip(arrays, stacks)]

@@ -1,4 +1,4 @@
-"""One equation of a program, for all directions, or for sums of them."""
+"""One equation of a program, for all directions or for sums over them."""
 
 import functools as ft
 from collections.abc import Collection, Sequence
@@ -30,7 +30,8 @@ class Equation(Node):
         wanted = set().union(*(output.wanted for output in self.outputs))
         # The sums that are computed without the results for each direction.
         self.labels: set[Wanted] = set()
-        # The factors that move, and the others, of a product whose sums are wanted.
+        # For a product whose sums are needed: the factors that depend on the direction,
+        # and the others.
         self.factors: tuple[list[Value], list[Value]] | None = None
         inputs = self.inputs
         if EACH not in wanted and any(value.moves for value in inputs):
@@ -53,7 +54,7 @@ class Equation(Node):
             product = product_of(a, b, sums.count)
             for label in self.labels:
                 total = sums[label].sum(product)
-                for value in shared:  # Some are numbers.
+                for value in shared:  # Some of them are scalars.
                     total = lax.mul(total, jnp.broadcast_to(value.shared, total.shape))
                 outputs[0].sums[label] = total
         elif self.labels:
@@ -70,15 +71,15 @@ class Equation(Node):
 
 
 def _is_product(eqn: JaxprEqn) -> bool:
-    """Whether an equation multiplies arrays of the same shape element by element. A
-    scalar may be multiplied by an array as well."""
+    """Returns whether an equation is an elementwise product of arrays of the same
+    shape, or of a scalar and an array."""
     shapes = {var.aval.shape for var in [*eqn.invars, *eqn.outvars]}
     return eqn.primitive.name in ("mul", "square") and len(shapes) == 1
 
 
 def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
-    """Returns two factors of a product that move, and others that do not, and can be
-    taken out of its sum."""
+    """Returns the two factors of a product that depend on the direction, and the
+    others, which can be taken out of its sum."""
     moving, shared = [], []
     operands = product.inputs
     for value in operands if len(operands) == 2 else 2 * operands:
@@ -88,7 +89,7 @@ def _factors(product: Equation) -> tuple[list[Value], list[Value]]:
             if eqn.primitive.name != "mul":
                 break
             if eqn.invars[i].aval.shape != eqn.outvars[0].aval.shape:
-                break  # A number that becomes an array.
+                break  # A scalar that is broadcast to an array.
             shared.append(inner.inputs[1 - i])
             value = inner.inputs[i]
         moving.append(value)
@@ -111,13 +112,13 @@ def _for_each(eqn: JaxprEqn, inputs: Sequence[Value], sums: Sums) -> list[Stack]
     return [Stack(array) for array in operands.apply(dense)]
 
 
-# The indices of a gather are computed while tracing if they have at most so many
-# entries. Chosen: those of all pairs of 700 particles.
+# The largest number of indices of a gather that are computed while tracing. Chosen:
+# those of all pairs of 700 particles.
 _LARGEST = 500_000
 
 
 def _known_while_tracing(value: Value) -> np.ndarray | None:
-    """Returns a value that is computed from nothing but constants, such as indices."""
+    """Returns a value that is computed only from constants, such as indices."""
     if value.shared is not None and not isinstance(value.shared, Tracer):
         return np.asarray(value.shared)
     equation = value.origin
@@ -129,7 +130,7 @@ def _known_while_tracing(value: Value) -> np.ndarray | None:
     if any(x is None for x in operands):
         return None
     if equation.eqn.primitive.name == "pvary":
-        # It has a meaning inside of a `shard_map` alone, and changes no entry.
+        # It has a meaning only inside a `shard_map`, and changes no entry.
         return operands[0]
     with jax.ensure_compile_time_eval():
         results = bind(equation.eqn, list(map(jnp.asarray, operands)))
@@ -138,7 +139,7 @@ def _known_while_tracing(value: Value) -> np.ndarray | None:
 
 
 def is_zero(value: Value) -> bool:
-    """Whether a value is known to be zero while tracing."""
+    """Returns whether a value is known to be zero while tracing."""
     found = _known_while_tracing(value)
     return found is not None and not np.any(found)
 
@@ -153,7 +154,7 @@ def _on_stacked(
             return [_product_with_each(eqn, *operands, *contract)]
     try:
         return jax.vmap(ft.partial(_bind, eqn), in_axes=axes)(*operands)
-    except NotImplementedError:  # It has no batching rule.
+    except NotImplementedError:  # The primitive has no batching rule.
         pass
 
     def one(moving):
@@ -172,15 +173,15 @@ def _bind(eqn: JaxprEqn, *operands: Any) -> list[Any]:
 def _product_with_each(
     eqn: JaxprEqn, a: Any, stacked: Any, of_a: Any, of_b: Any
 ) -> Any:
-    """Computes `a @ b` for all b, as one product `b @ a` whose result begins with the
-    axis of the directions: there is nothing to transpose if b is a vector."""
+    """Computes `a @ b` for all b as one product `b @ a`. The first axis of the result
+    is over directions, so that no transposition is needed if b is a vector."""
     precision = eqn.params["precision"]
     params = eqn.params | dict(
         dimension_numbers=((tuple(i + 1 for i in of_b), of_a), ((), ())),
         precision=precision[::-1] if isinstance(precision, tuple) else precision,
     )
     [product] = bind(eqn.replace(params=params), [stacked, a])
-    # The axes of b that are left come before those of a.
+    # The remaining axes of b come before those of a.
     left = stacked.ndim - len(of_b)
     return jnp.moveaxis(
         product, range(1, left), range(product.ndim - left + 1, product.ndim)
@@ -188,12 +189,13 @@ def _product_with_each(
 
 
 def _linear_operands(eqn: JaxprEqn, moving: Sequence[int]) -> Collection[int]:
-    """Returns the operands that an equation is linear in together, if those that move
-    are among them; else none."""
+    """Returns the operands in which an equation is jointly linear, if these include all
+    that depend on the direction; otherwise none."""
     if not all(is_differentiable(var.aval) for var in eqn.outvars):
         return ()
     if eqn.primitive.name == "optimization_barrier":
-        # Linear in all of them; but what does not move would be multiplied.
+        # It is linear in all of them, but a sum would multiply those that do not depend
+        # on the direction.
         return moving if len(moving) == len(eqn.invars) else ()
     rule = RULES.get(target_key(eqn))
     # What a function closes over comes before its arguments.

@@ -1,4 +1,4 @@
-"""Entries that are moved about, on sparse stacks: their tables move with them."""
+"""Operations that move entries, on sparse stacks, whose tables move in the same way."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -98,7 +98,7 @@ def _unstack(operands: Operands) -> list[Stack] | None:
 @rule("tile")
 def _tile(operands: Operands) -> list[Stack] | None:
     table: Any = operands.table(0)
-    # What is the same along an axis stays so.
+    # A table that is the same along an axis stays so.
     sizes = zip(operands.eqn.params["reps"], table.shape[1:])
     tiled = np.tile(table, (1, *[1 if size == 1 else n for n, size in sizes]))
     return operands.by({0: table}, squeezed(tiled))
@@ -106,7 +106,7 @@ def _tile(operands: Operands) -> list[Stack] | None:
 
 @rule("stack")
 def _stack(operands: Operands) -> list[Stack] | None:
-    """Joins operands along a new axis: a concatenation of what has it."""
+    """Joins operands along a new axis, as a concatenation."""
     if not _are_others_zero(operands):
         return None
     axis = operands.eqn.params["axis"]
@@ -119,8 +119,8 @@ def _stack(operands: Operands) -> list[Stack] | None:
 
 
 def _of_one_size(operands: Operands) -> list[Table] | None:
-    """Returns tables of all operands, with the same number of slots; those that do not
-    move have none. `None` if an operand is dense."""
+    """Returns tables of all operands with the same number of slots. Operands that do
+    not depend on the direction have no slots. Returns `None` if an operand is dense."""
     tables = [operands.table(i) for i in operands.moving]
     if any(table is None for table in tables):
         return None
@@ -157,7 +157,7 @@ def _reshape(operands: Operands) -> list[Stack] | None:
 
 
 def _reshaped(table: Table, old: Sequence[int], new: Sequence[int]) -> Table | None:
-    # Leading axes of which nothing changes, and trailing ones, need not be written out.
+    # Leading and trailing axes along which nothing changes need not be written out.
     last = 0
     while last < min(len(old), len(new)) and old[-1 - last] == new[-1 - last]:
         last += 1
@@ -170,7 +170,8 @@ def _reshaped(table: Table, old: Sequence[int], new: Sequence[int]) -> Table | N
 
 @rule("concatenate")
 def _concatenate(operands: Operands) -> list[Stack] | None:
-    """A product takes the parts one by one, if they differ in what they depend on."""
+    """Concatenates stacks. If the parts depend on different directions, they are kept,
+    and a product is computed part by part."""
     axis = int(operands.eqn.params["dimension"])  # JAX has NumPy's there, at times.
     if not _are_others_zero(operands):
         return None
@@ -196,8 +197,9 @@ def _concatenate(operands: Operands) -> list[Stack] | None:
 
 
 def _are_others_zero(operands: Operands) -> bool:
-    """Whether operands that do not move are zero. They are, beside a sparse stack: it
-    is no value of order 0. A dense one may be the value that a loop returns."""
+    """Returns whether operands that do not depend on the direction are zero. They are
+    if the other is sparse, as it is not a value of order 0 then. A dense one may be the
+    value that a loop returns."""
     others = [i for i, stack in enumerate(operands.stacks) if stack is None]
     known = [operands.known(i) for i in others]
     if all(x is not None and not np.any(x) for x in known):
@@ -206,8 +208,8 @@ def _are_others_zero(operands: Operands) -> bool:
 
 
 def _without_empty(operands: Operands) -> Operands:
-    """Gives no directions to dense stacks without entries, which would make the result
-    dense as well."""
+    """Removes the directions of dense stacks without entries, which would make the
+    result dense as well."""
     moving = [stack for stack in operands.stacks if stack is not None]
     stacks = [
         nothing(moving, operands.shape(i), operands.dtype)
@@ -236,7 +238,7 @@ def _concatenated(operands: Operands) -> list[Stack] | None:
         full_parts.append(np.broadcast_to(part, shape))
     result = squeezed(np.concatenate(full_parts, axis=axis))
     moving: dict[int, Table | None] = {i: tables[i] for i in operands.moving}
-    # One table along the axis, if it has no more slots: products need one.
+    # Products need one table along the axis, which is used if it has no more slots.
     one = united(result, [axis - 1], operands.count)
     if one is not None and len(one) <= len(result):
         return operands.by(dict.fromkeys(moving, one), one)
@@ -249,7 +251,7 @@ def _but(shape: Sequence[int], axis: int) -> tuple[int, ...]:
 
 @rule("gather", "dynamic_slice", "pad")
 def _moved_by_indices(operands: Operands) -> list[Stack] | None:
-    """The table is moved as the entries are."""
+    """Moves the table in the same way as the entries."""
     if operands.moving != [0]:
         return None
     table: Any = operands.table(0)

@@ -1,5 +1,5 @@
-"""A program, read once for all directions: its values, and in which order they are
-found."""
+"""Reads a program once for all directions, and computes what is needed of its
+values."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,8 +18,8 @@ from .equation import Equation
 from .values import known, Node, Sums, Value
 
 
-# Readers of equations whose inputs move, for other primitives with programs inside.
-# They return `None` if they cannot read one.
+# Readers for primitives with programs inside, if their inputs depend on the direction.
+# They return `None` for equations that they cannot read.
 READERS: dict[str, Callable[[JaxprEqn, list[Value]], Node | None]] = {}
 
 
@@ -53,7 +53,7 @@ def read(jaxpr: Jaxpr, inputs: Sequence[Value], program: list[Node]) -> list[Val
 
 
 def demand(program: Sequence[Node]) -> None:
-    """Says of each value what is wanted of it, from what is wanted of the results."""
+    """Sets what is needed of each value, from what is needed of the results."""
     for node in reversed(program):
         if _is_wanted(node):
             node.demand()

@@ -1,10 +1,11 @@
-"""Values for all directions, stacked: those that an entry depends on, and no others.
+"""Stacks of values over directions, which are sparse: each entry has only the
+directions on which it depends.
 
-A direction of a Laplacian moves one number of the point, and most values depend on few
-of them: what is computed of a particle depends on its coordinates, what is computed of
-a pair on those of two. A stack has slots along its first axis, and a table, known while
-tracing, of the direction that each slot of each entry belongs to. Of a dense stack slot
-`r` is direction `r`, for all entries.
+A direction of a Laplacian is one entry of the point, and most values depend on few of
+these. For example, values of a particle depend on its coordinates, and values of a pair
+on those of two particles. A stack has slots along its first axis, and a table, known
+while tracing, of the direction of each slot of each entry. In a dense stack, slot `r`
+is direction `r` for all entries.
 """
 
 import functools as ft
@@ -19,31 +20,32 @@ from jax import lax
 from .._core.jax import joint_axes, vary, varying_axes
 
 
-# A table of directions, of shape `(slots, *shape)`, where axes along which it is the
-# same have size 1. A slot that belongs to no direction has `NOTHING`, and the entry of
-# the stack is zero. No direction is twice in the slots of an entry.
+# A table of directions, of shape `(slots, *shape)`; axes along which it is the same may
+# have size 1. A slot without a direction has `NOTHING`, and its entry of the stack is
+# zero. No direction occurs twice in the slots of an entry.
 Table = np.ndarray
 NOTHING = -1
-# Where more than this part of all directions would have a slot, the stack is dense: its
-# products need no rearrangement. Measured by `python -m benchmarks.sparse_threshold`: a
-# network takes 0.7 to 0.9 of the time of dense stacks at 0.8, and 0.96 at 0.9.
-# Functions of pairs of three particles, at 0.67, take 0.92 to 0.96.
+# If more than this part of all directions would have a slot, the stack is dense, as
+# products of dense stacks need no rearrangement. Measured by `python -m
+# benchmarks.sparse_threshold`: with 0.8 of the directions, a network takes 0.7 to 0.9
+# of the time of dense stacks, and with 0.9 of them 0.96. Functions of pairs of three
+# particles, with 0.67, take 0.92 to 0.96.
 _DENSE = 0.8
-# Fewer directions than these are dense. Measured as above: of two particles with one to
-# six coordinates each, sparse stacks take 0.95 to 1.07 of the time of dense ones, so
-# that it makes little difference; 6 are two particles in space.
+# With fewer directions, stacks are dense. Measured as above: for two particles with one
+# to six coordinates each, sparse stacks take 0.95 to 1.07 of the time of dense ones, so
+# that it makes little difference; 6 is two particles in space.
 _FEW = 6
-# Tables are not made larger than this: they are made while tracing.
+# The largest size of a table, as tables are computed while tracing.
 _LARGEST = 2**24
 
 
 class Stack:
-    """The entries of a value for all directions. The table of a dense one is `None`.
+    """The entries of a value for all directions. The table of a dense stack is `None`.
 
     `thin` is its array, in which axes along which all entries are the same may have
-    size 1; `array` has them in full. `parts` are those of a concatenation along the
-    axis `axis`, each with its size, or `None` for one that is zero; it is `later` that
-    makes a stack of them, if anything but a product asks for one.
+    size 1; `array` has them in full. `parts` are the parts of a concatenation along
+    `axis`: pairs of a stack, or `None` for zero, and a size. `later` makes a stack of
+    them, if anything but a product needs it.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Stack:
     ):
         self._thin, self._table, self._shape = thin, table, shape
         self._later, self.parts, self.axis = later, parts, axis
-        # The same stack by other tables.
+        # The same stack, for other tables.
         self._others: dict[Any, tuple[Table | None, Any]] = {}
 
     def _made(self) -> "Stack":
@@ -88,12 +90,12 @@ class Stack:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the stack is dense, and there in full."""
+        """Whether the stack is dense, and its array is there in full."""
         return self._later is None and self.table is None and self._shape is None
 
     def by(self, table: Table | None, count: int) -> Any:
-        """Returns the array for the slots of another table. What they do not have is
-        left out."""
+        """Returns the array for the slots of another table. Directions that this table
+        lacks are left out."""
         if is_same(self.table, table):
             return self.array
         key = id(table)
@@ -105,7 +107,8 @@ class Stack:
         return self._others[key][1]
 
     def normal(self, count: int) -> "Stack":
-        """Returns this stack; as a dense one, if all entries have all directions."""
+        """Returns this stack, converted to a dense one if all entries have all
+        directions."""
         table = self.table
         if table is None or len(table) != count or table.size != count:
             return self
@@ -138,8 +141,8 @@ class Stack:
 
 
 def nothing(stacks: Sequence[Stack], shape: Sequence[int], dtype: Any) -> Stack:
-    """Makes a stack of zeros, which has no directions; it varies between devices as
-    others do."""
+    """Makes a stack of zeros, which has no directions. It varies between devices like
+    `stacks`."""
     axes = joint_axes(jax.typeof(stack.thin) for stack in stacks)
     zeros = vary(jnp.zeros((1, *shape), dtype), axes)
     return Stack(zeros, np.full((1, *[1] * len(shape)), NOTHING))
@@ -149,12 +152,12 @@ def nothing(stacks: Sequence[Stack], shape: Sequence[int], dtype: Any) -> Stack:
 
 
 def every(count: int, ndim: int) -> Table:
-    """The table of a dense stack."""
+    """Returns the table of a dense stack."""
     return np.arange(count).reshape(count, *[1] * ndim)
 
 
 def squeezed(table: Table) -> Table:
-    """Takes one entry along axes along which all are the same."""
+    """Reduces axes along which a table is the same to size 1."""
     for axis in range(1, table.ndim):
         if table.shape[axis] > 1:
             first = table.take([0], axis)
@@ -164,32 +167,32 @@ def squeezed(table: Table) -> Table:
 
 
 def is_same_along(table: Table, axes: Sequence[int]) -> bool:
-    """Whether a table is the same along axes of the entries."""
+    """Returns whether a table is the same along these axes of the entries."""
     return all(table.shape[axis + 1] == 1 for axis in axes)
 
 
 def is_same(a: Table | None, b: Table | None) -> bool:
-    """Whether two tables are the same."""
+    """Returns whether two tables are the same."""
     if a is None or b is None:
         return a is b
     return a is b or a.shape == b.shape and np.array_equal(a, b)
 
 
 def _compact(table: Table) -> Table:
-    """Moves slots that belong to no direction to the end, entry by entry, and leaves
-    out those that are there for none."""
+    """Moves slots without a direction to the end, entry by entry, and removes those
+    that have no direction for any entry."""
     order = np.argsort(table < 0, axis=0, kind="stable")
     return _used(np.take_along_axis(table, order, 0))
 
 
 def _used(table: Table) -> Table:
-    """Leaves out slots that belong to no direction for any entry."""
+    """Removes slots that have no direction for any entry."""
     return table[np.any(table.reshape(len(table), -1) >= 0, axis=1)]
 
 
 def union(tables: Sequence[Table | None], count: int) -> Table | None:
-    """Returns a table that has all directions of several; `None` if all are too many.
-    Slots of the first come first."""
+    """Returns a table that has the directions of all tables, or `None` if these are too
+    many. The slots of the first table come first."""
     if any(table is None for table in tables):
         return None
     every_table: list[Any] = list(tables)
@@ -217,15 +220,15 @@ def union(tables: Sequence[Table | None], count: int) -> Table | None:
 
 
 def united(table: Table, axes: Sequence[int], count: int) -> Table | None:
-    """Returns the table of what depends on all entries along some axes; `None` if
-    these are too many."""
+    """Returns the table of a value that depends on all entries along some axes, or
+    `None` if it has too many directions."""
     axes = [axis + 1 for axis in axes if table.shape[axis + 1] > 1]
     if not axes:
         return table
     rest = [n for axis, n in enumerate(table.shape) if axis not in axes][1:]
     if table.size > _LARGEST:
         return None
-    # Slot by slot: what is the same along other axes stays together.
+    # Slot by slot, so that slots that are the same along other axes stay together.
     moved = np.moveaxis(table, axes, range(1, len(axes) + 1)).reshape(-1, *rest)
     found = np.where(_ranks(moved) > 0, NOTHING, moved)
     most = int(np.max(np.sum(found >= 0, axis=0), initial=1))
@@ -238,7 +241,7 @@ def united(table: Table, axes: Sequence[int], count: int) -> Table | None:
 
 
 def _ranks(table: Table) -> np.ndarray:
-    """Returns how many of the slots before have the same direction."""
+    """Returns, for each slot, how many slots before it have the same direction."""
     order = np.argsort(table, axis=0, kind="stable")
     ordered = np.take_along_axis(table, order, 0)
     number = np.broadcast_to(every(len(table), table.ndim - 1), table.shape)
@@ -251,7 +254,7 @@ def _ranks(table: Table) -> np.ndarray:
 
 
 def _places(own: Table, other: Table, count: int) -> np.ndarray:
-    """Returns the slot of `own` for each slot of `other`; -1 where there is none."""
+    """Returns the slot of `own` for each slot of `other`, or -1 if there is none."""
     own_dims, dims = own.shape[1:], other.shape[1:]
     both = np.broadcast_shapes(own_dims, dims)
     place = np.full((count + 1, *own_dims), -1, np.int32)
@@ -267,7 +270,7 @@ def _places(own: Table, other: Table, count: int) -> np.ndarray:
 
 
 def _rearranged(array: Any, index: np.ndarray) -> Any:
-    """Computes `array[index[s, p], p]`, and zero where the index is negative."""
+    """Computes `array[index[s, p], p]`, with zero where the index is negative."""
     flat = index.reshape(len(index), -1)
     highest = flat.max(axis=1, initial=-1)
     if np.all((flat == highest[:, None]) | (flat < 0)):
@@ -294,7 +297,7 @@ def _zeros(array: Any, shape: Sequence[int]) -> Any:
 
 
 def _slots(array: Any, chosen: np.ndarray) -> Any:
-    """Takes slots of an array, and zeros for -1."""
+    """Takes slots of an array, with zeros for -1."""
     size = len(array)
     if np.array_equal(chosen, np.arange(size)):
         return array
@@ -320,7 +323,7 @@ def _slots(array: Any, chosen: np.ndarray) -> Any:
 
 
 def _runs(chosen: np.ndarray) -> list[tuple[int, int]]:
-    """Splits into runs: of ascending numbers, each with its start, or of -1."""
+    """Splits numbers into runs of consecutive ones, and runs of -1."""
     runs: list[list[int]] = []
     for number in map(int, chosen):
         if runs:
@@ -353,13 +356,13 @@ def summed(stack: Stack, axes: Sequence[int], count: int) -> Stack:
 
 
 def _without(x: Any, axes: Sequence[int]) -> Any:
-    """Drops axes of the entries, of size 1, from a table or an array."""
+    """Drops axes of the entries, which have size 1, from a table or an array."""
     return x.reshape([n for i, n in enumerate(x.shape) if i - 1 not in axes])
 
 
 def _summed_along(array: Any, table: Table, axis: int, count: int) -> Stack:
-    """Sums along one axis, which remains. Slots that are the same along it are added
-    up; of the others all of one direction are brought together."""
+    """Sums along one axis, which keeps size 1. Slots that are the same along the axis
+    are added. Of the others, those of the same direction are collected first."""
     is_same = (table == table.take([0], axis)).reshape(len(table), -1).all(axis=1)
     parts = []
     for some, combine in ((is_same, _added_up), (~is_same, _brought_together)):
@@ -375,8 +378,8 @@ def _added_up(array: Any, table: Table, axis: int, count: int) -> Stack:
 
 def _brought_together(array: Any, table: Table, axis: int, count: int) -> Stack:
     target = united(table, [axis - 1], count)
-    # The entries along the axis become slots. The axis comes before that of the slots:
-    # neighbours have their directions side by side.
+    # The entries along the axis become slots. The axis comes before that of the slots,
+    # so that the directions of neighbours are side by side.
 
     def joined(x, np):
         x = np.moveaxis(x, axis, 0)
@@ -386,7 +389,7 @@ def _brought_together(array: Any, table: Table, axis: int, count: int) -> Stack:
     full[axis] = array.shape[axis]
     index = _of_each(joined(np.broadcast_to(table, full), np), count)
     if target is not None:
-        # Of the directions that have slots.
+        # The shape of the entries, for the directions that have slots.
         dims = np.broadcast_shapes(index.shape[2:], target.shape[1:])
         index = np.broadcast_to(index, (*index.shape[:2], *dims))
         chosen = np.broadcast_to(target, (len(target), *dims))
@@ -401,8 +404,8 @@ def _brought_together(array: Any, table: Table, axis: int, count: int) -> Stack:
 
 
 def _of_each(table: Table, count: int) -> np.ndarray:
-    """Returns the slots with a direction, one after the other, for each direction: an
-    array of shape `(most, count + 1, *shape)`, with -1 where there are no more."""
+    """Lists the slots that have a direction, for each direction. Returns an array of
+    shape `(most, count + 1, *shape)`, which is filled up with -1."""
     ranks, is_there = _ranks(table), table >= 0
     most = int(np.max(ranks[is_there], initial=0)) + 1
     index = np.full((most * (count + 1), *table.shape[1:]), -1)
@@ -415,7 +418,7 @@ def _of_each(table: Table, count: int) -> np.ndarray:
 
 
 def added(stacks: Sequence[Stack], count: int) -> Stack:
-    """Adds stacks of the same shape up."""
+    """Adds stacks of the same shape."""
     if len(stacks) == 1:
         return stacks[0]
     table = union([stack.table for stack in stacks], count)

@@ -1,4 +1,4 @@
-"""The values of a program: what is wanted of them, and what is known."""
+"""The values of a program: what is needed of them, and what is known."""
 
 import abc
 from collections.abc import Collection, Sequence
@@ -13,20 +13,20 @@ from .._core.protocols import JaxprEqn
 from .stack import Stack
 
 
-# A thing that is wanted of a value: the number of a weighted sum; or `EACH`, the value
-# for all directions.
+# What may be needed of a value: a weighted sum, by its number; or `EACH`, the value for
+# all directions.
 Wanted = Any
 EACH = "each"
-# What is wanted of a value that is the same for all directions: the value.
+# The value itself, if it is the same for all directions.
 SHARED = "shared"
 
 
 class Weights:
-    """The weights of the directions in a sum. A common factor is left to the end."""
+    """The weights of the directions in a sum. A common factor is applied at the end."""
 
     def __init__(self, weights: Any):
         self.count = len(weights)
-        if self.count == 0:  # A sum of nothing.
+        if self.count == 0:  # An empty sum.
             self.factor, self.each, self.total = 1.0, None, 0
         elif isinstance(weights, Tracer | jax.Array) or np.ptp(weights) != 0:
             self.factor, self.each, self.total = 1.0, weights, jnp.sum(weights)
@@ -39,21 +39,21 @@ class Weights:
             each = jnp.asarray(self.each, stacked.dtype)
             if stack.table is None:
                 each = each.reshape(-1, *[1] * (stacked.ndim - 1))
-            else:  # What has no direction is zero.
+            else:  # Slots without a direction have zeros.
                 each = each[stack.table]
             stacked = stacked * each
         return jnp.sum(stacked, axis=0)
 
     def times_total(self, x: Any) -> Any:
-        """Sums something that is the same for all directions."""
+        """Sums a value that is the same for all directions."""
         if not isinstance(x, Tracer | jax.Array) and not np.any(x):
-            return x  # A zero that was written as such.
+            return x  # A zero that is known while tracing.
         return x * jnp.asarray(self.total, jnp.asarray(x).dtype)
 
 
 class Sums:
-    """The number of directions, and the weights of all sums, by their labels; and
-    whether the directions are zero in places that are known."""
+    """The number of directions, the weights of all sums by their labels, and whether
+    some entries of the directions are known to be zero."""
 
     def __init__(
         self, count: int, weights: Sequence[Weights | None], is_sparse: bool = False
@@ -67,21 +67,21 @@ class Sums:
 
 
 class Value:
-    """A value of the program. It is found by running the program, as far as it is
-    wanted."""
+    """A value of the program. Running the program computes what is needed of it."""
 
     __slots__ = ("moves", "origin", "shared", "each", "sums", "wanted")
 
     def __init__(self, moves: bool, origin: "Node | None" = None):
-        # True if it depends on the direction.
+        # Whether it depends on the direction.
         self.moves = moves
-        # The equation that it is a result of.
+        # The equation whose result it is.
         self.origin = origin
         self.wanted: set[Wanted] = set()
         self.forget()
 
     def forget(self) -> None:
-        # The value if it does not move. If it does: that for all directions, and sums.
+        # The value, if it does not depend on the direction; otherwise the values for
+        # all directions, and sums of them.
         self.shared: Any = None
         self.each: Any = None  # A `Stack`.
         self.sums: dict[Wanted, Any] = {}
@@ -108,20 +108,20 @@ def known(x: Any) -> Value:
 
 
 class Node(abc.ABC):
-    """An equation of a program, or one with programs inside."""
+    """An equation of a program, possibly with programs inside."""
 
     eqn: JaxprEqn
-    # Where the equation stands: what JAX writes of it into a profile.
+    # The source line and the names of the equation, for profiles.
     place: Any
     inputs: list[Value]
     outputs: list[Value]
-    # The operands in which it is linear together, if that is all that move.
+    # The operands in which it is jointly linear, if no others depend on the direction.
     linear: Collection[int] = ()
 
     @abc.abstractmethod
     def demand(self) -> None:
-        """Says what is wanted of the inputs, from what is wanted of the outputs."""
+        """Sets what is needed of the inputs, from what is needed of the outputs."""
 
     @abc.abstractmethod
     def run(self, sums: Sums) -> None:
-        """Finds what is wanted of the outputs."""
+        """Computes what is needed of the outputs."""

@@ -1,12 +1,13 @@
-"""Polynomials over a program, and what their indeterminates are.
+"""Polynomials over a program, and their indeterminates.
 
-Besides values of the program itself these are made from polynomials, as they are met:
+An indeterminate is a value of the program itself, or one of the following, which are
+made as they occur:
 
-- a sum that is a factor, where it is not to be multiplied out;
-- a reciprocal: `x · (1/x)` is not 1, since it is not where `x` is zero;
-- the entries of another one in other places. To move entries is a homomorphism: what is
-  applied to a polynomial is applied to its indeterminates. An array without axes is the
-  same in all places, and is left as it is.
+- a sum that is a factor, if it is not expanded;
+- a reciprocal: `x · (1/x)` is not 1, since it is not if `x` is zero;
+- another indeterminate with its entries moved. Moving entries is a homomorphism: it is
+  applied to a polynomial by applying it to the indeterminates. An array without axes is
+  the same everywhere, and is left unchanged.
 """
 
 from collections.abc import Hashable
@@ -28,7 +29,7 @@ class Leaf(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """An indeterminate that has the entries of another one in other places."""
+    """Another indeterminate, with its entries moved."""
 
     operation: Operation
     key: Hashable
@@ -53,15 +54,16 @@ class Indeterminate(NamedTuple):
     dtype: Any
 
 
-# More terms are not multiplied out.
+# The largest number of terms to which a product is expanded.
 _MOST_TERMS = 40
 
 
 class Algebra:
-    """The polynomials in indeterminates that are known by number."""
+    """The polynomials in indeterminates, which are identified by numbers."""
 
     def __init__(self, expand: bool):
-        # Multiplies sums out; otherwise a sum that is a factor is an indeterminate.
+        # Whether sums are expanded. Otherwise a sum that is a factor is an
+        # indeterminate.
         self.expand = expand
         self.indeterminates: list[Indeterminate] = []
         self._numbers: dict[Hashable, int] = {}
@@ -76,7 +78,7 @@ class Algebra:
         return self._rings[dtype]
 
     def is_number(self, number: int) -> bool:
-        """Whether an indeterminate has no axes."""
+        """Returns whether an indeterminate has no axes."""
         return self.indeterminates[number].shape == ()
 
     def leaf(self, value: Value) -> Polynomial:
@@ -93,7 +95,7 @@ class Algebra:
     # -- operations
 
     def factor(self, ring: Ring, p: Polynomial) -> Polynomial:
-        """Returns `p` as a polynomial of one term: a sum of several becomes an
+        """Returns `p` as a polynomial of one term. A sum of several terms becomes an
         indeterminate."""
         if len(p.terms) <= 1:
             return p
@@ -133,7 +135,7 @@ class Algebra:
         return ring.power(self.factor(ring, p), exponent)
 
     def moved(self, move: Operation, p: Polynomial) -> Polynomial:
-        """Returns `p` with all entries where an operation that moves them puts them."""
+        """Applies an operation that moves entries to `p`."""
         before = move.operands[0].shape
         for number in p.indeterminates:
             old = self.indeterminates[number]

@@ -1,8 +1,7 @@
-"""The programs that equations run: in loops, branches and calls.
+"""The programs inside equations: in loops, branches and calls.
 
-What such a program is given twice it has once: of operands that are equal the first
-stands for all, and so it does of what a loop carries, where it starts equal and every
-turn leaves it equal.
+If operands of such a program are equal, the first replaces the others. The same holds
+for the carries of a loop, if they start equal and stay equal in every iteration.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -27,24 +26,24 @@ from ..._core.protocols import Jaxpr, JaxprEqn
 
 
 Body = Callable[[Jaxpr], Jaxpr]
-# Parameters that become others, and for each output the first that is equal to it.
+# The parameters that change, and for each output the first one that is equal to it.
 New = tuple[dict[str, Any], Sequence[int]]
 
 
 def with_bodies(
     eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body
 ) -> tuple[JaxprEqn, Sequence[int]]:
-    """Returns the equation with what `body` makes of its programs; and for each of its
-    outputs the place of the first one that is equal to it. Operands whose `inputs` are
-    equal are equal."""
+    """Returns the equation with `body` applied to its programs, and for each of its
+    outputs the position of the first one that is equal to it. Operands are equal if
+    their `inputs` are."""
     special = _SPECIAL.get(eqn.primitive.name)
     if special is not None:
         new, same = special(eqn, inputs, body)
         return eqn.replace(params={**eqn.params, **new}), same
     same = range(len(eqn.outvars))
-    # What a checkpoint or a custom rule guards is simplified in its place, and shared
-    # with nothing outside: to compute it again is what the one is for, and the other
-    # belongs to the function as a whole.
+    # The program of a checkpoint or a custom rule is simplified in its place, and
+    # shares nothing with the outside: a checkpoint is meant to compute it again, and a
+    # custom rule belongs to the whole function.
     call = CALLS.get(eqn.primitive.name)
     if call is None or not call.is_rewritten or not is_jaxpr(eqn.params[call.callee]):
         return eqn, same
@@ -53,25 +52,25 @@ def with_bodies(
 
 
 def _firsts(keys: Sequence[Hashable]) -> list[int]:
-    """Returns for each key the place of the first that is equal to it."""
+    """Returns, for each key, the position of the first one that is equal to it."""
     places: dict[Hashable, int] = {}
     return [places.setdefault(key, i) for i, key in enumerate(keys)]
 
 
 def _twins(eqn: JaxprEqn, inputs: Sequence[Hashable], group: range) -> list[int]:
-    """Returns for each operand of a group the place, in the group, of the first that is
-    equal to it."""
+    """Returns, for each operand of a group, the position in the group of the first one
+    that is equal to it."""
 
     def key(i):
         aval = eqn.invars[i].aval
-        # References are not what they hold.
+        # References with equal values are still different references.
         return (inputs[i], aval) if isinstance(aval, ShapedArray) else i
 
     return _firsts([key(i) for i in group])
 
 
 def _merged(jaxpr: Jaxpr, first: Sequence[int]) -> Jaxpr:
-    """Returns the program with the first of equal inputs in the place of the others."""
+    """Returns the program with equal inputs replaced by the first of them."""
     types = close(jaxpr).in_avals
     distinct = list(first) == list(range(len(first)))
     if distinct or not all(isinstance(aval, ShapedArray) for aval in types):
@@ -93,7 +92,7 @@ def _results(jaxpr: Jaxpr) -> list[Hashable]:
 
 
 def _after(*groups: Sequence[int]) -> list[int]:
-    """Converts places in groups to places in all of the groups, one after another."""
+    """Converts positions in groups to positions in the concatenation of the groups."""
     places, start = [], 0
     for group in groups:
         places += [start + i for i in group]
@@ -104,15 +103,15 @@ def _after(*groups: Sequence[int]) -> list[int]:
 def _steps(
     jaxpr: Jaxpr, body: Body, consts: list[int], carry: list[int], others: list[int]
 ) -> tuple[Jaxpr, list[int], list[Hashable]]:
-    """Returns what `body` makes of the program of a turn; which carries are equal, of
-    those that start so; and keys of what the turn returns."""
+    """Applies `body` to the program of an iteration. Returns the result; which of the
+    carries that start equal stay equal; and keys of the program's outputs."""
     while True:
         new = with_body(_merged(jaxpr, _after(consts, carry, others)), body)
         results = _results(new)
         left = _firsts(list(zip(carry, results)))
         if left == carry:
             return new, carry, results
-        # They part, and those that were made of them may.
+        # Some carries do not stay equal, so others that depend on them may not, either.
         carry = left
 
 
@@ -148,7 +147,7 @@ def _shard_map(eqn: JaxprEqn, inputs: Sequence[Hashable], body: Body) -> New:
     if not all(isinstance(atom.aval, ShapedArray) for atom in eqn.invars):
         return {}, same
 
-    # It is called where its axes have their names.
+    # `body` must be called inside `shard_map`, where the names of its axes exist.
     def mapped(*args):
         return evaluate(body(close(params["jaxpr"])), args)
 

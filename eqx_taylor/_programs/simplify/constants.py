@@ -1,4 +1,4 @@
-"""Numbers that are known while a program is simplified."""
+"""Constants that are known while a program is simplified."""
 
 import operator
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from ..._core.primitives import ELEMENTWISE, REARRANGING
 from .graph import Graph, is_known, Operation, Value
 
 
-# Primitives that are computed: functions of few numbers, but none that says how or
-# where it is computed, or how it is differentiated.
+# Primitives that are evaluated for constants. These exclude primitives that determine
+# how or where something is computed, or how it is differentiated.
 _FOLDED = ELEMENTWISE - frozenset(["name", "optimization_barrier", "pvary"])
 _FOLDED |= REARRANGING | frozenset(["concatenate", "slice"])
-# Primitives of which IEEE 754 says the result to the last bit, so that nothing has to
-# be compiled for them.
+# Primitives whose result IEEE 754 defines to the last bit, so that NumPy can compute it
+# without compilation.
 _BY_NUMPY = {
     "add": np.add,
     "convert_element_type": lambda x: x,
@@ -40,11 +40,11 @@ _BY_NUMPY = {
 def folded(
     graph: Graph, operation: Operation, inputs: Sequence[Value]
 ) -> list[Value] | None:
-    """Computes the results of an operation of which all operands are known."""
+    """Computes the results of an operation whose operands are all known."""
     if operation.name not in _FOLDED or not inputs:
         return None
     [out] = operation.results
-    # Arrays would be constants of the program instead of literals.
+    # Not arrays, which would be constants of the program instead of literals.
     if out.shape != () or not all(value.constant for value in inputs):
         return None
     arrays = [value.constant[0] for value in inputs if value.constant]
@@ -60,7 +60,7 @@ def folded(
 
 
 def by_numpy(name: str, out: Any, numbers: Sequence[np.ndarray]) -> Any:
-    """Computes a result by NumPy; `None` unless it is known to be the machine's."""
+    """Computes a result by NumPy. Returns `None` if XLA's result may differ."""
     if name not in _BY_NUMPY or not all(map(_is_ordinary, numbers)):
         return None
     # NumPy rounds integer division and conversions from floating point to integers
@@ -73,8 +73,8 @@ def by_numpy(name: str, out: Any, numbers: Sequence[np.ndarray]) -> Any:
 
 
 def _is_ordinary(number: np.ndarray) -> bool:
-    """Whether all machines treat a number alike: some take floating-point numbers that
-    are not normal for zeros."""
+    """Returns whether all machines treat a number alike: some flush subnormal numbers
+    to zero."""
     if number.shape != ():
         return False
     if number.dtype in (np.float32, np.float64):
@@ -83,7 +83,7 @@ def _is_ordinary(number: np.ndarray) -> bool:
 
 
 def number_in(value: Value) -> Any:
-    """Returns the number that all entries of an array equal, if that is known."""
+    """Returns the number to which all entries of an array are known to be equal."""
     while value.node is not None and value.node.name in _COPYING:
         value = value.node.inputs[0]
     if not value.constant or not is_known(value.aval, value.constant[0]):
@@ -99,7 +99,7 @@ _COPYING = frozenset(["broadcast_in_dim", "pcast", "pvary"])
 
 
 def is_number(value: Value, number: int | float) -> bool:
-    """Whether every entry equals `number`; -0.0 and 0.0 are told apart."""
+    """Returns whether every entry is known to equal `number`; -0.0 differs from 0.0."""
     found = number_in(value)
     if found is None or value.dtype == np.bool_ or found != number:
         return False

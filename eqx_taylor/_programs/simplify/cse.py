@@ -1,4 +1,4 @@
-"""Common subexpressions and dead code."""
+"""Elimination of common subexpressions and dead code."""
 
 from ..._core.protocols import Jaxpr
 from .graph import Graph
@@ -6,5 +6,5 @@ from .program import read, write
 
 
 def cse_jaxpr(jaxpr: Jaxpr) -> Jaxpr:
-    """Returns the same function with every computation in it once, and none in vain."""
+    """Returns the same function, with every computation once, and no unused ones."""
     return write(read(jaxpr, Graph.apply, body=cse_jaxpr), jaxpr)

@@ -1,8 +1,7 @@
-"""Polynomials are written as equations here.
+"""Conversion of polynomials to equations.
 
-There is more than one way to write a polynomial, and which is the shortest depends on
-what the others have in common with it. A `Style` is one of them; `_reform.py` tries
-them.
+There are several ways to write a polynomial. Which is the shortest depends on what it
+has in common with others. A `Style` is one of these ways; `regions.py` tries them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +19,14 @@ from .ring import common, Monomial, ONE, over, Polynomial, Ring, substituted
 class Style(NamedTuple):
     """A way of writing polynomials."""
 
-    # The indeterminate that is taken out of the terms that have it: the most frequent
-    # one, or ("flat") the most frequent one of those with one exponent in all of them.
+    # Which indeterminate is factored out of the terms that contain it: "most" for the
+    # most frequent one, or "flat" for the most frequent one of those that have the same
+    # exponent in all terms.
     factor: str
-    # Quotients, or products with reciprocals.
+    # Whether there are quotients, instead of products with reciprocals.
     divide: bool
-    # All powers are products of powers; otherwise `integer_pow`, from the fifth on.
+    # Whether all powers are products of powers. Otherwise those from the fifth on are
+    # `integer_pow`.
     chain: bool
 
 
@@ -42,21 +43,21 @@ class Writer:
     ):
         self.graph = graph
         self.algebra = algebra
-        # The values of those indeterminates that are the program's own.
+        # The values of those indeterminates that are values of the program.
         self.leaves = leaves
         self.style = style
         self._written: dict[Any, Value] = {}
         self._powers: dict[int, dict[int, Value]] = {}
         self._prepared: set[int] = set()
-        # Powers that `expected` polynomials need: others are made of these.
+        # Powers that `expected` polynomials need. Other powers are computed from these.
         self._expected: dict[int, set[int]] = {}
         for p in expected:
             for number, exponent in common(p.terms) if p.terms else ():
                 self._expected.setdefault(number, set()).add(exponent)
 
     def _prepare(self, p: Polynomial) -> None:
-        """Writes the sums that are factors in `p`, the innermost first: they may be in
-        each other as often as the program has equations."""
+        """Writes the sums that are factors in `p`, the innermost first. (They may be
+        nested as deeply as the program is long, too deeply for recursion.)"""
         sums, left = [], list(p.indeterminates)
         while left:
             number = left.pop()
@@ -92,7 +93,7 @@ class Writer:
         )
 
     def write(self, ring: Ring, p: Polynomial) -> Value:
-        """Writes `p`; the result is a scalar if all its indeterminates are."""
+        """Writes `p`. The result is a scalar if all of its indeterminates are."""
         if p.is_constant:
             return self.graph.number(ring.number(p.constant), ring.dtype)
         if p.indeterminate is not None:
@@ -124,8 +125,8 @@ class Writer:
     # -- choosing
 
     def _move_of(self, monomials: Sequence[Monomial]) -> Moved | None:
-        """Returns the operation that all indeterminates with axes have been moved by,
-        if there is one."""
+        """Returns the operation that has moved all indeterminates with axes, if there
+        is one."""
         found = None
         for monomial in monomials:
             for number, _ in monomial:
@@ -142,7 +143,7 @@ class Writer:
     def _write(self, ring: Ring, p: Polynomial) -> Value:
         move = self._move_of(list(p.terms))
         if move is not None:
-            # Compute first, then move: it is one operation, and the array is smaller.
+            # Computing before moving takes one move, on a smaller array.
             inner = self.write(ring, substituted(p, self._source))
             return apply_exact(self.graph, move.operation, [inner])[0]
         if len(p.terms) == 1:
@@ -175,7 +176,7 @@ class Writer:
             )
         numbers = tuple(part for part in monomial if self.algebra.is_number(part[0]))
         arrays = tuple(part for part in monomial if not self.algebra.is_number(part[0]))
-        # Numbers first, so that there is one product of arrays less.
+        # Scalars first, so that there is one product of arrays less.
         scalar = self._factors(ring, numbers)
         array = self._factors(ring, arrays)
         if array is None:
@@ -201,7 +202,7 @@ class Writer:
         return self._scaled(ring, coefficient, array)
 
     def _scaled(self, ring: Ring, coefficient: Any, value: Value) -> Value:
-        # A fraction may be one when it is rounded.
+        # A fraction may become 1 when it is rounded.
         number = ring.number(coefficient)
         if number == 1:
             return value
@@ -211,7 +212,8 @@ class Writer:
         return self.graph.call(lax.mul, number, value)
 
     def _factors(self, ring: Ring, monomial: Monomial) -> Value | None:
-        """Writes a product without a coefficient; `None` for no factors at all."""
+        """Writes a product without a coefficient. Returns `None` if there are no
+        factors."""
         groups: dict[Any, list[tuple[int, int]]] = {}
         for number, exponent in monomial:
             what = self.algebra[number].what
@@ -269,7 +271,7 @@ class Writer:
         if coefficient not in (1, -1) or all(map(_is_negative, p.terms.values())):
             return self._scaled(ring, coefficient, self.write(ring, rest))
         parts = self._parts(p)
-        # Arrays without axes, and positive terms, first.
+        # Positive terms come first, and of these the arrays without axes.
         pieces = []
         for part in parts:
             negative = all(map(_is_negative, part.terms.values()))
@@ -282,7 +284,8 @@ class Writer:
         return total
 
     def _parts(self, p: Polynomial) -> list[Polynomial]:
-        """Splits `p` into polynomials that add up to it, each of which has one form."""
+        """Splits `p` into polynomials that add up to it, each of which is written by
+        itself."""
         moves: dict[Any, list[Monomial]] = {}
         for monomial in p.terms:
             move = self._move_of([monomial])

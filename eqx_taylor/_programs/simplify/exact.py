@@ -1,11 +1,12 @@
-"""Simplifications that change no bit of the results: constants are folded, and what
-does nothing is left out.
+"""Simplifications that change no bit of the results: constants are folded, and
+operations that do nothing are removed.
 
     x · 1 = x / 1 = x - 0 = x^1 = -(-x) = x,     x · (-1) = -x,     x + (-y) = x - y
 
-and copies, conversions and changes of shape to what the operand already is. Not here,
-as they are wrong where `x` is infinite, NaN or -0.0: `x · 0`, `x - x` and `x + 0`. A
-subnormal `x` stays one, which some machines take for zero in every operation.
+and copies, conversions and changes of shape that leave the operand unchanged. `x · 0`,
+`x - x` and `x + 0` are not simplified, as this is wrong if `x` is infinite, NaN or
+-0.0. A subnormal `x` is kept, although some machines flush it to zero in every
+operation.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ def exact_jaxpr(jaxpr: Jaxpr) -> Jaxpr:
     return write(read(jaxpr, apply_exact, body=exact_jaxpr), jaxpr)
 
 
-# Returns a value that the equation's output is equal to, or `None`.
+# A function that returns a value which equals the equation's output, or `None`.
 Identity = Callable[[Graph, Operation, Sequence[Value]], Value | None]
 _IDENTITIES: dict[str, Identity] = {}
 
@@ -66,7 +67,7 @@ def _is_integral(value: Value) -> bool:
 
 @_identity("mul")
 def _mul(graph, operation, inputs):
-    # Complex products with numbers that have infinite parts have NaNs in them.
+    # A complex product with an infinite number may be NaN, so it is not simplified.
     for x, y in (inputs, inputs[::-1]):
         if is_number(y, 1) and not jnp.issubdtype(x.dtype, jnp.complexfloating):
             return x
@@ -124,12 +125,12 @@ def _integer_pow(graph, operation, inputs):
     return inputs[0] if operation.params["y"] == 1 else None
 
 
-# -- what does nothing
+# -- operations that do nothing
 
 
 @_identity("copy", "copy_p", "convert_element_type", "broadcast_in_dim", "squeeze")
 def _unchanged(graph, operation, inputs):
-    # `apply_exact` asks whether the type is the same.
+    # `apply_exact` checks whether the type is the same.
     return inputs[0] if operation.params.get("sharding") is None else None
 
 

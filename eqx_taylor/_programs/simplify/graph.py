@@ -1,8 +1,8 @@
-"""A program as a graph of values, in which no computation stands twice.
+"""A program as a graph of values, which contains no computation twice.
 
-Equations are those of JAX, kept as they were found: applying one to other values is
-`_jax.bind`, whatever its parameters are called in this version. An equation that is new
-here is traced from a call of `jax.lax`.
+Equations of JAX are kept unchanged: `bind` applies one to other values, whatever its
+parameters are called in this version. A new equation is traced from a call of
+`jax.lax`.
 """
 
 import functools as ft
@@ -22,18 +22,17 @@ from ..._core.protocols import Aval, JaxprEqn
 from ..counts import count_equations, inner_jaxprs
 
 
-# The calls that an equation was found in, the outermost first.
+# The calls that contain an equation, the outermost first.
 Path = tuple[JaxprEqn, ...]
 
 
 class TooLarge(Exception):
-    """A program or polynomial is longer than is worth its while, or a coefficient is
-    larger than numbers are."""
+    """A program or polynomial is too long to be useful, or a coefficient is out of the
+    range of its dtype."""
 
 
 class Operation:
-    """An equation of JAX, whatever its operands, with the facts about it that are asked
-    for again and again."""
+    """An equation of JAX, independent of its operands, with cached facts about it."""
 
     def __init__(self, eqn: JaxprEqn):
         self.eqn = eqn
@@ -58,7 +57,7 @@ class Operation:
 
     @ft.cached_property
     def is_mergeable(self) -> bool:
-        """Whether equal inputs give equal outputs, and nothing happens besides."""
+        """Whether equal inputs give equal outputs, without any effects."""
         return (
             not self.eqn.effects
             and self.name not in _DISTINCT
@@ -67,11 +66,11 @@ class Operation:
 
     @ft.cached_property
     def equations(self) -> int:
-        """The number of equations, with those of the programs that it runs."""
+        """The number of equations, including those of inner programs."""
         return 1 + sum(count_equations(inner) for inner in inner_jaxprs(self.eqn))
 
     def arranged(self, inputs: Sequence[int]) -> tuple[int, ...]:
-        """Sorts the numbers of inputs, so that all ways of writing the same have one
+        """Sorts the numbers of inputs, so that equivalent operations have the same
         order."""
         if self.name in _MIRRORED:
             return tuple(inputs[::-1])
@@ -88,25 +87,25 @@ class Operation:
 
 
 _SAME = {"add_any": "add"}
-# Sums and products of two floating-point numbers are the same either way; of complex
-# ones a product is not, where a compiler contracts `ad + bc` to a fused operation.
-# Which of two zeros `max` returns is not said.
+# Sums and products of two floating-point numbers are commutative. A product of complex
+# numbers is not, if a compiler contracts `ad + bc` to a fused operation. `max` may
+# return either of two zeros, so it is not for floating-point numbers.
 _COMMUTATIVE = frozenset("add and eq max min mul ne or xor".split())
 _MIRRORED = {"gt": "lt", "ge": "le"}
-# Primitives that are not to be merged: the first is made to keep computations apart,
-# the second returns other numbers at every call.
+# Primitives that must not be merged: the first keeps computations separate, and the
+# second returns different numbers at every call.
 _DISTINCT = frozenset(["optimization_barrier", "rng_uniform"])
 
 
 def operation(
     fun: Callable, avals: Iterable[tuple[Any, Any]], **params: Any
 ) -> Operation:
-    """The operation that a function of `jax.lax` is, for operands of these shapes and
-    dtypes."""
+    """Returns the operation of a function of `jax.lax`, for operands of these shapes
+    and dtypes."""
     return _known_operation(fun, tuple(avals), tuple(params.items()), _mesh())
 
 
-# Equations have the mesh that they were traced with.
+# Equations keep the mesh with which they were traced.
 _mesh = jax.sharding.get_abstract_mesh
 
 
@@ -118,8 +117,8 @@ def _known_operation(fun, avals, params, mesh) -> Operation:
 
 
 class Value:
-    """A value of a graph. Its number is its place in the order in which the graph met
-    its values."""
+    """A value of a graph. Its number is its position in the order in which values were
+    added to the graph."""
 
     __slots__ = ("aval", "number", "node", "constant")
 
@@ -127,7 +126,7 @@ class Value:
         self.aval = aval
         self.number = number
         self.node = node
-        # The value in a tuple, where it is known.
+        # The value in a tuple, if it is known; otherwise an empty tuple.
         self.constant: tuple[()] | tuple[Any] = ()
 
     @property
@@ -156,14 +155,15 @@ class Node:
 
 
 class Graph:
-    """A program under construction: what is added twice is there once."""
+    """A program under construction. If an operation is added twice, it is there
+    once."""
 
     def __init__(self, avals: Iterable[Aval], at_most: int | float = math.inf):
-        # A number of nodes, for programs that are of interest only if they are short.
+        # The largest number of nodes, for programs that are useful only if short.
         self.at_most = at_most
         self._numbers = it.count()
         self._memo: dict[Hashable, tuple[Value, ...]] = {}
-        # Keys have the ids of what is held here.
+        # Keys contain ids of these objects.
         self._held: list[Any] = []
         self.nodes: list[Node] = []
         self.inputs: list[Value] = []
@@ -183,13 +183,13 @@ class Graph:
         return self._constant(key, aval, value)
 
     def number(self, value: Any, dtype: Any, weak: bool = True) -> Value:
-        """Adds a constant without axes. If it is weak the dtype of the other operand
-        wins."""
+        """Adds a constant without axes. If it is weak, the dtype of the other operand
+        takes precedence."""
         number = np.asarray(value, dtype)
         return self._number(number, ShapedArray((), number.dtype, weak_type=weak))
 
     def _number(self, number: np.ndarray, aval: Aval, value: Any = None) -> Value:
-        # The bytes tell -0.0 from 0.0, and a NaN is itself.
+        # By their bytes, -0.0 differs from 0.0, and a NaN equals itself.
         key = (number.dtype, number.tobytes(), aval.weak_type)
         if key in self._memo:
             return self._memo[key][0]
@@ -230,7 +230,7 @@ class Graph:
         return self.apply(operation(fun, avals, **params), inputs)[0]
 
     def live(self) -> list[Node]:
-        """Lists the nodes that the outputs or an effect depend on, in order."""
+        """Lists the nodes on which the outputs or an effect depend, in order."""
         wanted = set(self.outputs)
         found = []
         for node in reversed(self.nodes):
@@ -241,7 +241,7 @@ class Graph:
 
 
 def is_known(aval: Aval, value: Any) -> bool:
-    """Whether the entries of a constant can be looked at."""
+    """Returns whether the entries of a constant can be read."""
     if isinstance(value, Tracer) or not isinstance(aval, ShapedArray):
         return False
     if not isinstance(aval.dtype, np.dtype):

@@ -1,4 +1,4 @@
-"""Operations that move or copy the entries of an array, and do nothing else."""
+"""Operations that only move or copy the entries of an array."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ from .graph import Operation, operation
 
 
 def keeps_order(move: Operation) -> bool:
-    """Whether an array has the same entries in the same order, in other axes."""
+    """Returns whether an operation keeps the entries and their order, and changes only
+    the axes."""
     [old], [new] = move.operands, move.results
     if move.name == "transpose":
         axes = [i for i in move.params["permutation"] if old.shape[i] != 1]
@@ -18,7 +19,7 @@ def keeps_order(move: Operation) -> bool:
 
 
 def composed(first: Operation, second: Operation) -> Operation | None:
-    """Returns one operation in the place of two, where there is one."""
+    """Returns one operation that replaces two, or `None` if there is none."""
     [old], [new] = first.operands, second.results
     kind = (old.shape, np.dtype(old.dtype))
     if keeps_order(first) and keeps_order(second):
@@ -34,7 +35,7 @@ def composed(first: Operation, second: Operation) -> Operation | None:
     if axes is None:
         return None
     onto = second.params["broadcast_dimensions"]
-    # Some of JAX's own are NumPy's integers, which would look like others.
+    # JAX's own may be NumPy integers, which would give different keys.
     return broadcast(kind, new.shape, tuple(int(onto[i]) for i in axes))
 
 
@@ -45,7 +46,7 @@ def broadcast(kind, shape: tuple[Any, ...], axes: tuple[int, ...]) -> Operation:
 
 
 def _places(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Returns where the axes are after others of length one were put between them."""
+    """Returns the positions of axes after axes of length one were inserted."""
     places, start = [], 0
     for length in old:
         while start < len(new) and new[start] != length:

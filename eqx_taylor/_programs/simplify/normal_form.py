@@ -1,9 +1,10 @@
 """The normal form of a program: its values as polynomials.
 
-The indeterminates are the inputs, and the results of operations that are no sums or
-products. Two of these are one where the operation is the same and the operands are
-equal polynomials: `sin(x + x)` and `sin(2 x)`. Linear operations (`reduce_sum`,
-`dot_general`, ...) let numbers pass; those that move entries let everything pass.
+The indeterminates are the inputs, and the results of operations that are not sums or
+products. Two of these are the same if the operation is the same and the operands are
+equal polynomials, as for `sin(x + x)` and `sin(2 x)`. Constant factors are taken out of
+linear operations (`reduce_sum`, `dot_general`, ...), and operations that move entries
+are applied to the indeterminates.
 """
 
 import functools as ft
@@ -24,12 +25,11 @@ from .ring import ONE, Polynomial, Ring
 
 
 class Options(NamedTuple):
-    """The choices in what is done besides collecting the terms of sums and the factors
-    of products."""
+    """The options, besides collecting the terms of sums and the factors of products."""
 
-    # Multiplies sums out; otherwise a sum that is a factor is an indeterminate.
+    # Whether sums are expanded. Otherwise a sum that is a factor is an indeterminate.
     expand: bool
-    # Sums and products that are used more than once are indeterminates.
+    # Whether sums and products that are used more than once are indeterminates.
     local: bool
 
 
@@ -40,11 +40,11 @@ class Operand(NamedTuple):
     shape: tuple[Any, ...]
     dtype: Any
     value: Value
-    # True if it is the value but for a number that has passed.
+    # Whether it is the value except for a factor that was taken out.
     passed: bool = False
 
 
-# The operands that each primitive is linear in, one by one.
+# The operands in each of which a primitive is linear.
 _LINEAR = {
     "conv_general_dilated": (0, 1),
     "cumsum": (0,),
@@ -57,7 +57,7 @@ _LINEAR = {
     "triangular_solve": (1,),
 }
 
-# Returns the polynomial that a result is; `None` if there is none.
+# A function that returns the polynomial of a result, or `None` if there is none.
 Rule = Callable[[Algebra, Ring, dict[str, Any], Sequence[Polynomial]], Any]
 _RULES: dict[str, Rule] = {}
 
@@ -70,12 +70,12 @@ class NormalForm:
         self.polynomials: dict[Value, Polynomial] = {}
         # The nodes that are sums, products and the like.
         self.inside: set[Node] = set()
-        # Nodes inside a region that were cut off as indeterminates, with their
-        # polynomials.
+        # Nodes inside a region that were made indeterminates, with their polynomials.
         self.parts: dict[Node, Operand] = {}
-        # The operands of each other node. Nodes that repeat one are left out.
+        # The operands of each other node. Nodes that repeat an earlier one are left
+        # out.
         self.operands: dict[Node, list[Operand]] = {}
-        # True if there are nodes that repeat one.
+        # Whether there are nodes that repeat an earlier one.
         self.repeats = False
         self._interned: dict[Hashable, int] = {}
         self._found: dict[Hashable, list[Polynomial]] = {}
@@ -89,7 +89,7 @@ class NormalForm:
 
     def of(self, value: Value) -> Polynomial:
         if value not in self.polynomials:
-            # A constant: the others are those of nodes that were read.
+            # Only constants are new: other values belong to nodes that have been read.
             number = self._number(value)
             leaf = self.algebra.leaf
             self.polynomials[value] = leaf(value) if number is None else number
@@ -133,7 +133,7 @@ class NormalForm:
             self.polynomials[value] = result
 
     def _inside(self, node: Node) -> Polynomial | None:
-        """Returns the polynomial that a sum or product is, `None` for other nodes."""
+        """Returns the polynomial of a sum or product, and `None` for other nodes."""
         rule = _RULES.get(node.name)
         if rule is None and node.name not in REARRANGING:
             return None
@@ -160,7 +160,7 @@ class NormalForm:
     def _numbers_passed(
         self, node: Node, operands: list[Operand]
     ) -> tuple[Any, list[Operand]]:
-        """Takes numbers in front of operands out of linear operations."""
+        """Takes constant factors of operands out of linear operations."""
         linear = _LINEAR.get(node.name, ())
         [out] = node.outputs if len(node.outputs) == 1 else [None]
         total: Any = 1
@@ -170,7 +170,7 @@ class NormalForm:
         ring = self.algebra.ring(out.dtype)
         for i in linear:
             operand = operands[i]
-            # An output of another dtype may be of another precision.
+            # An output of another dtype may have another precision.
             if operand.dtype != out.dtype or not is_in_ring(node.inputs[i]):
                 continue
             if operand.polynomial.is_zero:
@@ -198,8 +198,8 @@ class NormalForm:
 
 
 def is_in_ring(value: Value) -> bool:
-    """Whether a value is an array of numbers that is the same for all devices and, as
-    far as its type says, on one."""
+    """Returns whether a value is an array of numbers that is the same on all devices
+    and that, according to its type, is not sharded."""
     aval = value.aval
     if not isinstance(aval, ShapedArray) or not _has_numbers(aval.dtype):
         return False

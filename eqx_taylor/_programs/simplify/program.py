@@ -1,4 +1,4 @@
-"""Jaxprs are read as graphs here, and graphs written as jaxprs."""
+"""Conversion of jaxprs to graphs, and back."""
 
 import contextlib
 import itertools as it
@@ -22,19 +22,19 @@ from .bodies import with_bodies
 from .graph import Graph, Node, Operation, Path, Value
 
 
-# How an operation is added to a graph.
+# A function that adds an operation to a graph.
 Apply = Callable[[Graph, Operation, Sequence[Value], Path], Sequence[Value]]
 
 
 def read(jaxpr: Jaxpr, apply: Apply, body: Callable[[Jaxpr], Jaxpr]) -> Graph:
-    """Reads a closed jaxpr as a graph. Calls of `jit` become a part of it; the jaxprs
-    in loops and branches, which do not, are replaced by what `body` makes of them."""
+    """Reads a closed jaxpr as a graph. Calls of `jit` become a part of the graph. The
+    jaxprs in loops and branches do not; `body` is applied to these."""
     jaxpr = without_dead_code(without_references(jaxpr))
     graph = Graph(var.aval for var in jaxpr.jaxpr.invars)
     bodies: dict[int, tuple[Jaxpr, Jaxpr]] = {}
 
     def replaced(inner: Jaxpr) -> Jaxpr:
-        # The old one is held, as is what has an id in a dictionary anywhere here.
+        # The old one is kept alive, as its id is a key.
         if id(inner) not in bodies:
             bodies[id(inner)] = (body(inner), inner)
         return bodies[id(inner)][0]
@@ -68,7 +68,7 @@ def read(jaxpr: Jaxpr, apply: Apply, body: Callable[[Jaxpr], Jaxpr]) -> Graph:
 
 
 def is_plain_call(eqn: JaxprEqn) -> bool:
-    """Whether an equation is a `jit` that asks for nothing but compilation."""
+    """Returns whether an equation is a `jit` without further options."""
     if eqn.primitive.name not in ("jit", "pjit"):
         return False
     params = eqn.params
@@ -85,7 +85,8 @@ def is_plain_call(eqn: JaxprEqn) -> bool:
 
 
 def write(graph: Graph, like: Jaxpr) -> Jaxpr:
-    """Writes the program as a closed jaxpr. Its outputs have the types of `like`'s."""
+    """Writes the program as a closed jaxpr, whose outputs have the types of
+    `like`'s."""
     nodes = graph.live()
     users: dict[Value, list[Node | None]] = {}
     for node in nodes:
@@ -107,7 +108,7 @@ def write(graph: Graph, like: Jaxpr) -> Jaxpr:
                         outs = bind(eqn, [read_value(env, x) for x in node.inputs])
                     env.update(zip(node.outputs, outs))
             elif len(group) == 1:
-                # Compiled alone in any case.
+                # It is compiled by itself in any case.
                 with contextlib.ExitStack() as stack:
                     for call in group[0].path[depth:]:
                         stack.enter_context(located(call))

@@ -1,4 +1,4 @@
-"""Replaces sums and products by their normal forms, wherever that is shorter."""
+"""Replacement of sums and products by their normal forms, if these are shorter."""
 
 from typing import NamedTuple
 
@@ -13,20 +13,21 @@ from .program import read, write
 from .regions import choose_style, Cost, cost, Region, regions_of
 
 
-# One after the other. Sums are multiplied out only for what this saves: it is what may
-# lose digits where terms cancel. What is no shorter as a whole may be so in parts.
+# The passes, in order. Sums are expanded only if that makes the program shorter, as
+# expansion may lose digits if terms cancel. If a region does not become shorter as a
+# whole, its parts may.
 _PASSES = [
     Options(expand, local) for local in (False, True) for expand in (False, True)
 ]
 
 
 class Change(NamedTuple):
-    """The record of a part of the program, of sums and products, that was replaced."""
+    """The record of a part of the program that was replaced."""
 
     before: Cost
     after: Cost
     expanded: bool
-    # The first of the polynomials that it computes now, and the number of the others.
+    # The first few polynomials that it computes now, and the number of the others.
     polynomials: list[str]
     more: int
 
@@ -41,7 +42,7 @@ class Change(NamedTuple):
 
 
 def simplified_jaxpr(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr:
-    """Returns the same function by fewer equations. What was done is appended to
+    """Returns the same function with fewer equations, and appends the changes to
     `changes`."""
 
     def body(inner):
@@ -51,26 +52,26 @@ def simplified_jaxpr(jaxpr: Jaxpr, changes: list[Change] | None = None) -> Jaxpr
     calls = {node.path[:1] for node in graph.live()}
     new = _improved(graph, changes)
     if len(calls) == 1:
-        # All of it was in one call of `jit`, and is so again.
+        # If everything was in one call of `jit`, it is again.
         [path] = calls
         for node in new.nodes:
             node.path = node.path or path
     result = write(new, jaxpr)
-    # Types of results that have to be restored may be equations, too.
+    # Restoring the types of results may take equations, too.
     if count_equations(result) > count_equations(jaxpr):
         return write(graph, jaxpr)
     return result
 
 
 def _improved(graph: Graph, changes: list[Change] | None) -> Graph:
-    """Applies the passes to a program, and returns the best result; the program itself
-    if none is better."""
+    """Applies the passes to a program, and returns the best result, or the program
+    itself if none is better."""
     best, waiting = cost(graph.live()), list(_PASSES)
     while waiting:
         options = waiting.pop(0)
         form = NormalForm(graph, options)
         if options.local and not form.parts:
-            continue  # It is as it was without.
+            continue  # The result is the same as without.
         regions = regions_of(form)
         for region in regions:
             choose_style(form, region)
@@ -85,7 +86,7 @@ def _improved(graph: Graph, changes: list[Change] | None) -> Graph:
                 graph, best = new, after
                 if changes is not None:
                     changes += [_change(form, region, options) for region in chosen]
-        # Is there anything that the others could do?
+        # Stop if no other pass could make a region shorter.
         still_open = [region for region in regions if region.is_open]
         if not still_open:
             break
@@ -102,7 +103,7 @@ def _change(form: NormalForm, region: Region, options: Options) -> Change:
 
 
 def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
-    """Writes the program anew, with its regions in their styles."""
+    """Writes the program again, with its regions in their styles."""
     region_of = {node: region for region in regions for node in region.nodes}
     new = Graph(value.aval for value in graph.inputs)
     leaves: dict[int, Value] = {}
@@ -112,7 +113,7 @@ def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
         for number, one in enumerate(form.algebra.indeterminates)
         if isinstance(one.what, Leaf)
     }
-    # The values that are left as they were written.
+    # The values that are kept as they were written.
     kept: dict[Value, Value] = dict(zip(graph.inputs, new.inputs))
 
     def writer(style: Style | None) -> Writer:
@@ -157,7 +158,7 @@ def _rebuilt(graph: Graph, form: NormalForm, regions: list[Region]) -> Graph:
     for node in form.nodes:
         region = region_of.get(node)
         if region is None:
-            if node in form.operands:  # Others repeat one.
+            if node in form.operands:  # Other nodes repeat an earlier one.
                 inputs = [rebuilt_operand(operand) for operand in form.operands[node]]
                 outs = apply_exact(new, node.operation, inputs)
                 for value, out in zip(node.outputs, outs):

@@ -1,5 +1,5 @@
-"""Parts of a program that are all sums and products, and the shortest way to write
-each."""
+"""Parts of a program that consist of sums and products, and the shortest way to write
+each of them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from .ring import common, over, Polynomial
 
 class Cost(NamedTuple):
     equations: int
-    # The entries of all arrays that are computed, and not just moved or copied.
+    # The number of entries that are computed, and not only moved or copied.
     entries: int
 
 
@@ -32,13 +32,13 @@ def cost(nodes: Sequence[Node]) -> Cost:
 class Region:
     def __init__(self):
         self.nodes: list[Node] = []
-        # The values in them that the rest of the program needs.
+        # The values in the region that the rest of the program needs.
         self.operands: list[Operand] = []
-        # How it is best written; `None` if as it is.
+        # The best style; `None` if the region is best left unchanged.
         self.style: Style | None = None
         self.before = self.after = Cost(0, 0)
-        # Whether it could be shorter, for all that is known, if looked at in another
-        # way; and whether there are sums in it that could be multiplied out.
+        # Whether another pass might make it shorter; and whether it contains sums that
+        # could be expanded.
         self.is_open = False
         self.has_sums = False
 
@@ -55,8 +55,8 @@ def regions_of(form: NormalForm) -> list[Region]:
         return node
 
     def within(value: Value) -> Node | None:
-        """Returns the root of a region, if it is neither from elsewhere nor an
-        indeterminate."""
+        """Returns the root of the region of a value, or `None` if the value is not in a
+        region, or is an indeterminate."""
         node = value.node
         return root(node) if node in parent and node not in form.parts else None
 
@@ -80,14 +80,14 @@ def regions_of(form: NormalForm) -> list[Region]:
 
 
 def choose_style(form: NormalForm, region: Region) -> None:
-    """Fills in what a region does not know when it is found."""
+    """Chooses the best style of a region, and sets its other fields."""
     region.before = region.after = before = cost(_needed(region))
     contents = _contents(form.algebra, region.operands)
     if before.equations <= contents.bound:
         return
     for style in contents.styles():
         if region.style is not None and not style.chain:
-            break  # Only where products of powers are too many.
+            break  # `integer_pow` is tried only if products are not short enough.
         try:
             written = _written(form, region, style, region.after.equations)
         except TooLarge:
@@ -110,7 +110,7 @@ def _needed(region: Region) -> list[Node]:
 
 
 def _written(form: NormalForm, region: Region, style: Style, at_most: int) -> Graph:
-    """Writes the region alone, from its indeterminates."""
+    """Writes the region by itself, as a function of its indeterminates."""
     graph = Graph([], at_most)
     leaves = _Leaves(graph, form.algebra)
     expected = [operand.polynomial for operand in region.operands]
@@ -120,7 +120,7 @@ def _written(form: NormalForm, region: Region, style: Style, at_most: int) -> Gr
 
 
 class _Leaves(dict[int, Value]):
-    """The inputs of a graph, which are made as they are asked for."""
+    """The inputs of a graph, which are made when they are first requested."""
 
     def __init__(self, graph: Graph, algebra: Algebra):
         self.graph, self.algebra = graph, algebra
@@ -132,22 +132,22 @@ class _Leaves(dict[int, Value]):
         return self[number]
 
 
-# -- what can be said before anything is written
+# -- facts that are known before anything is written
 
 
 class Contents(NamedTuple):
-    # No program for these polynomials has fewer equations.
+    # A lower bound on the number of equations for these polynomials.
     bound: int
     sums: bool
     inverses: bool
-    # Powers from the fifth on.
+    # Whether there are powers from the fifth on.
     powers: bool
-    # Terms that have indeterminates in common in different powers.
+    # Whether terms have indeterminates in common with different exponents.
     uneven: bool
 
     def styles(self) -> list[Style]:
-        """Lists the styles to try; the first of those that are shortest is taken.
-        Styles that cannot differ from one before them are left out."""
+        """Lists the styles to try. The first of the shortest results is chosen. Styles
+        that cannot differ from an earlier one are left out."""
         return [
             Style(factor, divide, chain)
             for chain in ([True, False] if self.powers else [True])
@@ -176,14 +176,14 @@ def _contents(algebra: Algebra, operands: Sequence[Operand]) -> Contents:
             else:
                 inverses |= isinstance(what, Inverse)
                 left.append(Polynomial({((what.source, 1),): 1}))
-    # Each operation has one result and at most two operands, and all but the last ones
-    # are operands of another.
+    # Each operation has one result and at most two operands, and all results but the
+    # last ones are operands of another operation.
     bound = max(len(made), leaves - len(made))
     return Contents(bound, sums, inverses, powers, uneven)
 
 
 def _is_there(algebra: Algebra, p: Polynomial) -> bool:
-    """Whether `p` needs no equation."""
+    """Returns whether `p` needs no equation."""
     if p.indeterminate is None:
         return p.is_constant
     return isinstance(algebra[p.indeterminate].what, Leaf)

@@ -1,9 +1,9 @@
-"""Polynomials with exact coefficients, in indeterminates that are known by number.
+"""Polynomials with exact coefficients, in indeterminates that are identified by
+numbers.
 
-Coefficients are fractions: floating-point numbers are fractions, and their sums and
-products are rounded once, when the polynomial becomes a program again. Complex numbers
-with an imaginary part are Python's; integers are residues, since those of a machine
-overflow.
+Coefficients are fractions: every floating-point number is one, and sums and products of
+them are rounded once, when the polynomial becomes a program again. Complex numbers with
+an imaginary part are Python's. Integers are residues, since machine integers overflow.
 """
 
 import functools as ft
@@ -23,7 +23,8 @@ Monomial = tuple[tuple[int, int], ...]
 Coefficient = Any
 
 ONE: Monomial = ()
-# The bits of forty ordinary numbers in float64, or of two of the smallest.
+# The number of bits of a product of forty ordinary float64 numbers, or of two of the
+# smallest. Longer coefficients are not worth their time.
 _MOST_BITS = 2200
 
 
@@ -52,7 +53,7 @@ class Polynomial:
 
     @property
     def indeterminate(self) -> int | None:
-        """The number of the indeterminate that the polynomial is, if it is one."""
+        """The number of the indeterminate that the polynomial equals, if it is one."""
         if len(self.terms) != 1:
             return None
         [(monomial, coefficient)] = self.terms.items()
@@ -97,8 +98,8 @@ class Ring:
         return (coefficient - int(info.min)) % modulus + int(info.min)
 
     def number(self, coefficient: Coefficient) -> Any:
-        """Rounds a coefficient to the dtype. What is not zero must not become so, and
-        what is finite must stay so."""
+        """Rounds a coefficient to the dtype. Raises if a nonzero coefficient would
+        become zero or subnormal, or a finite one infinite."""
         if self.is_integral or coefficient == 0:
             return np.asarray(coefficient, self.dtype)[()]
         try:
@@ -119,7 +120,7 @@ class Ring:
         at_most: int | float = math.inf,
     ) -> Polynomial:
         """Makes a polynomial of these terms. Raises if there are more than `at_most`,
-        or if so many numbers were multiplied that exact arithmetic gets slow."""
+        or if coefficients are so long that exact arithmetic becomes slow."""
         found: dict[Monomial, Coefficient] = {}
         for monomial, coefficient in terms:
             found[monomial] = found.get(monomial, 0) + coefficient
@@ -167,15 +168,15 @@ class Ring:
         return result
 
     def content(self, p: Polynomial) -> tuple[Coefficient, Polynomial]:
-        """Returns `(c, q)` with `p = c q`: for a number `c` that all the coefficients
-        are but for their signs, else 1 or -1. One of `p` and `-p` has `q` in common
-        with it."""
+        """Returns `(c, q)` with `p = c q`. If all coefficients are equal up to their
+        signs, `c` is this number; otherwise it is 1 or -1. `p` and `-p` have the same
+        `q`."""
         if p.is_zero:
             return 1, p
-        # The same term leads, however the terms came about.
+        # The leading term does not depend on the order in which terms were added.
         leading = p.terms[min(p.terms, key=lambda m: (-degree(m), m))]
         if self.is_integral:
-            # Only units can be divided by.
+            # Integers can be divided only by units.
             factor = -1 if leading < 0 else 1
         elif all(c in (leading, -leading) for c in p.terms.values()):
             factor = leading
@@ -193,8 +194,8 @@ class Ring:
 
 
 def _exactly(number: float) -> Coefficient:
-    """Converts a number to an integer if it is one: with these Python calculates
-    fastest."""
+    """Converts a number to an integer if it is one, since Python's arithmetic is
+    fastest for integers."""
     return int(number) if number.is_integer() else Fraction(number)
 
 
