@@ -146,7 +146,7 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
         the equation that returns the slice. `factors` are the positions of two
         operands, in each of which the target is linear while the other is constant.
         With these, operators that sum over directions, such as
-        [`eqx_taylor.laplacian`][], apply the target once to the sum, and not in each
+        [`eqx_taylor.laplacian`][], apply the target to the sum, and not in each
         direction. (`kind`, `cost` and `is_kink` are for the package's own rules.)
 
     **Returns:**
