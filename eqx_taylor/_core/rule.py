@@ -100,7 +100,7 @@ def _check_name(name: str) -> None:
 
 
 def rule_key(target: Target) -> Hashable:
-    """The key of a primitive or function in the table of rules."""
+    """Returns the key of a primitive or function in the table of rules."""
     if isinstance(target, str):
         _check_name(target)
         return target
@@ -121,7 +121,7 @@ def rule_key(target: Target) -> Hashable:
 
 
 def target_key(eqn: JaxprEqn) -> Hashable:
-    """The key of the target of an equation in the table of rules."""
+    """Returns the key of the target of an equation in the table of rules."""
     if eqn.primitive.name == "custom_jvp_call":
         return custom_jvp_rule(eqn)[0]
     return eqn.primitive.name
