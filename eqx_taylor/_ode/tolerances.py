@@ -22,7 +22,7 @@ def choose_order(order: Any, rtol: Any, atol: Any) -> int:
     if order is not None:
         raise ValueError(
             "TaylorSolver: pass either `order`, or `rtol` and `atol` from which to "
-            f"choose it; got order={order!r}, rtol={rtol!r}, atol={atol!r}."
+            f"choose it, not both; got order={order!r}, rtol={rtol!r}, atol={atol!r}."
         )
     if isinstance(rtol, Tracer) or isinstance(atol, Tracer):
         raise TypeError(
