@@ -86,9 +86,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         prog="python -m eqx_taylor",
         description=(
             "Integrate the outer Solar System with Diffrax's Dopri8 and Tsit5 and with "
-            "TaylorSolver, and print what each of them cost and how far off it was. "
-            "What takes longer than a moment says on stderr what it is and how far it "
-            "has come."
+            "TaylorSolver, and print the cost and the error of each of them. Longer "
+            "computations show their progress on stderr."
         ),
         allow_abbrev=False,
     )

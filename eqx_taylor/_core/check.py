@@ -101,7 +101,7 @@ def dtype_kind(dtype: Any) -> int:
 
 def check_scalar(caller: str, name: str, value: Any) -> None:
     if not eqx.is_array_like(value) or jnp.shape(value) != ():
-        raise TypeError(f"{caller}: `{name}` must be a number; got {describe(value)}.")
+        raise TypeError(f"{caller}: `{name}` must be a scalar; got {describe(value)}.")
     if jnp.iscomplexobj(value):
         raise TypeError(f"{caller}: `{name}` must be real; got {describe(value)}.")
 

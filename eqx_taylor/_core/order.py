@@ -83,7 +83,7 @@ class Table:
         return self._collected([fun(value) for value in self.values])
 
     def __bool__(self) -> bool:
-        raise Unrollable("it chooses by the order, in Python")
+        raise Unrollable("it branches on the order in Python")
 
     def _refuse(self, *args: Any) -> Any:
         raise Unrollable("it uses the order as a Python number, or as an array")

@@ -88,7 +88,7 @@ class OrderLoop:
             self._given[series] = list(series._terms)
 
     def _unknown(self, k: int) -> Term:
-        raise TooEarly(k, f"coefficient {k} is taken by itself")
+        raise TooEarly(k, f"coefficient {k} is needed by itself")
 
     @contextlib.contextmanager
     def naming(self, primitive: str | None):
@@ -176,9 +176,9 @@ class OrderLoop:
         if isinstance(k, Order) and k.offset == -lag:
             return self.current(series)
         if any(value >= now - lag for value, now in zip(k.values, self.passes)):
-            raise Unrollable("it asks for a coefficient of a later pass")
+            raise Unrollable("it needs a coefficient of a later pass")
         if min(k.values) < 0:
-            raise TooEarly(self.start + 1, "it asks for a coefficient of order -1")
+            raise TooEarly(self.start + 1, "it needs a coefficient of order -1")
         past = self._past(series, k)
         is_before = lag == 0 and min(k.values) == 0
         return self._if_first(k, series[0], past) if is_before else past
@@ -205,7 +205,7 @@ class OrderLoop:
             if self.knows_first(series):
                 series[0]
             elif not series.is_linear:
-                raise TooEarly(lag + 1, "coefficient 0 is unlike the others")
+                raise TooEarly(lag + 1, "coefficient 0 differs from the others")
             k = Order(self, -lag, skips_zero=not self.knows_first(series))
             self._computing.add(series)
             with recorded_by(self._within), self.naming(self.names.get(series)):

@@ -100,7 +100,7 @@ def _check_name(name: str) -> None:
 
 
 def rule_key(target: Target) -> Hashable:
-    """The key of a primitive or function in the table of rules."""
+    """Returns the key of a primitive or function in the table of rules."""
     if isinstance(target, str):
         _check_name(target)
         return target
@@ -121,7 +121,7 @@ def rule_key(target: Target) -> Hashable:
 
 
 def target_key(eqn: JaxprEqn) -> Hashable:
-    """The key of the target of an equation in the table of rules."""
+    """Returns the key of the target of an equation in the table of rules."""
     if eqn.primitive.name == "custom_jvp_call":
         return custom_jvp_rule(eqn)[0]
     return eqn.primitive.name
@@ -146,7 +146,7 @@ def register(*targets: Target, **facts: Any) -> Callable[[Read], Read]:
         the equation that returns the slice. `factors` are the positions of two
         operands, in each of which the target is linear while the other is constant.
         With these, operators that sum over directions, such as
-        [`eqx_taylor.laplacian`][], apply the target once to the sum, and not in each
+        [`eqx_taylor.laplacian`][], apply the target to the sum, and not in each
         direction. (`kind`, `cost` and `is_kink` are for the package's own rules.)
 
     **Returns:**

@@ -268,8 +268,8 @@ class Argument:
             return y, None
         if not isinstance(y, tuple | list) or len(y) != 2:
             raise TypeError(
-                f"{self.caller}: with `has_aux=True` `fun` must return a pair of what "
-                f"is differentiated and what is not; got {describe(y)}."
+                f"{self.caller}: with `has_aux=True` `fun` must return a pair `(y, "
+                f"aux)`, of which `y` is differentiated; got {describe(y)}."
             )
         return y[0], y[1]
 

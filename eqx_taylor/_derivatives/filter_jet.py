@@ -119,7 +119,7 @@ def jet(
         except ValueError as e:
             raise ValueError(
                 f"jet: series[{i}] must have the structure of primals[{i}], with a "
-                "tuple or list of terms in the place of every leaf.\n"
+                "tuple or list of terms in place of every leaf.\n"
                 f"primals[{i}]: {eqx.tree_pformat(primal)}\n"
                 f"series[{i}]: {eqx.tree_pformat(terms)}"
             ) from e

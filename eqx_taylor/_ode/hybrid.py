@@ -68,7 +68,7 @@ class HybridSolution(eqx.Module):
 
 class _OnSide(eqx.Module):
     """A condition that is set to a `side` of zero, -1 or 1, at the `start` of a solve,
-    where rounding errors may hide its sign. With 0 it is left as it is."""
+    where rounding errors may hide its sign. With 0 it is unchanged."""
 
     condition: Callable[..., Any]
     start: Array

@@ -99,7 +99,7 @@ def ode_jet(
         derivatives run more slowly, above all if the arrays are small. Some primitives
         have recurrences that cannot be written as a loop (`lax.scan`, `lax.cond`, a
         linear solve, an exponent that is an array). A field with one of these is
-        unrolled in any case, with a warning that names the primitive. `None` (the
+        unrolled in any case; with `False`, a warning names the primitive. `None` (the
         default) unrolls programs up to a size that takes half a minute to compile. The
         coefficients are the same up to rounding. Keyword only.
     - `factorial_scaled`: whether to return the derivatives $y^{(k)}(t_0)$, as

@@ -65,7 +65,7 @@ class TaylorSolver(diffrax.AbstractAdaptiveSolver[TaylorState]):
     the controller, a warning says so when the solve is traced. Every step size
     controller of Diffrax works, too. With `diffrax.PIDController`, the coefficients
     `pcoeff=0.3, icoeff=0.3, safety=0.95` reject fewer steps at high order than the
-    defaults. (Do not lower `safety` much further: that controller holds the error at
+    defaults. (Do not use a smaller `safety`: that controller holds the error at
     `safety**((order + 1) / icoeff)` times the tolerance, which must stay above rounding
     errors.)
 

@@ -103,8 +103,8 @@ class TaylorController(
     If the vector field is smooth, no step is rejected for being too long. The solver's
     error estimate, which detects jumps and kinks, has a veto. If a jump within a step
     may have left an error of more than 50 tolerances, the step is rejected, and made
-    again with a tenth to a half of the length. (If the solution is smooth, the same
-    defect means an error that is $K + 1$ times smaller.)
+    again with 0.1 to 0.6 of the length. (If the solution is smooth, the same defect
+    means an error that is $K + 1$ times smaller.)
 
     If the series is not that of the solution, which the solver detects by a defect that
     is large compared with the last terms, the estimate is treated as an error of low

@@ -21,8 +21,8 @@ def choose_order(order: Any, rtol: Any, atol: Any) -> int:
         return 5 if order is None else check_order("TaylorSolver", order)
     if order is not None:
         raise ValueError(
-            "TaylorSolver: give `order`, or `rtol` and `atol` to choose it by, but not "
-            f"both; got order={order!r}, rtol={rtol!r}, atol={atol!r}."
+            "TaylorSolver: pass either `order`, or `rtol` and `atol` from which to "
+            f"choose it, not both; got order={order!r}, rtol={rtol!r}, atol={atol!r}."
         )
     if isinstance(rtol, Tracer) or isinstance(atol, Tracer):
         raise TypeError(

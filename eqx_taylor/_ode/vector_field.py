@@ -62,7 +62,8 @@ class CheckedVectorField(eqx.Module):
             if not fits:
                 raise ValueError(
                     f"{self.caller}: `vector_field` returned shape {jnp.shape(slope)} "
-                    f"for y0{jtu.keystr(path)}, which has shape {leaf.shape}."
+                    f"for y0{jtu.keystr(path)}, which has shape {leaf.shape}. Return a "
+                    "derivative of the same shape."
                 )
         return out
 

@@ -104,8 +104,8 @@ def plot_primitive_counts(
     - `fun`: a function of one array, or of a PyTree of arrays.
     - `orders`: the orders $K$, positive integers. The program of nested `jvp` grows
         exponentially, and takes minutes to trace at orders above about ten.
-    - `x`: the point, of which only the shapes and dtypes matter. The direction is one
-        for each of its entries.
+    - `x`: the point, of which only the shapes and dtypes matter. All entries of the
+        direction are 1.
     - `ax`: the `matplotlib` axes to draw into; by default those of a new figure.
 
     **Returns:**

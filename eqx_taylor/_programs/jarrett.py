@@ -43,8 +43,7 @@ _T = TypeVar("_T")
 
 def jarrett(fun: Callable[_P, _T]) -> "Jarrett[_P, _T]":
     r"""Makes reverse mode store only the partial derivatives of an elementwise
-    function: one array for each argument, however many operations the function consists
-    of.
+    function: one array for each argument, however many operations it has.
 
     JAX stores what the derivative of each operation needs, about one array per
     operation. But if $y_i = f(a_i, b_i)$ for every entry $i$, then $\dot y_i =

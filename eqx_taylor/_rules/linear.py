@@ -23,8 +23,8 @@ def define_linear(
 
     Each coefficient that is not zero takes one application: `y_k = p(x_k)`. If the
     other operands are not constant, the JVP of the target is used instead. Operators
-    that sum over directions, such as [`eqx_taylor.laplacian`][], apply the target once
-    to the sum, and not in each direction.
+    that sum over directions, such as [`eqx_taylor.laplacian`][], apply the target to
+    the sum, and not in each direction.
 
     **Arguments:**
 
