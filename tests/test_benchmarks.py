@@ -1,5 +1,7 @@
 """What `python -m benchmarks` makes of reports, without running any benchmark."""
 
+import ast
+import builtins
 import importlib.util
 import json
 import re
@@ -13,6 +15,7 @@ from benchmarks import (
     _first_result,
     _report,
     _timing,
+    first_lines,
     first_result,
 )
 from benchmarks._report import Figure, quantity, Report
@@ -184,6 +187,51 @@ def test_what_is_measured_of_the_first_result():
     (compilation,), (times,) = found["compilations"], found["times"]
     assert min(compilation) > 0 and compilation.lines > 100
     assert found["steps"] == [1] and min(times) > 0
+
+
+# -- the first lines
+
+
+def test_programs_of_the_front_page_are_short_and_complete():
+    """Nobody has to look for a name that an earlier one has assigned."""
+    programs = first_lines.programs()
+    assert [p.what for p in programs] == [
+        "solve",
+        "event",
+        "Laplacian",
+        "jet, of order 10",
+    ]
+    for program in programs:
+        assert 1 < program.lines <= first_lines.LINES_AT_MOST, program
+        names, assigned = set(), set(dir(builtins))
+        for node in ast.walk(ast.parse(program.source)):
+            if isinstance(node, ast.Name):
+                stored = isinstance(node.ctx, ast.Store)
+                (assigned if stored else names).add(node.id)
+            elif isinstance(node, ast.alias):
+                assigned.add(node.asname or node.name.partition(".")[0])
+            elif isinstance(node, ast.FunctionDef):
+                assigned.add(node.name)
+            elif isinstance(node, ast.arg):
+                assigned.add(node.arg)
+        assert names <= assigned, program
+
+
+def test_table_of_first_lines():
+    """The page shows what it prints, but for the seconds."""
+    programs = first_lines.programs()
+    printed = first_lines.table({p: [(1.0, 2.0)] for p in programs}).splitlines()
+    assert printed[2] == "| solve | 11 | 1.0 | 2.0 |"
+    page = everything.PAGE.with_name("compile_time.md").read_text(encoding="utf-8")
+    for line in printed:
+        assert line.removesuffix(" 1.0 | 2.0 |") in page
+
+
+def test_seconds_of_first_lines():
+    program = first_lines.Program("a sum", "import math\n\nprint(math.pi)\n")
+    assert program.lines == 2
+    imports, rest = first_lines.seconds(program)
+    assert imports > 0 and rest >= 0
 
 
 # -- the page
