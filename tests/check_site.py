@@ -101,6 +101,8 @@ class Page:
         """From the next page on."""
         scheme = dict(name="prefers-color-scheme", value="dark" if dark else "light")
         self.send("Emulation.setEmulatedMedia", features=[scheme])
+        # Which one it was at first is remembered there.
+        self.run("localStorage.clear()")
 
     def open(self, url: str) -> None:
         """Until it is loaded, typeset and at rest."""

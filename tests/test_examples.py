@@ -92,11 +92,25 @@ def test_page_shows_what_is_printed(name, run):
 
 
 @pytest.mark.parametrize("name", [*_NAMES, *_SMALL])
-def test_page_shows_the_script(name):
-    """All of it, put in when the page is built; and it can be downloaded."""
+def test_page_ends_in_code_and_next_step(name):
+    """Its code is the part of the script that matters, put in when the page is built,
+    and not all of it, which can be downloaded."""
     [block] = re.findall(r"^```python\n(.*?)^```$", _page(name), re.M | re.S)
-    assert block == f'--8<-- "{name}.py"\n'
+    assert block == f'--8<-- "{name}.py:core"\n'
     assert f"]({name}.py)" in _page(name)
+    script = (_FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    [core] = re.findall(
+        r"^ *# --8<-- \[start:core\]\n(.*?)^ *# --8<-- \[end:core\]$",
+        script,
+        re.M | re.S,
+    )
+    assert 5 < len(core.strip().splitlines()) < 60
+    *_, title, last = re.split(r"^## (.*)\n", _page(name), flags=re.MULTILINE)
+    assert title == "Next"
+    for target in re.findall(r"\]\(([\w./]+\.md)", last):
+        is_notebook = "/notebooks/" in target
+        path = _FOLDER / target
+        assert (path.with_suffix(".py") if is_notebook else path).is_file(), target
 
 
 @pytest.mark.slow

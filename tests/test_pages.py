@@ -110,6 +110,27 @@ def _assert_same_results(names, sides):
     assert compared > 0
 
 
+# -- the front page
+
+
+def _measured(text):
+    """The figures of ours and of the others, row by row."""
+    _, _, section = text.partition("\n## Measured\n")
+    section, _, _ = section.partition("\n## ")
+    rows = re.findall(r"^\| .* \| (.*) \| (.*) \| .*\|$", section, re.MULTILINE)
+    return rows[1:]
+
+
+def test_front_page_has_figures_of_the_readme():
+    readme = _measured((_ROOT / "README.md").read_text(encoding="utf-8"))
+    front_page = _measured(_text("index.md"))
+    assert len(front_page) > 5 and set(front_page) <= set(readme)
+    # Those that are lost are not left out.
+    assert sum(ours.startswith("**") for ours, _ in front_page) == sum(
+        ours.startswith("**") for ours, _ in readme
+    )
+
+
 # -- the page of messages
 
 

@@ -46,6 +46,7 @@ def quadrature(rings, spokes):
     )
 
 
+# --8<-- [start:core]
 def residual(model, point):
     return biharmonic(model, point) - load(point)
 
@@ -84,6 +85,9 @@ def train(model, points, weights):
                 break
             damping = damping * 5
     return eqx.combine(unflatten(flat), static), np.array(losses)
+
+
+# --8<-- [end:core]
 
 
 def exact(points, terms=20):

@@ -128,6 +128,7 @@ def load(path):
 # -- training
 
 
+# --8<-- [start:core]
 def solve_in_training(model, images):
     """Where the solutions end, and where they are at the points of the quadrature."""
     ends, points = diffrax.SubSaveAt(t1=True), diffrax.SubSaveAt(ts=QUADRATURE.ts)
@@ -161,6 +162,9 @@ def loss_of(model, images, digits, key, method, weight):
     regularizer = regularizer_of(method, key)
     r = QUADRATURE.integrate(batched(model), along, regularizer=regularizer)
     return loss + weight * sum(jax.tree.leaves(r))
+
+
+# --8<-- [end:core]
 
 
 @eqx.filter_jit

@@ -52,6 +52,7 @@ def make_fields(**sizes):
     return eqx.filter_vmap(make)(jnp.arange(len(WEIGHTS)))
 
 
+# --8<-- [start:core]
 def solve(field, tolerance, saveat):
     """The solutions from all of `STARTS`, and the integral for all of them."""
     term = diffrax.ODETerm(eqx.filter_vmap(field, in_axes=(None, 0, None)))
@@ -83,6 +84,9 @@ def train_step(field, state, weight):
     gradient, error = eqx.filter_grad(loss_of, has_aux=True)(field, weight)
     updates, state = OPTIMISER.update(gradient, state)
     return eqx.apply_updates(field, updates), state, error
+
+
+# --8<-- [end:core]
 
 
 @eqx.filter_jit

@@ -24,6 +24,7 @@ def lorenz(y):
     return jnp.stack([SIGMA * (y - x), x * (RHO - z) - y, x * y - BETA * z])
 
 
+# --8<-- [start:core]
 def vector_field(t, state, args):
     """The state and a matrix whose columns are displacements of it: Q' = f'(y) Q."""
     y, Q = state
@@ -59,6 +60,9 @@ def run(y0):
     and the numbers of steps."""
     _, rows = jax.lax.scan(advance, (y0, jnp.eye(3)), length=WARM_UP + COUNT)
     return jax.tree.map(lambda x: x[WARM_UP:], rows)
+
+
+# --8<-- [end:core]
 
 
 def main(plot=None):

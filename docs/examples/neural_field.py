@@ -19,6 +19,7 @@ T1 = 20.0
 TS = np.linspace(0.0, T1, 1025)
 
 
+# --8<-- [start:core]
 class Field(eqx.Module):
     """y' = mlp(y, cos t, sin t) - y: driven by the network, drawn to the origin."""
 
@@ -49,6 +50,9 @@ def solve(field, y0, solver, controller, saveat, dt0=None):
         max_steps=20_000,
         adjoint=diffrax.ForwardMode(),  # Nothing is differentiated backwards.
     )
+
+
+# --8<-- [end:core]
 
 
 METHODS = {

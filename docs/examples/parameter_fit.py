@@ -27,6 +27,7 @@ def vector_field(t, y, args):
     return velocity, -(frequency**2) * jnp.sin(angle) - damping * velocity
 
 
+# --8<-- [start:core]
 def solve(parameters):
     """The angles at `TS`."""
     frequency, damping, angle, velocity = parameters
@@ -77,6 +78,9 @@ def fit(guess, data):
     covariance = jnp.linalg.inv(jacobians[-1].T @ jacobians[-1])
     angles = data + NOISE * rs[-1]
     return fitted, jnp.sqrt(jnp.diagonal(covariance)), losses, angles
+
+
+# --8<-- [end:core]
 
 
 def main(plot=None):

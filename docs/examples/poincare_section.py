@@ -30,6 +30,7 @@ def start(v):
     return zero, zero, jnp.sqrt(2 * ENERGY - v * v), v
 
 
+# --8<-- [start:core]
 @jax.jit
 @jax.vmap
 def section(v):
@@ -74,6 +75,9 @@ def ball(args):
         max_events=16,
         stepsize_controller=TaylorController(rtol=1e-12, atol=1e-12),
     )
+
+
+# --8<-- [end:core]
 
 
 def main(plot=None):

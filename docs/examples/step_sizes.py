@@ -32,6 +32,7 @@ def arenstorf(t, y, args):
     return jnp.stack([vx, vy, ax, y - 2 * vx - earth * y - moon * y])
 
 
+# --8<-- [start:core]
 # From the far end of the ellipse, where the body is slow, twice around it.
 KEPLER = (
     kepler,
@@ -60,6 +61,9 @@ def solve(problem, method):
     )
     used = np.isfinite(solution.ts)
     return solution, np.asarray(solution.ts[used]), np.asarray(solution.ys[used])
+
+
+# --8<-- [end:core]
 
 
 def distance_to_singularity(t):

@@ -24,6 +24,7 @@ def vector_field(t, y, args):
     return jnp.stack([velocity, -jnp.sin(angle)])
 
 
+# --8<-- [start:core]
 def flow(y0):
     """The state at `T1`."""
     return diffrax.diffeqsolve(
@@ -48,6 +49,9 @@ def taylor_map(y0, direction):
         factorial_scaled=False,
     )
     return jnp.stack([y1, *terms])
+
+
+# --8<-- [end:core]
 
 
 @jax.jit

@@ -55,6 +55,7 @@ def rate(errors):
 
 
 def main(plot=None):
+    # --8<-- [start:core]
     points = np.array([0.0, 0.5, 1.0, 2.0])
     around = [taylor_polynomial(witch, jnp.array(x), 1.0, ORDER) for x in points]
     radii = np.array([p.radius_of_convergence() for p in around])
@@ -67,6 +68,7 @@ def main(plot=None):
     network = jax.vmap(lambda s: mlp(POINT + s * DIRECTION))
     of_network = taylor_polynomial(mlp, jnp.array(POINT), DIRECTION, ORDER)
     radius = float(of_network.radius_of_convergence())
+    # --8<-- [end:core]
     print(f"network, along a line    {radius:6.4f}")
 
     both = {

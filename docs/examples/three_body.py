@@ -60,6 +60,7 @@ def sine_of_lead(t, y, args, **kwargs):
     return side * cross / (jnp.linalg.norm(jupiter) * jnp.linalg.norm(saturn))
 
 
+# --8<-- [start:core]
 def solve(y0, t0, t1, side=None, **kwargs):
     return diffrax.diffeqsolve(
         diffrax.ODETerm(vector_field),
@@ -96,6 +97,9 @@ def meetings(y0):
     # At the start Jupiter is ahead, so that the opposition comes first.
     sides = jnp.tile(jnp.array([-1.0, 1.0]), 10)
     return jax.lax.scan(next_event, (jnp.array(0.0), y0), sides)[1]
+
+
+# --8<-- [end:core]
 
 
 def long_run(y0, years):
