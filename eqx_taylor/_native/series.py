@@ -26,3 +26,57 @@ The interface (first version; the code follows):
   row k is coefficient k in powers of `t' - t`, without units; row 0 is `y`.
   All of them have to be aligned to 64 bytes; none may overlap.
 """
+
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+
+from .arithmetic import Arithmetic
+from .groups import plan
+from .parameters import Parameters
+from .program import Program
+from .unrolled import Unrolled
+
+
+class SeriesCode(NamedTuple):
+    """Functions in a module, and the numbers of entries of their arrays."""
+
+    series: Any
+    prepare: Any
+    parameters: int
+    work: int
+
+
+def series_function(
+    module: Any,
+    program: Program,
+    *,
+    order: int,
+    lanes: int = 1,
+    shared: bool = True,
+    name: str = "series",
+    width: int = 8,
+) -> SeriesCode:
+    """Writes the functions of a program into a module of llvmlite.
+
+    - `order`: the highest order.
+    - `lanes`: the number of solves that are made at once.
+    - `shared`: whether all lanes have the same arguments.
+    - `name`: of the series; the other function is `<name>_prepare`.
+    - `width`: the number of entries of a vector of the machine.
+    """
+    pointer = ir.PointerType()
+    type_ = ir.FunctionType(ir.VoidType(), [pointer] * 5)
+    function = ir.Function(module, type_, name)
+    for arg, label in zip(function.args, ("t", "y", "given", "coefficients", "work")):
+        arg.name = label
+        arg.add_attribute("noalias")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    ops = Arithmetic(builder, program.dtype, lanes)
+    parameters = Parameters(program)
+    groups = plan(program, width if lanes == 1 else 1)
+    emitter = Unrolled(ops, program, groups, parameters, order, shared, function.args)
+    emitter.write()
+    ops.builder.ret_void()
+    prepare = parameters.prepare(module, f"{name}_prepare", 1 if shared else lanes)
+    return SeriesCode(function, prepare, parameters.count, 0)
