@@ -157,6 +157,11 @@ def located(eqn: JaxprEqn) -> Any:
     return source_info_util.user_context(info.traceback, name_stack=names)
 
 
+def place_of(eqn: JaxprEqn) -> str:
+    """The line of source of an equation, in words."""
+    return source_info_util.summarize(eqn.source_info)
+
+
 def inside_call(eqn: JaxprEqn) -> Any:
     """A context for reading the program of a call as a part of the one around it: the
     names that JAX gives to equations in a call of a `jax.jit`."""
