@@ -30,6 +30,8 @@ class Emitter:
         self.t = ops.load(t, ops.entry)
         # Entries that were taken out of chunks, which stay alive with the function.
         self.entries: dict[tuple[int, int], Any] = {}
+        # The number of entries of `work`.
+        self.work_size = 0
 
     def write(self) -> None:
         raise NotImplementedError
@@ -44,17 +46,14 @@ class Emitter:
 
     # -- sums
 
-    def linear_chunk(self, group: Group, k: Any, chunk: int) -> Any:
-        """A chunk of sums, or of copies."""
-        array = group.array
-        members = _members(group.atoms, chunk, array.width)
-        if group.kind == "copy":
-            return self.gathered(members, k)
+    def sum_of_members(self, members: Sequence[Atom], k: Any) -> Any:
+        """A chunk of sums; `None` if it is known to be zero."""
         columns = zip(*(zip(x.operands, x.coefficients) for x in members))
-        constants = [x.constant for x in members] if k == 0 else None
-        return self.sum_of(columns, constants, k, array.width)
+        is_first = isinstance(k, int) and k == 0
+        constants = [x.constant for x in members] if is_first else None
+        return self._sum_of(columns, constants, k)
 
-    def sum_of(self, columns: Any, constants: Any, k: Any, width: int) -> Any:
+    def _sum_of(self, columns: Any, constants: Any, k: Any) -> Any:
         """The sum of columns of atoms, each with a coefficient; and of constants."""
         ops = self.ops
         total: Any = None
@@ -109,42 +108,8 @@ class Emitter:
         place = ops.at(self.given, self.parameters.row(values), kind)
         return ops.load(place, type_)
 
-    # -- the state
 
-    def slope_chunks(self, k: int | Any):
-        """The next coefficients of the state: places, and a chunk of values."""
-        runs: list[list[int]] = []
-        for i, x in enumerate(self.program.slopes):
-            if runs and len(self.program.slopes[runs[-1][0]].terms) == len(x.terms):
-                runs[-1].append(i)
-            else:
-                runs.append([i])
-        for run in runs:
-            while run:
-                width = min(self.width, 1 << (len(run).bit_length() - 1))
-                places, run = run[:width], run[width:]
-                yield places, self._next_state(places, k)
-
-    @property
-    def width(self) -> int:
-        return max((group.array.width for group in self.plan.groups), default=1)
-
-    def _next_state(self, places: Sequence[int], k: Any) -> Any:
-        slopes = [self.program.slopes[i] for i in places]
-        columns = zip(*(x.terms.items() for x in slopes))
-        constants = [x.constant for x in slopes] if k == 0 else None
-        total = self.sum_of(columns, constants, k, len(places))
-        if total is None or k == 0:
-            return total
-        return self.ops.mul(self.over_next_order(k, total.type), total)
-
-    def over_next_order(self, k: Any, type_: Any) -> Any:
-        """`1 / (k + 1)`"""
-        return self.ops.number(1 / (k + 1), type_)
-
-
-def _members(atoms: Sequence[Atom], chunk: int, width: int) -> list[Atom]:
-    """The atoms of a chunk. The last one is repeated, so that nothing is computed of
-    numbers that are not there."""
-    found = list(atoms[chunk * width : (chunk + 1) * width])
-    return found + [found[-1]] * (width - len(found))
+def padded(atoms: Sequence[Atom], width: int) -> list[Atom]:
+    """A chunk of atoms. The last one is repeated, so that nothing is computed of numbers
+    that are not there."""
+    return [*atoms, *[atoms[-1]] * (width - len(atoms))]

@@ -33,6 +33,7 @@ from llvmlite import ir
 
 from .arithmetic import Arithmetic
 from .groups import plan
+from .looped import Looped
 from .parameters import Parameters
 from .program import Program
 from .unrolled import Unrolled
@@ -56,6 +57,7 @@ def series_function(
     shared: bool = True,
     name: str = "series",
     width: int = 8,
+    unroll: bool | None = None,
 ) -> SeriesCode:
     """Writes the functions of a program into a module of llvmlite.
 
@@ -64,6 +66,7 @@ def series_function(
     - `shared`: whether all lanes have the same arguments.
     - `name`: of the series; the other function is `<name>_prepare`.
     - `width`: the number of entries of a vector of the machine.
+    - `unroll`: whether orders are written one after the other, or a loop over them.
     """
     pointer = ir.PointerType()
     type_ = ir.FunctionType(ir.VoidType(), [pointer] * 5)
@@ -75,8 +78,22 @@ def series_function(
     ops = Arithmetic(builder, program.dtype, lanes)
     parameters = Parameters(program)
     groups = plan(program, width if lanes == 1 else 1)
-    emitter = Unrolled(ops, program, groups, parameters, order, shared, function.args)
+    if unroll is None:
+        unroll = _is_small(program, order)
+    kind = Unrolled if unroll else Looped
+    emitter = kind(ops, program, groups, parameters, order, shared, function.args)
     emitter.write()
     ops.builder.ret_void()
     prepare = parameters.prepare(module, f"{name}_prepare", 1 if shared else lanes)
-    return SeriesCode(function, prepare, parameters.count, 0)
+    return SeriesCode(function, prepare, parameters.count, emitter.work_size)
+
+
+# Multiplications of a series that is written order by order. Up to here LLVM takes less
+# than half a second.
+_SMALL = 3000
+
+
+def _is_small(program: Program, order: int) -> bool:
+    products = sum(atom.kind not in ("state", "linear") for atom in program.atoms)
+    terms = sum(len(atom.operands) for atom in program.atoms)
+    return products * order * order / 2 + terms * order <= _SMALL

@@ -4,7 +4,7 @@ registers, or where LLVM puts them: for small programs."""
 from collections.abc import Sequence
 from typing import Any
 
-from .emitter import Emitter
+from .emitter import Emitter, padded
 from .groups import Array, Group, Slice
 from .recurrences import FIRST, NEXT, Y
 
@@ -25,7 +25,7 @@ class Unrolled(Emitter):
         ]
         for i, x in enumerate(first):
             ops.store(x, ops.at(self.coefficients, i, ops.entry))
-        self.rows[state, 0] = first
+        self.rows[state, 0] = self._chunks(first)
         for k in range(self.order):
             for group in self.plan.groups:
                 self.rows[group.array, k] = [
@@ -37,8 +37,10 @@ class Unrolled(Emitter):
         if group.kind == "time":
             one = self.ops.number(1.0, self.ops.entry)
             return self.t if k == 0 else one if k == 1 else None
-        if group.kind in ("copy", "linear"):
-            return self.linear_chunk(group, k, chunk)
+        if group.sums is not None:
+            width = group.array.width
+            atoms = group.sums.atoms[chunk * width : (chunk + 1) * width]
+            return self.sum_of_members(padded(atoms, width), k)
         rules = NEXT if k else FIRST
         return rules[group.kind](_Step(self, group, k, chunk))
 
@@ -55,19 +57,28 @@ class Unrolled(Emitter):
         return self.entries[key]
 
     def _write_state(self, k: int) -> None:
-        ops, size = self.ops, self.plan.state.count
-        row: Row = [None] * size
-        for places, value in self.slope_chunks(k):
-            for position, i in enumerate(places):
+        ops, state = self.ops, self.plan.state
+        entries: Row = []
+        for _, sums in self.plan.slopes:
+            for _, members in sums.pieces(self.plan.width):
+                value = self.sum_of_members(members, k)
                 if value is None:
-                    x = None
-                else:
-                    x = ops.entry_of(value, len(places), position)
-                row[i] = x
-                zero = ops.number(0.0, ops.entry) if x is None else x
-                target = ops.at(self.coefficients, (k + 1) * size + i, ops.entry)
-                ops.store(zero, target)
-        self.rows[self.plan.state, k + 1] = row
+                    value = ops.number(0.0, ops.chunk(len(members)))
+                if k > 0:
+                    value = ops.mul(ops.number(1 / (k + 1), value.type), value)
+                place = (k + 1) * state.count + len(entries)
+                ops.store(value, ops.at(self.coefficients, place, ops.entry))
+                width = len(members)
+                entries.extend(ops.entry_of(value, width, i) for i in range(width))
+        self.rows[state, k + 1] = self._chunks(entries)
+
+    def _chunks(self, entries: Row) -> Row:
+        """A row of the state's array."""
+        width = self.plan.state.width
+        rest = -len(entries) % width
+        entries = [*entries, *[entries[-1]] * rest]
+        starts = range(0, len(entries), width)
+        return [self.ops.vector(entries[i : i + width]) for i in starts]
 
 
 class _Step:
