@@ -8,6 +8,13 @@ from llvmlite import ir
 
 # Functions that LLVM knows, of vectors too.
 _INTRINSICS = frozenset(["sqrt", "exp", "exp2", "log", "log2", "sin", "cos", "fabs"])
+# Functions of the C library, which every Python has loaded. (A name that nobody knows
+# would end the process when it is called.)
+_LIBRARY = frozenset(
+    """
+    acos acosh asin asinh atan atanh cbrt cosh erf erfc expm1 log1p pow sinh tan tanh
+    """.split()
+)
 
 
 class Arithmetic:
@@ -115,6 +122,8 @@ class Arithmetic:
 
     def call(self, name: Any, x: Any) -> Any:
         """A function of a value, by its name; or `("pow", exponent)`."""
+        if name == "rsqrt":
+            return self.div(self.number(1.0, x.type), self.call("sqrt", x))
         if name == "logistic":
             e = self.call("exp", self.neg(x))
             one = self.number(1.0, x.type)
@@ -140,6 +149,7 @@ class Arithmetic:
 
     def _each(self, name: str, x: Any, exponent: Any) -> Any:
         """A function of the C library, of each number."""
+        assert name in _LIBRARY, name
         count = 1 if exponent is None else 2
         fun = self._declared(name + self.suffix, self.scalar, count)
         rest = []

@@ -16,7 +16,7 @@ from .emitter import Emitter
 from .groups import Array, Group, Slice, Sums
 from .loops import loop
 from .program import Atom, Parameter
-from .recurrences import FIRST, NEXT, Y
+from .recurrences import FIRST, NEXT, Step, Y
 
 
 _INTEGER = ir.IntType(64)
@@ -401,7 +401,7 @@ def _plus(builder: Any, x: Any, i: int) -> Any:
     return x if i == 0 else builder.add(x, ir.Constant(x.type, i))
 
 
-class _Step:
+class _Step(Step):
     """One order of some chunks of a group."""
 
     def __init__(self, emitter: Looped, group: Group, k: Any, block: Sequence[Any]):

@@ -6,8 +6,9 @@ series itself, and `LAGGED` the first of those that are known below order `k` on
 numbers, and what is special at a point (a root at zero) has no series.
 """
 
+import abc
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 
 # Names of series, for a `Step`.
@@ -16,33 +17,58 @@ LAGGED = "lagged"
 Name = Any
 
 
-class Step(Protocol):
+class Step(abc.ABC):
     """What a recurrence is written in. Values are those of some atoms at once."""
 
     attribute: Any
 
+    @abc.abstractmethod
     def at(self, a: Name) -> Any:
         """Coefficient `k`."""
 
+    @abc.abstractmethod
     def first(self, a: Name) -> Any:
         """Coefficient 0."""
 
-    def sum(self, a: Name, b: Name, first: int, without: int, weight: Any = None):
+    @abc.abstractmethod
+    def sum(
+        self,
+        a: Name,
+        b: Name,
+        first: int,
+        without: int,
+        weight: Callable[[int, int], float] | None = None,
+    ) -> Any:
         """`Σ_{j=first}^{k-without} weight(j, k) a_j b_{k-j}`."""
 
+    @abc.abstractmethod
     def square_sum(self, a: Name, first: int) -> Any:
         """`Σ_{j=first}^{k-first} a_j a_{k-j}`."""
 
+    @abc.abstractmethod
     def order(self, fun: Callable[[int], float]) -> Any:
         """`fun(k)`, as a value."""
 
+    @abc.abstractmethod
     def number(self, x: float) -> Any: ...
+
+    @abc.abstractmethod
     def add(self, x: Any, y: Any) -> Any: ...
+
+    @abc.abstractmethod
     def sub(self, x: Any, y: Any) -> Any: ...
+
+    @abc.abstractmethod
     def mul(self, x: Any, y: Any) -> Any: ...
+
+    @abc.abstractmethod
     def div(self, x: Any, y: Any) -> Any: ...
+
+    @abc.abstractmethod
     def neg(self, x: Any) -> Any: ...
-    def call(self, name: str, x: Any) -> Any: ...
+
+    @abc.abstractmethod
+    def call(self, name: Any, x: Any) -> Any: ...
 
 
 Rule = Callable[[Step], Any]

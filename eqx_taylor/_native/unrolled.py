@@ -6,7 +6,7 @@ from typing import Any
 
 from .emitter import Emitter, padded
 from .groups import Array, Group, Slice
-from .recurrences import FIRST, NEXT, Y
+from .recurrences import FIRST, NEXT, Step, Y
 
 
 # A coefficient, as chunks; `None` is known to be zero.
@@ -81,7 +81,7 @@ class Unrolled(Emitter):
         return [self.ops.vector(entries[i : i + width]) for i in starts]
 
 
-class _Step:
+class _Step(Step):
     """One order of one chunk of a group. `None` stands for zero."""
 
     def __init__(self, emitter: Unrolled, group: Group, k: int, chunk: int):
