@@ -43,7 +43,8 @@ class Numbers:
         """The same numbers, one at a time."""
         return Numbers(builder or self.builder, self.kind, 1)
 
-    def constant(self, x: float) -> Any:
+    def constant(self, x: float | int) -> Any:
+        x = float(x)
         if self.kind == "float" and math.isfinite(x):
             x = struct.unpack("f", struct.pack("f", x))[0]
         return self._splat(self.scalar, x)
@@ -217,6 +218,8 @@ class Variable:
         self.builder, self.type = numbers.builder, x.type
         with self.builder.goto_entry_block():
             self.pointer = self.builder.alloca(self.type)
+        # llvmlite's is a pointer to this type only, and LLVM's to any.
+        self.pointer.type = POINTER
         self.set(x)
 
     def set(self, x: Any) -> None:

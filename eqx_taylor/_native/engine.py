@@ -72,11 +72,7 @@ class Machine:
                     _write(digest, code)
                 self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
                 self._engine.finalize_object()
-                address = self._engine.get_function_address(name)
-                pointer = ctypes.CFUNCTYPE(None)(address)
-                jax.ffi.register_ffi_target(
-                    name, jax.ffi.pycapsule(pointer), platform="cpu"
-                )
+                _register(name, self._engine.get_function_address(name))
                 self._names[digest] = name
             return self._names[digest]
 
@@ -94,12 +90,17 @@ class Machine:
         return machine.emit_object(module)
 
 
-@ft.cache
+def _register(name: str, address: int) -> None:
+    pointer = ctypes.CFUNCTYPE(None)(address)
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(pointer), platform="cpu")
+
+
+@ft.lru_cache(maxsize=1)
 def machine() -> Machine:
     return Machine()
 
 
-@ft.cache
+@ft.lru_cache(maxsize=1)
 def _sources() -> str:
     """The content of the files that write programs: a change of them makes machine code
     on disk outdated."""

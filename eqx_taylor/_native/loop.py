@@ -283,6 +283,16 @@ class _Block:
         dt = x.select(given, settings["dt0"], dt)
         dt = x.smaller(dt, settings["dtmax"])
         self.dt.set(dt)
+        # Without a slope there is no solution to go on with.
+        nothing = x.variable(x.constant(0.0))
+        with counting(b, index(0), index(self.shape.n)) as i:
+            slope = self.coefficient(c, 1, i)
+            nothing.set(x.multiply_add(slope, x.constant(0.0), nothing.get()))
+        moves = x.compare("==", nothing.get(), x.constant(0.0))
+        moves = x.either(moves, x.negate(self.active.get()))
+        self.active.set(x.both(self.active.get(), moves))
+        failed = x._splat(_COUNT, NOT_FINITE)
+        self.result.set(x.select(moves, self.result.get(), failed))
         end = x.add(settings["t0"], dt)
         self.next.set(x.smaller(end, settings["t1"]))
 

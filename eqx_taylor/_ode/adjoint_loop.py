@@ -83,7 +83,7 @@ def replayed_loop(inputs: Inputs, steps: Steps, every: int) -> Any:
     """Solves; backwards each step is made again, the last one first."""
     del steps, every
     state, _ = inputs.run(inputs.init_state)
-    return _together(state, inputs)
+    return together(state, inputs)
 
 
 @replayed_loop.def_fwd
@@ -92,7 +92,7 @@ def _forward(
 ) -> tuple[Any, Any]:
     del perturbed, steps, every
     state, record = _once_only(inputs.run(inputs.init_state))
-    return _together(state, inputs), (state, record)
+    return together(state, inputs), (state, record)
 
 
 @replayed_loop.def_bwd
@@ -112,7 +112,7 @@ _ONCE_ONLY = (
 )
 
 
-def _together(state: Any, inputs: Inputs) -> Any:
+def together(state: Any, inputs: Any) -> Any:
     """Makes each part of the last state depend on all inputs, without changing it.
 
     Under a `vmap` JAX sums the cotangents of an output that is the same in all lanes,
