@@ -168,7 +168,7 @@ class Numbers:
             vector = self.builder.insert_element(vector, lane, index)
         return vector
 
-    # Logarithms and exponentials, to 7 digits: lengths of steps need no more, and they
+    # Logarithms and exponentials, to 5 digits: lengths of steps need no more, and they
     # are the same on all machines, for all lanes at once, without a call.
 
     def log2(self, x: Any) -> Any:
@@ -187,8 +187,8 @@ class Numbers:
         # log m = 2 (z + z^3/3 + z^5/5 + ...) with z = (m - 1)/(m + 1), below 0.172
         one = self.constant(1.0)
         z = self.divide(self.subtract(m, one), self.add(m, one))
-        square, total = self.multiply(z, z), self.constant(1 / 9)
-        for k in (7, 5, 3, 1):
+        square, total = self.multiply(z, z), self.constant(1 / 5)
+        for k in (3, 1):
             total = self.multiply_add(total, square, self.constant(1 / k))
         factor = self.constant(2 / math.log(2))
         return self.multiply_add(self.multiply(z, factor), total, exponent)
@@ -202,8 +202,8 @@ class Numbers:
         x = self.larger(x, self.constant(1.0 - bias))
         whole = self._intrinsic("rint", x)
         rest = self.multiply(self.subtract(x, whole), self.constant(math.log(2)))
-        total = self.constant(1 / math.factorial(8))
-        for k in range(7, -1, -1):
+        total = self.constant(1 / math.factorial(5))
+        for k in range(4, -1, -1):
             term = self.constant(1 / math.factorial(k))
             total = self.multiply_add(total, rest, term)
         whole = b.fptosi(whole, self.vector_of(ir.IntType(self.bits)))
