@@ -8,16 +8,15 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from jax import lax
-
 from helpers import assert_close, mp_ode_coefficients, nested_ode_jet
+from jax import lax
 
 
 pytest.importorskip("llvmlite", reason="llvmlite writes the machine code")
 
-from eqx_taylor._native.program import NotNative  # noqa: E402
-
 from machine_code import coefficients, flat, program_of, run  # noqa: E402
+
+from eqx_taylor._native.program import NotNative  # noqa: E402
 
 
 EPS = float(np.finfo(np.float64).eps)
@@ -150,10 +149,14 @@ def test_lanes(unroll, shared):
 
     def field(t, y, args):
         rate, shift = args
-        return jnp.exp(-rate * y) * jnp.sin(t + y[::-1]) + shift * jnp.stack([y[0] * y[1], t])
+        return jnp.exp(-rate * y) * jnp.sin(t + y[::-1]) + shift * jnp.stack(
+            [y[0] * y[1], t]
+        )
 
     rng = np.random.default_rng(0)
-    points = [(rng.uniform(), rng.uniform(size=2), rng.uniform(size=3)) for _ in range(4)]
+    points = [
+        (rng.uniform(), rng.uniform(size=2), rng.uniform(size=3)) for _ in range(4)
+    ]
     args = jnp.asarray(0.0), jnp.zeros(2)
     program = program_of(field, 0.0, jnp.zeros(2), args)
     found = run(program, points, 9, unroll=unroll, shared=shared)
@@ -264,7 +267,10 @@ def _structural(t, y, args):
 
 @pytest.mark.parametrize("unroll", [True, False])
 def test_structure(unroll):
-    y0 = {"a": jnp.linspace(-0.5, 0.7, 12).reshape(3, 4), "b": jnp.array([0.3, -0.2, 0.5])}
+    y0 = {
+        "a": jnp.linspace(-0.5, 0.7, 12).reshape(3, 4),
+        "b": jnp.array([0.3, -0.2, 0.5]),
+    }
     args, order = jnp.asarray(0.7), 3
     expected = nested_ode_jet(_structural, 0.3, y0, args, order)
     expected = np.stack([flat(x, np.float64) for x in expected])

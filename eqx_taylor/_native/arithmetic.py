@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 
 # Functions that LLVM knows, of vectors too.
@@ -182,7 +182,9 @@ class Arithmetic:
 
     def alignment(self, type_: Any) -> int:
         """In bytes, that is certain: a chunk may begin at any of its entries."""
-        return self.bytes * (self.lanes if self.lanes > 1 and type_ == self.entry else 1)
+        return self.bytes * (
+            self.lanes if self.lanes > 1 and type_ == self.entry else 1
+        )
 
     # -- sums
 

@@ -10,12 +10,12 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 from .emitter import Emitter
 from .groups import Array, Group, Slice, Sums
 from .loops import loop
-from .program import Atom, Parameter
+from .program import Parameter
 from .recurrences import FIRST, NEXT, Step, Y
 
 
@@ -234,7 +234,9 @@ class Looped(Emitter):
                     out.append(ops.fma(factor, x, total))
                 return out
 
-            return self.accumulate(_as_value(0), _as_value(sums.terms), zeros, side, step)
+            return self.accumulate(
+                _as_value(0), _as_value(sums.terms), zeros, side, step
+            )
 
         constants = [x.constant for x in sums.atoms] if isinstance(k, int) else None
         if constants is not None and any(constants):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 from .arithmetic import Arithmetic
 from .loops import loop

@@ -99,7 +99,9 @@ class Program:
 
         lines = [f"{self.dtype} {self.size} {self.arguments}"]
         for p in self.parameters:
-            lines.append(f"{p.index} {p.op} {p.attribute} {[*map(of_number, p.operands)]}")
+            lines.append(
+                f"{p.index} {p.op} {p.attribute} {[*map(of_number, p.operands)]}"
+            )
         for a in self.atoms:
             names = [x.index for x in a.operands], [x.index for x in a.lagged]
             numbers = [*map(of_number, a.coefficients)], of_number(a.constant)

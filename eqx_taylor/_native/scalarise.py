@@ -87,6 +87,8 @@ class _Reader:
     def __init__(self, builder: Builder, dtype: str):
         self.builder = builder
         self.dtype = dtype
+        # The equations that are read now: one, and those it is within.
+        self._within: list[Any] = []
 
     def read(self, jaxpr: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         inner = jaxpr.jaxpr
@@ -104,7 +106,9 @@ class _Reader:
 
         for eqn in live_equations(jaxpr):
             operands = [value_of(atom) for atom in eqn.invars]
+            self._within.append(eqn)
             env.update(zip(eqn.outvars, self._apply(eqn, operands)))
+            self._within.pop()
             if len(self.builder.atoms) > LARGEST:
                 raise NotNative(
                     f"the vector field has more than {LARGEST} operations on numbers"
@@ -126,7 +130,14 @@ class _Reader:
             return [fun(eqn, *operands)]
         if name in FUNCTIONS:
             return [self._map(ft.partial(FUNCTIONS[name], self.builder), *operands)]
-        raise refused(eqn)
+        raise self._refused(eqn)
+
+    def _refused(self, eqn: Any, why: str = "it has no scalar form here") -> NotNative:
+        """The error about an equation. What JAX keeps of its own functions has no
+        place: then it is that of the call."""
+        places = map(place_of, reversed(self._within))
+        place = next(filter(None, places), "a place that JAX does not know")
+        return NotNative(f"`{eqn.primitive.name}` at {place}: {why}")
 
     def _map(self, fun: Callable[..., Linear], *operands: np.ndarray) -> np.ndarray:
         """Applies a function of values entry by entry."""
@@ -162,7 +173,7 @@ class _Reader:
 
     def _pow(self, eqn, x, y):
         if not is_known(y):
-            raise refused(eqn, "its exponent is not a constant")
+            raise self._refused(eqn, "its exponent is not a constant")
         y = np.broadcast_to(y, eqn.outvars[0].aval.shape)
         power = lambda x, y: self.builder.power(x, y.constant)  # noqa: E731
         return self._map(power, x, y)
@@ -209,7 +220,7 @@ class _Reader:
 
     def _select_n(self, eqn, which, *cases):
         if not is_known(which):
-            raise refused(eqn, "its predicate depends on the time or the state")
+            raise self._refused(eqn, "its predicate depends on the time or the state")
         shape = eqn.outvars[0].aval.shape
         which = np.ravel(np.broadcast_to(which, shape)).astype(int)
         flat = [np.ravel(_as_objects(x, shape)) for x in cases]
@@ -217,7 +228,7 @@ class _Reader:
 
     def _convert_element_type(self, eqn, x):
         if str(eqn.params["new_dtype"]) != self.dtype:
-            raise refused(eqn, f"it converts to {eqn.params['new_dtype']}")
+            raise self._refused(eqn, f"it converts to {eqn.params['new_dtype']}")
         return x
 
     def _gather(self, eqn, x, *indices):
@@ -241,7 +252,7 @@ class _Reader:
         """Where each entry of the result comes from: the primitive, applied to the
         numbers of the entries."""
         if not all(map(is_known, indices)):
-            raise refused(eqn, "an index depends on the time or the state")
+            raise self._refused(eqn, "an index depends on the time or the state")
         operands: list[Any] = list(indices)
         start = 1
         for place, x in zip(where, moved):
@@ -252,12 +263,12 @@ class _Reader:
             start += x.size
         [found] = _evaluated(eqn, operands)
         if not np.all(np.isfinite(found)):
-            raise refused(eqn, "an index is out of bounds")
+            raise self._refused(eqn, "an index is out of bounds")
         return found.astype(int)
 
     def _scatter_add(self, eqn, x, indices, updates):
         if not is_known(indices):
-            raise refused(eqn, "an index depends on the time or the state")
+            raise self._refused(eqn, "an index depends on the time or the state")
         # Where each update goes: that of a gather with the same numbers, transposed.
         # The primitive is linear, and is applied to each update alone.
         zeros = np.zeros(x.shape, self.dtype)
@@ -323,8 +334,3 @@ def _taken(places: np.ndarray, operands: Sequence[np.ndarray]) -> np.ndarray:
 def _evaluated(eqn: Any, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
     with jax.ensure_compile_time_eval():
         return [np.asarray(x) for x in bind(eqn, operands)]
-
-
-def refused(eqn: Any, why: str = "it has no scalar form here") -> NotNative:
-    """The error about an equation."""
-    return NotNative(f"`{eqn.primitive.name}` at {place_of(eqn)}: {why}")

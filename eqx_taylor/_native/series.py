@@ -29,7 +29,7 @@ The interface (first version; the code follows):
 
 from typing import Any, NamedTuple
 
-from llvmlite import ir
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 from .arithmetic import Arithmetic
 from .groups import plan

@@ -1,7 +1,6 @@
 """Series whose orders are written one after the other, with all coefficients in
 registers, or where LLVM puts them: for small programs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from .emitter import Emitter, padded
@@ -21,7 +20,8 @@ class Unrolled(Emitter):
         state = self.plan.state
         ops = self.ops
         first = [
-            ops.load(ops.at(self.y, i, ops.entry), ops.entry) for i in range(state.count)
+            ops.load(ops.at(self.y, i, ops.entry), ops.entry)
+            for i in range(state.count)
         ]
         for i, x in enumerate(first):
             ops.store(x, ops.at(self.coefficients, i, ops.entry))
