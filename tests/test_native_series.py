@@ -259,7 +259,15 @@ def _structural(t, y, args):
     def body(carry, x):
         return jnp.sin(carry + x), carry * x
 
+    @jax.custom_jvp
+    def identity(x):
+        return x
+
+    identity.defjvps(lambda dx, y, x: dx)
+    b = jax.checkpoint(jnp.sin)(identity(b))
     last, products = lax.scan(body, b, a[:, :3])
+    first, others = lax.scan(body, b, a[:, :3], reverse=True)
+    last = last + jnp.cos(first + others[0])
     slope_b = last + products[1] + total[1] * args
     wide = jnp.concatenate([total, products[:1]], axis=0)
     return {"a": jnp.concatenate([wide, b[:, None]], axis=1), "b": slope_b}
@@ -353,6 +361,7 @@ REFUSED = {
     "an index": (lambda y: y[jnp.argmax(y)] * y, "`argmax`"),
     "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`while`"),
     "an exponent": (lambda y: y**y, "`pow`.*exponent"),
+    "a complex value": (lambda y: jnp.abs(y + 1j), "complex"),
     "another dtype": (lambda y: jnp.sin(y.astype(jnp.float32)).astype(jnp.float64), "`convert_element_type`.*float32"),
 }  # fmt: skip
 

@@ -87,7 +87,8 @@ def _computed(ops: Arithmetic, p: Parameter, operands: list[Any]) -> Any:
     if p.op in ("add", "mul", "div"):
         return getattr(ops, p.op)(*operands)
     if p.op == "pow":
-        return power(_OnValues(ops, operands[0].type), operands[0], p.operands[1])
+        exponent: Any = p.operands[1]
+        return power(_OnValues(ops, operands[0].type), operands[0], exponent)
     return ops.call(p.op, operands[0])
 
 

@@ -13,7 +13,7 @@ does not depend on the time and the state.
 import dataclasses
 import functools as ft
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, Union
+from typing import Any
 
 
 class NotNative(Exception):
@@ -35,7 +35,7 @@ class Parameter:
     attribute: Any = None
 
 
-Coefficient = Union[float, Parameter]
+Coefficient = float | Parameter
 
 
 @dataclasses.dataclass(eq=False)

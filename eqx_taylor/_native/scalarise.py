@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from .._core.jax import bind, close, is_literal, live_equations, place_of, scan_params
 from .._core.primitives import callee, CALLS
@@ -61,7 +62,7 @@ def _common_dtype(avals: Sequence[Any]) -> str:
     )
 
 
-def _filled(shape: tuple[int, ...], make: Callable[[int], Linear]) -> np.ndarray:
+def _filled(shape: tuple[int, ...], make: Callable[[int], Any]) -> np.ndarray:
     out = np.empty(int(np.prod(shape)), object)
     for i in range(out.size):
         out[i] = make(i)
@@ -94,7 +95,7 @@ class _Reader:
         inner = jaxpr.jaxpr
         env: dict[Any, np.ndarray] = dict(zip(inner.invars, inputs))
         for var, value in zip(inner.constvars, jaxpr.consts):
-            if isinstance(value, jax.core.Tracer):
+            if isinstance(value, Tracer):
                 raise NotNative(
                     "the vector field closes over an array that is traced: pass it as "
                     "`args`"
@@ -107,6 +108,9 @@ class _Reader:
         for eqn in live_equations(jaxpr):
             operands = [value_of(atom) for atom in eqn.invars]
             self._within.append(eqn)
+            for var in eqn.outvars:
+                if np.issubdtype(var.aval.dtype, np.complexfloating):
+                    raise self._refused(eqn, "it is complex")
             env.update(zip(eqn.outvars, self._apply(eqn, operands)))
             self._within.pop()
             if len(self.builder.atoms) > LARGEST:
@@ -210,11 +214,13 @@ class _Reader:
         if is_known(b) or all(y.is_constant for y in _as_objects(b, b.shape)):
             a, b = b, a
         if is_known(a):
-            return self.builder.sum(zip(map(float, a), b))
+            terms: Any = zip(map(float, a), b)
+            return self.builder.sum(terms)
         if all(x.is_constant for x in a):
             b = _as_objects(b, b.shape)
             return self.builder.sum((x.constant, y) for x, y in zip(a, b))
-        return self.builder.sum((1.0, self.builder.mul(x, y)) for x, y in zip(a, b))
+        pairs: Any = zip(a, b)
+        return self.builder.sum((1.0, self.builder.mul(x, y)) for x, y in pairs)
 
     # -- what only moves entries, for operands that are known
 
@@ -281,7 +287,7 @@ class _Reader:
 
         def entry(i):
             [sources] = np.nonzero(each[:, i])
-            parts = [(float(each[n, i]), flat[n]) for n in sources]
+            parts: list[Any] = [(float(each[n, i]), flat[n]) for n in sources]
             return self.builder.sum([(1.0, start[i]), *parts])
 
         return _filled(x.shape, entry)
