@@ -361,7 +361,7 @@ REFUSED = {
     "an index": (lambda y: y[jnp.argmax(y)] * y, "`argmax`"),
     "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`while`"),
     "an exponent": (lambda y: y**y, "`pow`.*exponent"),
-    "a complex value": (lambda y: jnp.abs(y + 1j), "complex"),
+    "a complex value": (lambda y: jnp.abs(lax.complex(y, y)), "complex"),
     "another dtype": (lambda y: jnp.sin(y.astype(jnp.float32)).astype(jnp.float64), "`convert_element_type`.*float32"),
 }  # fmt: skip
 

@@ -206,29 +206,29 @@ class Builder:
         return Linear(0.0, {atom: c})
 
     def factored(self, x: Linear) -> tuple[Atom, Coefficient]:
-        """`x` as an atom with a coefficient."""
+        """`x` as an atom with a coefficient, so that `-x` is the same atom."""
         if len(x.terms) == 1 and x.constant == 0.0:
             [(atom, c)] = x.terms.items()
             return atom, c
-        terms = sorted(x.terms.items(), key=lambda item: item[0].index)
-        first = terms[0][1]
+        first = min(x.terms.items(), key=lambda item: item[0].index)[1]
         sign = -1.0 if isinstance(first, float) and first < 0 else 1.0
-        terms = [(atom, self._times(sign, c)) for atom, c in terms]
-        return self._sum_atom(terms, self._times(sign, x.constant)), sign
+        return self._sum_atom(self.scale(sign, x)), sign
 
     def atom_of(self, x: Linear) -> Atom:
         """An atom that is `x` itself."""
-        atom, c = self.factored(x)
-        if c == 1.0:
-            return atom
-        return self._sum_atom([(atom, c)], 0.0)
+        if len(x.terms) == 1 and x.constant == 0.0:
+            [(atom, c)] = x.terms.items()
+            if c == 1.0:
+                return atom
+        return self._sum_atom(x)
 
-    def _sum_atom(self, terms: Sequence[tuple[Atom, Coefficient]], constant) -> Atom:
+    def _sum_atom(self, x: Linear) -> Atom:
+        terms = sorted(x.terms.items(), key=lambda item: item[0].index)
         return self._atom(
             "linear",
             tuple(atom for atom, _ in terms),
             coefficients=tuple(c for _, c in terms),
-            constant=constant,
+            constant=x.constant,
         )
 
     # -- atoms

@@ -282,7 +282,7 @@ class _Reader:
         with jax.ensure_compile_time_eval():
             each = jax.vmap(lambda u: bind(eqn, [zeros, indices, u])[0])(ones)
         each = np.asarray(each).reshape(updates.size, -1)
-        flat = np.ravel(_as_objects(updates, updates.shape))
+        flat: Any = np.ravel(_as_objects(updates, updates.shape))
         start = np.ravel(_as_objects(x, x.shape))
 
         def entry(i):

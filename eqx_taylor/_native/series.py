@@ -8,9 +8,9 @@
 `prepare` is called once for each solve. `T` is `double` or `float`, and a vector of
 `lanes` of these where several solves are made at once. `P` is the scalar type if all
 lanes share their arguments, and `T` if each has its own. `coefficients` is of shape
-`(order + 1, size)`: row `k` has coefficient `k` in powers of the time since `t`, without
-units, and row 0 is `y`. All arrays have to be aligned to 64 bytes, and none may overlap
-another.
+`(order + 1, size)`: row `k` has coefficient `k` in powers of the time since `t`,
+without units, and row 0 is `y`. All arrays have to be aligned to 64 bytes, and none may
+overlap another.
 """
 
 from typing import Any, NamedTuple
