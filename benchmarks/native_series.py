@@ -27,7 +27,7 @@ from ._heyoka import EPS, equations, heyoka, solar_systems, to_heyoka
 from ._timing import print_machine
 
 
-ROUNDS = 9
+ROUNDS = 30
 
 
 class Case(NamedTuple):
@@ -148,7 +148,7 @@ def _aligned(size: int, values: Any = ()) -> np.ndarray:
     return out
 
 
-def shortest(run: Callable[[int], None], seconds: float = 0.02) -> float:
+def shortest(run: Callable[[int], None], seconds: float = 0.002) -> float:
     """The time of one of many calls, in seconds."""
     count = 1
     while True:

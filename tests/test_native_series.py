@@ -132,6 +132,40 @@ def test_functions(form):
     assert_rows_close(found, _expected_functions(order, "float64"), ulps=40)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_functions_of_vectors(dtype):
+    """What has a form of its own for vectors, over all its domain: y' = f(y) at 0."""
+    info = np.finfo(dtype)
+    limit = math.log(float(info.max))
+    x = np.concatenate([
+        np.linspace(-limit, limit, 61) * (1 - 1e-3),
+        np.linspace(-1.3, 1.3, 41), [1e-9, -1e-9, 0.625, 12.0, -30.0],
+    ]).astype(dtype)  # fmt: skip
+    beyond = np.array([2 * limit, -2 * limit, np.inf, -np.inf, np.nan], dtype)
+
+    def field(t, y, args):
+        return jnp.stack([jnp.exp(y[0]), jnp.tanh(y[1]), jax.nn.sigmoid(y[2])])
+
+    y0 = jnp.asarray(np.concatenate([x, beyond]))
+    y0 = jnp.stack([y0, y0, y0])
+    with mpmath.workdps(40):
+        numbers = [mpmath.mpf(float(value)) for value in x]
+        functions = [mpmath.exp, mpmath.tanh, lambda x: 1 / (1 + mpmath.exp(-x))]
+        expected = [[float(fun(value)) for value in numbers] for fun in functions]
+    zero = np.zeros((), dtype)[()]
+    for form in FORMS[1::2]:
+        found = coefficients(field, zero, y0, order=1, **form)[1].reshape(3, -1)
+        error = np.abs(found[:, : len(x)] - np.array(expected))
+        # What is below the smallest normal number may be zero.
+        rounding = 4 * float(info.eps) * np.abs(expected) + float(info.tiny)
+        assert np.all(error <= rounding), np.max(error / rounding)
+        exps, tanhs, sigmoids = found[:, len(x) :]
+        assert list(exps[:4]) == [np.inf, 0, np.inf, 0]
+        assert list(tanhs[:4]) == [1, -1, 1, -1]
+        assert list(sigmoids[:4]) == [1, 0, 1, 0]
+        assert np.all(np.isnan([exps[4], tanhs[4], sigmoids[4]]))
+
+
 def test_functions_in_float32():
     order = 8
     field, y0, names = _fields("float32")

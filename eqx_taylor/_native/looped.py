@@ -469,7 +469,15 @@ class _Step(Step):
                 x = [ops.mul(w, one) for one in x]
             return [ops.fma(*terms) for terms in zip(x, y, totals)]
 
-        return self._accumulated(start, stop, step)
+        # What is known last is added last, and nothing else waits for it.
+        if first == 0:
+            start = ir.Constant(_INTEGER, 1)
+        if without == 0:
+            stop = self.k
+        totals = self._accumulated(start, stop, step)
+        if first == 0:
+            totals = step(ir.Constant(_INTEGER, 0), totals)
+        return step(self.k, totals) if without == 0 else totals
 
     def _accumulated(self, start, stop, step):
         side = _side(len(self.block))
@@ -487,7 +495,9 @@ class _Step(Step):
             y = self._from(emitter._row(array, builder.sub(self.k, j)), a)
             return [ops.fma(*terms) for terms in zip(x, y, totals)]
 
-        totals = self._accumulated(ir.Constant(_INTEGER, first), stop, step)
+        totals = self._accumulated(one, stop, step)
+        if first == 0:
+            totals = step(ir.Constant(_INTEGER, 0), totals)
         half = builder.lshr(self.k, one)
         is_odd = builder.trunc(self.k, ir.IntType(1))
         zero = ops.number(0.0, self.type)

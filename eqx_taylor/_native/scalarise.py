@@ -287,8 +287,9 @@ class _Reader:
 
         def entry(i):
             [sources] = np.nonzero(each[:, i])
-            parts: list[Any] = [(float(each[n, i]), flat[n]) for n in sources]
-            return self.builder.sum([(1.0, start[i]), *parts])
+            parts = [(float(each[n, i]), flat[n]) for n in sources]
+            terms: Any = [(1.0, start[i]), *parts]
+            return self.builder.sum(terms)
 
         return _filled(x.shape, entry)
 
