@@ -38,7 +38,12 @@ def coefficients(
 ) -> np.ndarray:
     """Of one solution: an array of shape `(order + 1, size)`."""
     program = program_of(field, t, y0, args)
-    found = run(program, [(t, flat(y0, program.dtype), flat(args, program.dtype))], order, **options)
+    found = run(
+        program,
+        [(t, flat(y0, program.dtype), flat(args, program.dtype))],
+        order,
+        **options,
+    )
     return found[..., 0]
 
 
@@ -62,7 +67,9 @@ def run(program: Program, points: Any, order: int, **options: Any) -> np.ndarray
 
     def call(function, *arrays):
         kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(arrays))
-        kind(engine.get_function_address(function.name))(*[x.ctypes.data for x in arrays])
+        kind(engine.get_function_address(function.name))(
+            *[x.ctypes.data for x in arrays]
+        )
 
     def array(size, values=None):
         out = _aligned(size, program.dtype)

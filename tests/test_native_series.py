@@ -8,16 +8,15 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from jax import lax
-
 from helpers import assert_close, mp_ode_coefficients, nested_ode_jet
+from jax import lax
 
 
 pytest.importorskip("llvmlite", reason="llvmlite writes the machine code")
 
-from eqx_taylor._native.program import NotNative  # noqa: E402
-
 from machine_code import coefficients, flat, program_of, run  # noqa: E402
+
+from eqx_taylor._native.program import NotNative  # noqa: E402
 
 
 EPS = float(np.finfo(np.float64).eps)
@@ -133,6 +132,40 @@ def test_functions(form):
     assert_rows_close(found, _expected_functions(order, "float64"), ulps=40)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_functions_of_vectors(dtype):
+    """What has a form of its own for vectors, over all its domain: y' = f(y) at 0."""
+    info = np.finfo(dtype)
+    limit = math.log(float(info.max))
+    x = np.concatenate([
+        np.linspace(-limit, limit, 61) * (1 - 1e-3),
+        np.linspace(-1.3, 1.3, 41), [1e-9, -1e-9, 0.625, 12.0, -30.0],
+    ]).astype(dtype)  # fmt: skip
+    beyond = np.array([2 * limit, -2 * limit, np.inf, -np.inf, np.nan], dtype)
+
+    def field(t, y, args):
+        return jnp.stack([jnp.exp(y[0]), jnp.tanh(y[1]), jax.nn.sigmoid(y[2])])
+
+    y0 = jnp.asarray(np.concatenate([x, beyond]))
+    y0 = jnp.stack([y0, y0, y0])
+    with mpmath.workdps(40):
+        numbers = [mpmath.mpf(float(value)) for value in x]
+        functions = [mpmath.exp, mpmath.tanh, lambda x: 1 / (1 + mpmath.exp(-x))]
+        expected = [[float(fun(value)) for value in numbers] for fun in functions]
+    zero = np.zeros((), dtype)[()]
+    for form in FORMS[1::2]:
+        found = coefficients(field, zero, y0, order=1, **form)[1].reshape(3, -1)
+        error = np.abs(found[:, : len(x)] - np.array(expected))
+        # What is below the smallest normal number may be zero.
+        rounding = 4 * float(info.eps) * np.abs(expected) + float(info.tiny)
+        assert np.all(error <= rounding), np.max(error / rounding)
+        exps, tanhs, sigmoids = found[:, len(x) :]
+        assert list(exps[:4]) == [np.inf, 0, np.inf, 0]
+        assert list(tanhs[:4]) == [1, -1, 1, -1]
+        assert list(sigmoids[:4]) == [1, 0, 1, 0]
+        assert np.all(np.isnan([exps[4], tanhs[4], sigmoids[4]]))
+
+
 def test_functions_in_float32():
     order = 8
     field, y0, names = _fields("float32")
@@ -150,10 +183,14 @@ def test_lanes(unroll, shared):
 
     def field(t, y, args):
         rate, shift = args
-        return jnp.exp(-rate * y) * jnp.sin(t + y[::-1]) + shift * jnp.stack([y[0] * y[1], t])
+        return jnp.exp(-rate * y) * jnp.sin(t + y[::-1]) + shift * jnp.stack(
+            [y[0] * y[1], t]
+        )
 
     rng = np.random.default_rng(0)
-    points = [(rng.uniform(), rng.uniform(size=2), rng.uniform(size=3)) for _ in range(4)]
+    points = [
+        (rng.uniform(), rng.uniform(size=2), rng.uniform(size=3)) for _ in range(4)
+    ]
     args = jnp.asarray(0.0), jnp.zeros(2)
     program = program_of(field, 0.0, jnp.zeros(2), args)
     found = run(program, points, 9, unroll=unroll, shared=shared)
@@ -256,7 +293,15 @@ def _structural(t, y, args):
     def body(carry, x):
         return jnp.sin(carry + x), carry * x
 
+    @jax.custom_jvp
+    def identity(x):
+        return x
+
+    identity.defjvps(lambda dx, y, x: dx)
+    b = jax.checkpoint(jnp.sin)(identity(b))
     last, products = lax.scan(body, b, a[:, :3])
+    first, others = lax.scan(body, b, a[:, :3], reverse=True)
+    last = last + jnp.cos(first + others[0])
     slope_b = last + products[1] + total[1] * args
     wide = jnp.concatenate([total, products[:1]], axis=0)
     return {"a": jnp.concatenate([wide, b[:, None]], axis=1), "b": slope_b}
@@ -264,7 +309,10 @@ def _structural(t, y, args):
 
 @pytest.mark.parametrize("unroll", [True, False])
 def test_structure(unroll):
-    y0 = {"a": jnp.linspace(-0.5, 0.7, 12).reshape(3, 4), "b": jnp.array([0.3, -0.2, 0.5])}
+    y0 = {
+        "a": jnp.linspace(-0.5, 0.7, 12).reshape(3, 4),
+        "b": jnp.array([0.3, -0.2, 0.5]),
+    }
     args, order = jnp.asarray(0.7), 3
     expected = nested_ode_jet(_structural, 0.3, y0, args, order)
     expected = np.stack([flat(x, np.float64) for x in expected])
@@ -347,6 +395,7 @@ REFUSED = {
     "an index": (lambda y: y[jnp.argmax(y)] * y, "`argmax`"),
     "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`while`"),
     "an exponent": (lambda y: y**y, "`pow`.*exponent"),
+    "a complex value": (lambda y: jnp.abs(lax.complex(y, y)), "complex"),
     "another dtype": (lambda y: jnp.sin(y.astype(jnp.float32)).astype(jnp.float64), "`convert_element_type`.*float32"),
 }  # fmt: skip
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
+
+from .elementary import exp, tanh
 
 
 # Functions that LLVM knows, of vectors too.
@@ -103,6 +105,9 @@ class Arithmetic:
         """
         return self._intrinsic("fmuladd", x, y, z)
 
+    def copysign(self, x: Any, sign: Any) -> Any:
+        return self._intrinsic("copysign", x, sign)
+
     def _intrinsic(self, name: str, *args: Any) -> Any:
         type_ = args[0].type
         name = f"llvm.{name}.{self._name_of(type_)}"
@@ -122,6 +127,8 @@ class Arithmetic:
 
     def call(self, name: Any, x: Any) -> Any:
         """A function of a value, by its name; or `("pow", exponent)`."""
+        if name in ("exp", "tanh") and isinstance(x.type, ir.VectorType):
+            return exp(self, x) if name == "exp" else tanh(self, x)
         if name == "rsqrt":
             return self.div(self.number(1.0, x.type), self.call("sqrt", x))
         if name == "logistic":
@@ -182,7 +189,9 @@ class Arithmetic:
 
     def alignment(self, type_: Any) -> int:
         """In bytes, that is certain: a chunk may begin at any of its entries."""
-        return self.bytes * (self.lanes if self.lanes > 1 and type_ == self.entry else 1)
+        return self.bytes * (
+            self.lanes if self.lanes > 1 and type_ == self.entry else 1
+        )
 
     # -- sums
 

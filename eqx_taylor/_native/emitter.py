@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
-
 from .arithmetic import Arithmetic
-from .groups import Array, Group, Plan
+from .groups import Array, Plan
 from .parameters import Parameters
 from .program import Atom, Coefficient, Parameter, Program
 
@@ -83,9 +81,7 @@ class Emitter:
         """A chunk of coefficients, wherever they are."""
         places = [self.plan.places[atom] for atom in atoms]
         array, start = places[0]
-        in_order = all(
-            place == (array, start + i) for i, place in enumerate(places)
-        )
+        in_order = all(place == (array, start + i) for i, place in enumerate(places))
         if in_order and array.width == len(atoms) and start % array.width == 0:
             return self.load(array, k, start // array.width)
         entries = [self.entry(array, k, i) for array, i in places]
@@ -110,6 +106,6 @@ class Emitter:
 
 
 def padded(atoms: Sequence[Atom], width: int) -> list[Atom]:
-    """A chunk of atoms. The last one is repeated, so that nothing is computed of numbers
-    that are not there."""
+    """A chunk of atoms. The last one is repeated: nothing is computed of numbers that
+    are not there."""
     return [*atoms, *[atoms[-1]] * (width - len(atoms))]

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 
 class loop:
     """A loop over integers, as a context in which its body is written. Values that
     change are stored in `carried`, in the order of their first ones."""
 
-    def __init__(self, builder: Any, start: Any, stop: Any, carried: Sequence[Any] = ()):
+    def __init__(
+        self, builder: Any, start: Any, stop: Any, carried: Sequence[Any] = ()
+    ):
         self.builder = builder
         integer = ir.IntType(64)
         if isinstance(stop, int):

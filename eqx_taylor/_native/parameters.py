@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
+import numpy as np
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 from .arithmetic import Arithmetic
 from .loops import loop
 from .program import Coefficient, Parameter, Program
 from .recurrences import power
+from .tables import add_table
 
 
 class Parameters:
@@ -87,7 +89,8 @@ def _computed(ops: Arithmetic, p: Parameter, operands: list[Any]) -> Any:
     if p.op in ("add", "mul", "div"):
         return getattr(ops, p.op)(*operands)
     if p.op == "pow":
-        return power(_OnValues(ops, operands[0].type), operands[0], p.operands[1])
+        exponent: Any = p.operands[1]
+        return power(_OnValues(ops, operands[0].type), operands[0], exponent)
     return ops.call(p.op, operands[0])
 
 
@@ -102,16 +105,12 @@ class _OnValues:
 def _copy(
     ops: Arithmetic, name: str, places: Sequence[tuple[int, int]], source, target
 ) -> None:
-    """Copies entries, `(from, to)`, where all `to` follow each other; by a loop over a
-    table, so that the code stays short."""
+    """Copies entries, `(from, to)`, by a loop over a table: so the code stays short."""
     if not places:
         return
     index = ir.IntType(32)
-    table = ir.ArrayType(index, 2 * len(places))
-    data = ir.GlobalVariable(ops.builder.module, table, name)
-    data.linkage, data.global_constant = "internal", True
-    data.initializer = ir.Constant(table, [x for pair in places for x in pair])
     builder = ops.builder
+    data = add_table(builder.module, name, np.array(places, np.int32))
     with loop(builder, ir.Constant(ir.IntType(64), 0), len(places)) as i:
         twice = builder.shl(i, ir.Constant(i.type, 1))
         start = builder.load(ops.at(data, twice, index), typ=index)

@@ -13,7 +13,7 @@ does not depend on the time and the state.
 import dataclasses
 import functools as ft
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any, Union
+from typing import Any
 
 
 class NotNative(Exception):
@@ -35,7 +35,7 @@ class Parameter:
     attribute: Any = None
 
 
-Coefficient = Union[float, Parameter]
+Coefficient = float | Parameter
 
 
 @dataclasses.dataclass(eq=False)
@@ -99,7 +99,9 @@ class Program:
 
         lines = [f"{self.dtype} {self.size} {self.arguments}"]
         for p in self.parameters:
-            lines.append(f"{p.index} {p.op} {p.attribute} {[*map(of_number, p.operands)]}")
+            lines.append(
+                f"{p.index} {p.op} {p.attribute} {[*map(of_number, p.operands)]}"
+            )
         for a in self.atoms:
             names = [x.index for x in a.operands], [x.index for x in a.lagged]
             numbers = [*map(of_number, a.coefficients)], of_number(a.constant)
@@ -204,29 +206,29 @@ class Builder:
         return Linear(0.0, {atom: c})
 
     def factored(self, x: Linear) -> tuple[Atom, Coefficient]:
-        """`x` as an atom with a coefficient."""
+        """`x` as an atom with a coefficient, so that `-x` is the same atom."""
         if len(x.terms) == 1 and x.constant == 0.0:
             [(atom, c)] = x.terms.items()
             return atom, c
-        terms = sorted(x.terms.items(), key=lambda item: item[0].index)
-        first = terms[0][1]
+        first = min(x.terms.items(), key=lambda item: item[0].index)[1]
         sign = -1.0 if isinstance(first, float) and first < 0 else 1.0
-        terms = [(atom, self._times(sign, c)) for atom, c in terms]
-        return self._sum_atom(terms, self._times(sign, x.constant)), sign
+        return self._sum_atom(self.scale(sign, x)), sign
 
     def atom_of(self, x: Linear) -> Atom:
         """An atom that is `x` itself."""
-        atom, c = self.factored(x)
-        if c == 1.0:
-            return atom
-        return self._sum_atom([(atom, c)], 0.0)
+        if len(x.terms) == 1 and x.constant == 0.0:
+            [(atom, c)] = x.terms.items()
+            if c == 1.0:
+                return atom
+        return self._sum_atom(x)
 
-    def _sum_atom(self, terms: Sequence[tuple[Atom, Coefficient]], constant) -> Atom:
+    def _sum_atom(self, x: Linear) -> Atom:
+        terms = sorted(x.terms.items(), key=lambda item: item[0].index)
         return self._atom(
             "linear",
             tuple(atom for atom, _ in terms),
             coefficients=tuple(c for _, c in terms),
-            constant=constant,
+            constant=x.constant,
         )
 
     # -- atoms

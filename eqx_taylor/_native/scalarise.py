@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from .._core.jax import bind, close, is_literal, live_equations, place_of, scan_params
 from .._core.primitives import callee, CALLS
@@ -61,7 +62,7 @@ def _common_dtype(avals: Sequence[Any]) -> str:
     )
 
 
-def _filled(shape: tuple[int, ...], make: Callable[[int], Linear]) -> np.ndarray:
+def _filled(shape: tuple[int, ...], make: Callable[[int], Any]) -> np.ndarray:
     out = np.empty(int(np.prod(shape)), object)
     for i in range(out.size):
         out[i] = make(i)
@@ -87,12 +88,14 @@ class _Reader:
     def __init__(self, builder: Builder, dtype: str):
         self.builder = builder
         self.dtype = dtype
+        # The equations that are read now: one, and those it is within.
+        self._within: list[Any] = []
 
     def read(self, jaxpr: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         inner = jaxpr.jaxpr
         env: dict[Any, np.ndarray] = dict(zip(inner.invars, inputs))
         for var, value in zip(inner.constvars, jaxpr.consts):
-            if isinstance(value, jax.core.Tracer):
+            if isinstance(value, Tracer):
                 raise NotNative(
                     "the vector field closes over an array that is traced: pass it as "
                     "`args`"
@@ -104,7 +107,12 @@ class _Reader:
 
         for eqn in live_equations(jaxpr):
             operands = [value_of(atom) for atom in eqn.invars]
+            self._within.append(eqn)
+            for var in eqn.outvars:
+                if np.issubdtype(var.aval.dtype, np.complexfloating):
+                    raise self._refused(eqn, "it is complex")
             env.update(zip(eqn.outvars, self._apply(eqn, operands)))
+            self._within.pop()
             if len(self.builder.atoms) > LARGEST:
                 raise NotNative(
                     f"the vector field has more than {LARGEST} operations on numbers"
@@ -126,7 +134,14 @@ class _Reader:
             return [fun(eqn, *operands)]
         if name in FUNCTIONS:
             return [self._map(ft.partial(FUNCTIONS[name], self.builder), *operands)]
-        raise refused(eqn)
+        raise self._refused(eqn)
+
+    def _refused(self, eqn: Any, why: str = "it has no scalar form here") -> NotNative:
+        """The error about an equation. What JAX keeps of its own functions has no
+        place: then it is that of the call."""
+        places = map(place_of, reversed(self._within))
+        place = next(filter(None, places), "a place that JAX does not know")
+        return NotNative(f"`{eqn.primitive.name}` at {place}: {why}")
 
     def _map(self, fun: Callable[..., Linear], *operands: np.ndarray) -> np.ndarray:
         """Applies a function of values entry by entry."""
@@ -162,7 +177,7 @@ class _Reader:
 
     def _pow(self, eqn, x, y):
         if not is_known(y):
-            raise refused(eqn, "its exponent is not a constant")
+            raise self._refused(eqn, "its exponent is not a constant")
         y = np.broadcast_to(y, eqn.outvars[0].aval.shape)
         power = lambda x, y: self.builder.power(x, y.constant)  # noqa: E731
         return self._map(power, x, y)
@@ -199,17 +214,19 @@ class _Reader:
         if is_known(b) or all(y.is_constant for y in _as_objects(b, b.shape)):
             a, b = b, a
         if is_known(a):
-            return self.builder.sum(zip(map(float, a), b))
+            terms: Any = zip(map(float, a), b)
+            return self.builder.sum(terms)
         if all(x.is_constant for x in a):
             b = _as_objects(b, b.shape)
             return self.builder.sum((x.constant, y) for x, y in zip(a, b))
-        return self.builder.sum((1.0, self.builder.mul(x, y)) for x, y in zip(a, b))
+        pairs: Any = zip(a, b)
+        return self.builder.sum((1.0, self.builder.mul(x, y)) for x, y in pairs)
 
     # -- what only moves entries, for operands that are known
 
     def _select_n(self, eqn, which, *cases):
         if not is_known(which):
-            raise refused(eqn, "its predicate depends on the time or the state")
+            raise self._refused(eqn, "its predicate depends on the time or the state")
         shape = eqn.outvars[0].aval.shape
         which = np.ravel(np.broadcast_to(which, shape)).astype(int)
         flat = [np.ravel(_as_objects(x, shape)) for x in cases]
@@ -217,7 +234,7 @@ class _Reader:
 
     def _convert_element_type(self, eqn, x):
         if str(eqn.params["new_dtype"]) != self.dtype:
-            raise refused(eqn, f"it converts to {eqn.params['new_dtype']}")
+            raise self._refused(eqn, f"it converts to {eqn.params['new_dtype']}")
         return x
 
     def _gather(self, eqn, x, *indices):
@@ -241,7 +258,7 @@ class _Reader:
         """Where each entry of the result comes from: the primitive, applied to the
         numbers of the entries."""
         if not all(map(is_known, indices)):
-            raise refused(eqn, "an index depends on the time or the state")
+            raise self._refused(eqn, "an index depends on the time or the state")
         operands: list[Any] = list(indices)
         start = 1
         for place, x in zip(where, moved):
@@ -252,12 +269,12 @@ class _Reader:
             start += x.size
         [found] = _evaluated(eqn, operands)
         if not np.all(np.isfinite(found)):
-            raise refused(eqn, "an index is out of bounds")
+            raise self._refused(eqn, "an index is out of bounds")
         return found.astype(int)
 
     def _scatter_add(self, eqn, x, indices, updates):
         if not is_known(indices):
-            raise refused(eqn, "an index depends on the time or the state")
+            raise self._refused(eqn, "an index depends on the time or the state")
         # Where each update goes: that of a gather with the same numbers, transposed.
         # The primitive is linear, and is applied to each update alone.
         zeros = np.zeros(x.shape, self.dtype)
@@ -265,13 +282,14 @@ class _Reader:
         with jax.ensure_compile_time_eval():
             each = jax.vmap(lambda u: bind(eqn, [zeros, indices, u])[0])(ones)
         each = np.asarray(each).reshape(updates.size, -1)
-        flat = np.ravel(_as_objects(updates, updates.shape))
+        flat: Any = np.ravel(_as_objects(updates, updates.shape))
         start = np.ravel(_as_objects(x, x.shape))
 
         def entry(i):
             [sources] = np.nonzero(each[:, i])
             parts = [(float(each[n, i]), flat[n]) for n in sources]
-            return self.builder.sum([(1.0, start[i]), *parts])
+            terms: Any = [(1.0, start[i]), *parts]
+            return self.builder.sum(terms)
 
         return _filled(x.shape, entry)
 
@@ -323,8 +341,3 @@ def _taken(places: np.ndarray, operands: Sequence[np.ndarray]) -> np.ndarray:
 def _evaluated(eqn: Any, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
     with jax.ensure_compile_time_eval():
         return [np.asarray(x) for x in bind(eqn, operands)]
-
-
-def refused(eqn: Any, why: str = "it has no scalar form here") -> NotNative:
-    """The error about an equation."""
-    return NotNative(f"`{eqn.primitive.name}` at {place_of(eqn)}: {why}")

@@ -1,35 +1,21 @@
 """The Taylor coefficients of a solution, as a function in LLVM's language.
 
-The interface (first version; the code follows):
+`series_function` writes two functions into a module:
 
-    program = scalar_program(jaxpr, states, arguments)      # _native/scalarise.py
-    code = series_function(module, program, order=20, lanes=1, shared=True, name="series")
+    void prepare(P* args, P* parameters)
+    void series(T* t, T* y, P* parameters, T* coefficients, T* work)
 
-- `scalar_program(jaxpr, states)`: `jaxpr` is closed, of a function of
-  `t, *leaves of the state, *leaves of args`, which returns the leaves of the slope;
-  `states` is the number of leaves of the state. Constants of the jaxpr that are arrays
-  are part of the program; whatever is traced must be among `args`. All leaves are taken
-  flat, in row-major order, one behind the other. Raises `NotNative`, whose message is
-  one line with the primitive and its place in the field.
-- `Program`: `program.dtype` ("float64" or "float32"), `program.size` (entries of the
-  state), `program.arguments` (entries of args), and `program.key` (a string: the content
-  of the program, for a cache).
-- `SeriesCode`: `code.series`, `code.prepare` (both `ir.Function`), `code.parameters`
-  (how many numbers `prepare` writes), `code.work` (how many `T` the series needs).
-
-        void prepare(P* args, P* parameters)
-        void series(T* t, T* y, P* parameters, T* coefficients, T* work)
-
-  `prepare` is called once for each solve. `T` is `double` or `float` for `lanes=1`, and
-  `<lanes x double>` otherwise. `P` is the scalar type if `shared` (all lanes have the
-  same args), and `T` if every lane has its own. `coefficients` is `(order + 1) x size`:
-  row k is coefficient k in powers of `t' - t`, without units; row 0 is `y`.
-  All of them have to be aligned to 64 bytes; none may overlap.
+`prepare` is called once for each solve. `T` is `double` or `float`, and a vector of
+`lanes` of these where several solves are made at once. `P` is the scalar type if all
+lanes share their arguments, and `T` if each has its own. `coefficients` is of shape
+`(order + 1, size)`: row `k` has coefficient `k` in powers of the time since `t`,
+without units, and row 0 is `y`. All arrays have to be aligned to 64 bytes, and none may
+overlap another.
 """
 
 from typing import Any, NamedTuple
 
-from llvmlite import ir
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 from .arithmetic import Arithmetic
 from .groups import plan

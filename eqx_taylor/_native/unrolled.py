@@ -1,7 +1,6 @@
 """Series whose orders are written one after the other, with all coefficients in
 registers, or where LLVM puts them: for small programs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from .emitter import Emitter, padded
@@ -21,7 +20,8 @@ class Unrolled(Emitter):
         state = self.plan.state
         ops = self.ops
         first = [
-            ops.load(ops.at(self.y, i, ops.entry), ops.entry) for i in range(state.count)
+            ops.load(ops.at(self.y, i, ops.entry), ops.entry)
+            for i in range(state.count)
         ]
         for i, x in enumerate(first):
             ops.store(x, ops.at(self.coefficients, i, ops.entry))
@@ -110,27 +110,33 @@ class _Step(Step):
 
     def sum(self, a, b, first, without, weight=None):
         pairs = []
-        for j in range(first, self.k - without + 1):
+        orders = range(first, self.k - without + 1)
+        # What is known last is added last, and nothing else waits for it.
+        for j in sorted(orders, key=lambda j: max(j, self.k - j)):
             x, y = self._term(a, j), self._term(b, self.k - j)
             w = 1.0 if weight is None else weight(j, self.k)
             if x is not None and y is not None and w != 0:
                 pairs.append((x if w == 1 else self.mul(self.number(w), x), y))
-        return self.ops.dot(pairs) if pairs else None
+        return self._total(pairs)
+
+    def _total(self, pairs):
+        if not pairs:
+            return None
+        early, late = pairs[:-2], pairs[-2:]
+        total = self.ops.dot(early) if early else None
+        return self.ops.dot(late, total)
 
     def square_sum(self, a, first):
         pairs = []
-        for j in range(first, (self.k + 1) // 2):
+        for j in reversed(range(first, (self.k + 1) // 2)):
             x, y = self._term(a, j), self._term(a, self.k - j)
             if x is not None and y is not None:
-                pairs.append((x, y))
-        total = self.ops.dot(pairs) if pairs else None
-        total = self.add(total, total)
-        middle = self._term(a, self.k // 2) if self.k % 2 == 0 else None
-        if middle is None or self.k // 2 < first:
-            return total
-        if total is None:
-            return self.mul(middle, middle)
-        return self.ops.fma(middle, middle, total)
+                pairs.append((self.add(x, x), y))
+        if self.k % 2 == 0 and self.k // 2 >= first:
+            middle = self._term(a, self.k // 2)
+            if middle is not None:
+                pairs.insert(0, (middle, middle))
+        return self._total(pairs)
 
     def order(self, fun):
         return self.number(fun(self.k))
