@@ -16,6 +16,7 @@ pytest.importorskip("llvmlite", reason="llvmlite writes the machine code")
 
 from machine_code import coefficients, flat, program_of, run  # noqa: E402
 
+from eqx_taylor._native import looped  # noqa: E402
 from eqx_taylor._native.program import NotNative  # noqa: E402
 
 
@@ -166,7 +167,9 @@ def test_functions_of_vectors(dtype):
         assert np.all(np.isnan([exps[4], tanhs[4], sigmoids[4]]))
 
 
-def test_functions_in_float32():
+def test_functions_in_float32(monkeypatch):
+    # Here all are in one function, and above each kind has its own.
+    monkeypatch.setattr(looped, "_MOST_GROUPS", 1000)
     order = 8
     field, y0, names = _fields("float32")
     for form in (FORMS[0], FORMS[-1]):
@@ -356,6 +359,27 @@ def test_parameters():
     for form in FORMS:
         found = coefficients(field, 0.0, y0, args, order=8, **form)
         assert_close(found[:, 0], np.array(expected), ulps=10)
+
+
+@pytest.mark.parametrize("form", FORMS[2:], ids=str)
+def test_long_chains(form):
+    """Functions of functions, of which equal ones share their code."""
+
+    def step(x, sin):
+        return x * (x * -1.0 + 1.0) * 3.0 + sin(x)
+
+    def field(t, y, args):
+        return lax.scan(lambda x, _: (step(x, jnp.sin), None), y, None, length=8)[0]
+
+    def mp_field(t, y):
+        for _ in range(8):
+            y = [step(x, lambda x: x.sin()) for x in y]
+        return y
+
+    y0 = np.array([0.3, 0.4, -0.2])
+    found = coefficients(field, 0.0, jnp.asarray(y0), order=6, **form)
+    expected = mp_ode_coefficients(mp_field, 0.0, y0, 6)
+    assert_rows_close(found, np.array(expected, float).T, ulps=1000)
 
 
 def test_equal_work_is_done_once():
