@@ -71,6 +71,8 @@ FUNCTIONS = {
     "tanh, saturated": (jnp.tanh, MP.tanh, -9.0),
     "logistic": (jax.nn.sigmoid, lambda x: 1 / (1 + MP.exp(-x)), 0.4),
     "logistic, saturated": (jax.nn.sigmoid, lambda x: 1 / (1 + MP.exp(-x)), 11.0),
+    "softplus": (jax.nn.softplus, lambda x: MP.log1p(MP.exp(x)), 0.4),
+    "softplus, negative": (jax.nn.softplus, lambda x: MP.log1p(MP.exp(x)), -20.0),
     "silu": (jax.nn.silu, lambda x: x / (1 + MP.exp(-x)), 0.4),
     "asin": (jnp.arcsin, MP.asin, 0.3),
     "acos": (jnp.arccos, MP.acos, 0.3),
@@ -302,6 +304,8 @@ def _structural(t, y, args):
 
     identity.defjvps(lambda dx, y, x: dx)
     b = jax.checkpoint(jnp.sin)(identity(b))
+    b = b + lax.cond(jnp.asarray(3) > 2, jnp.sin, jnp.cos, jnp.prod(a[:2], axis=0)[:3])
+    b = lax.while_loop(lambda x: x[0] < 2, lambda x: (x[0] + 1, x[1] * b), (0, b))[1]
     last, products = lax.scan(body, b, a[:, :3])
     first, others = lax.scan(body, b, a[:, :3], reverse=True)
     last = last + jnp.cos(first + others[0])
@@ -417,7 +421,7 @@ REFUSED = {
     "a kink": (lambda y: jnp.maximum(y, 0.5), "`max`"),
     "a choice": (lambda y: jnp.where(y > 0, y, 1.0), "`gt`|`select_n`"),
     "an index": (lambda y: y[jnp.argmax(y)] * y, "`argmax`"),
-    "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`while`"),
+    "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`lt`|its length"),
     "an exponent": (lambda y: y**y, "`pow`.*exponent"),
     "a complex value": (lambda y: jnp.abs(lax.complex(y, y)), "complex"),
     "another dtype": (lambda y: jnp.sin(y.astype(jnp.float32)).astype(jnp.float64), "`convert_element_type`.*float32"),
