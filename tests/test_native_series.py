@@ -16,6 +16,7 @@ pytest.importorskip("llvmlite", reason="llvmlite writes the machine code")
 
 from machine_code import coefficients, flat, program_of, run  # noqa: E402
 
+from eqx_taylor._native import looped  # noqa: E402
 from eqx_taylor._native.program import NotNative  # noqa: E402
 
 
@@ -70,6 +71,8 @@ FUNCTIONS = {
     "tanh, saturated": (jnp.tanh, MP.tanh, -9.0),
     "logistic": (jax.nn.sigmoid, lambda x: 1 / (1 + MP.exp(-x)), 0.4),
     "logistic, saturated": (jax.nn.sigmoid, lambda x: 1 / (1 + MP.exp(-x)), 11.0),
+    "softplus": (jax.nn.softplus, lambda x: MP.log1p(MP.exp(x)), 0.4),
+    "softplus, negative": (jax.nn.softplus, lambda x: MP.log1p(MP.exp(x)), -20.0),
     "silu": (jax.nn.silu, lambda x: x / (1 + MP.exp(-x)), 0.4),
     "asin": (jnp.arcsin, MP.asin, 0.3),
     "acos": (jnp.arccos, MP.acos, 0.3),
@@ -166,7 +169,9 @@ def test_functions_of_vectors(dtype):
         assert np.all(np.isnan([exps[4], tanhs[4], sigmoids[4]]))
 
 
-def test_functions_in_float32():
+def test_functions_in_float32(monkeypatch):
+    # Here all are in one function, and above each kind has its own.
+    monkeypatch.setattr(looped, "_MOST_GROUPS", 1000)
     order = 8
     field, y0, names = _fields("float32")
     for form in (FORMS[0], FORMS[-1]):
@@ -299,6 +304,8 @@ def _structural(t, y, args):
 
     identity.defjvps(lambda dx, y, x: dx)
     b = jax.checkpoint(jnp.sin)(identity(b))
+    b = b + lax.cond(jnp.asarray(3) > 2, jnp.sin, jnp.cos, jnp.prod(a[:2], axis=0)[:3])
+    b = lax.while_loop(lambda x: x[0] < 2, lambda x: (x[0] + 1, x[1] * b), (0, b))[1]
     last, products = lax.scan(body, b, a[:, :3])
     first, others = lax.scan(body, b, a[:, :3], reverse=True)
     last = last + jnp.cos(first + others[0])
@@ -358,6 +365,27 @@ def test_parameters():
         assert_close(found[:, 0], np.array(expected), ulps=10)
 
 
+@pytest.mark.parametrize("form", FORMS[2:], ids=str)
+def test_long_chains(form):
+    """Functions of functions, of which equal ones share their code."""
+
+    def step(x, sin):
+        return x * (x * -1.0 + 1.0) * 0.5 + sin(x) * 0.5
+
+    def field(t, y, args):
+        return lax.scan(lambda x, _: (step(x, jnp.sin), None), y, None, length=8)[0]
+
+    def mp_field(t, y):
+        for _ in range(8):
+            y = [step(x, lambda x: x.sin()) for x in y]
+        return y
+
+    y0 = np.array([0.3, 0.4, 0.7])
+    found = coefficients(field, 0.0, jnp.asarray(y0), order=6, **form)
+    expected = mp_ode_coefficients(mp_field, 0.0, y0, 6)
+    assert_rows_close(found, np.array(expected, float).T, ulps=1000)
+
+
 def test_equal_work_is_done_once():
     """Of the pull between two bodies, each way, there is one distance."""
 
@@ -393,7 +421,7 @@ REFUSED = {
     "a kink": (lambda y: jnp.maximum(y, 0.5), "`max`"),
     "a choice": (lambda y: jnp.where(y > 0, y, 1.0), "`gt`|`select_n`"),
     "an index": (lambda y: y[jnp.argmax(y)] * y, "`argmax`"),
-    "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`while`"),
+    "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`lt`|its length"),
     "an exponent": (lambda y: y**y, "`pow`.*exponent"),
     "a complex value": (lambda y: jnp.abs(lax.complex(y, y)), "complex"),
     "another dtype": (lambda y: jnp.sin(y.astype(jnp.float32)).astype(jnp.float64), "`convert_element_type`.*float32"),

@@ -135,6 +135,13 @@ class Arithmetic:
             e = self.call("exp", self.neg(x))
             one = self.number(1.0, x.type)
             return self.div(one, self.add(one, e))
+        if name == "softplus":
+            e = self.call("exp", self.neg(self.call("fabs", x)))
+            zero = self.number(0.0, x.type)
+            # What is not a number stays what it is.
+            is_negative = self.builder.fcmp_ordered("<", x, zero)
+            positive = self.builder.select(is_negative, zero, x)
+            return self.add(positive, self.call("log1p", e))
         if name == "tanh_slope":
             # 4 q / (1 + q)², q = exp(-2 |x|)
             two = self.number(-2.0, x.type)

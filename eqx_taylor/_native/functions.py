@@ -85,6 +85,13 @@ _sigmoid("tanh")
 _sigmoid("logistic")
 
 
+@_define("softplus")
+def _softplus(builder, x):
+    y = builder.integral("softplus", x)
+    y.lagged = (builder.atom_of(FUNCTIONS["logistic"](builder, x)),)
+    return _value(y)
+
+
 @_define("tan")
 def _tan(builder, x):
     y = builder.integral("tan", x)

@@ -13,8 +13,18 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from .._core.jax import bind, close, is_literal, live_equations, place_of, scan_params
+from .._core.jax import (
+    bind,
+    close,
+    is_literal,
+    live_equations,
+    name_of_call,
+    place_of,
+    scan_params,
+    while_params,
+)
 from .._core.primitives import callee, CALLS
+from .._core.rule import RULES, target_key
 from .functions import FUNCTIONS
 from .moving import MOVING
 from .program import Builder, Linear, NotNative, Program
@@ -121,10 +131,12 @@ class _Reader:
 
     def _apply(self, eqn: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
         name = eqn.primitive.name
+        if name_of_call(eqn) == "logaddexp" and target_key(eqn) in RULES:
+            return [self._map(self._logaddexp, *operands)]
         if name in CALLS:
             return self.read(close(callee(eqn)), operands)
-        if name == "scan":
-            return self._scan(eqn, operands)
+        if name in _CONTROL_FLOW:
+            return _CONTROL_FLOW[name](self, eqn, operands)
         if name in MOVING:
             return MOVING[name](eqn, operands)
         if all(map(is_known, operands)):
@@ -190,6 +202,19 @@ class _Reader:
         flat = rows.reshape(-1, rows.shape[-1])
         total = self.builder.sum
         return _filled(shape, lambda i: total((1.0, entry) for entry in flat[i]))
+
+    def _reduce_prod(self, eqn, x):
+        axes = eqn.params["axes"]
+        kept = [i for i in range(x.ndim) if i not in axes]
+        rows = x.transpose([*kept, *axes]).reshape([x.shape[i] for i in kept] + [-1])
+        flat = rows.reshape(-1, rows.shape[-1])
+        product = self.builder.mul
+        return _filled(rows.shape[:-1], lambda i: ft.reduce(product, flat[i]))
+
+    def _logaddexp(self, x: Linear, y: Linear) -> Linear:
+        """`log(exp(x) + exp(y))`, whose own program chooses the larger one."""
+        softplus = FUNCTIONS["softplus"](self.builder, self.builder.sub(x, y))
+        return self.builder.add(y, softplus)
 
     def _cumsum(self, eqn, x):
         axis, reverse = eqn.params["axis"], eqn.params["reverse"]
@@ -310,6 +335,28 @@ class _Reader:
             rows.reverse()
         return [*carry, *(_stacked(column) for column in zip(*rows))]
 
+    def _cond(self, eqn, operands):
+        index, *operands = operands
+        if not is_known(index):
+            raise self._refused(eqn, "its predicate depends on the time or the state")
+        branches = eqn.params["branches"]
+        branch = branches[int(np.clip(index, 0, len(branches) - 1))]
+        return self.read(close(branch), operands)
+
+    def _while(self, eqn, operands):
+        cond, of_cond, body, of_body = while_params(eqn)
+        of_both = of_cond + of_body
+        carry = operands[of_both:]
+        while True:
+            [goes_on] = self.read(cond, [*operands[:of_cond], *carry])
+            if not is_known(goes_on):
+                raise self._refused(eqn, "its length depends on the time or the state")
+            if not goes_on:
+                return carry
+            carry = self.read(body, [*operands[of_cond:of_both], *carry])
+
+
+_CONTROL_FLOW = {"scan": _Reader._scan, "cond": _Reader._cond, "while": _Reader._while}
 
 # Names of primitives have a hyphen where names in Python cannot.
 setattr(_Reader, "_scatter-add", _Reader._scatter_add)
