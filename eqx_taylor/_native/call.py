@@ -14,7 +14,7 @@ from .engine import has_threads, machine, number_of_threads
 from .handler import define_handler, interface_version
 from .loop import COUNTS, define_block, Shape
 from .program import NotNative, Program
-from .series import series_function
+from .series import is_small, series_function
 
 
 class Solve(NamedTuple):
@@ -136,22 +136,12 @@ def _call(
     return jax.ffi.ffi_call(name, outs)(y0, args, settings, ts, limits)
 
 
-# The largest memory, in bytes, that the coefficients of as many solves as a vector has
-# room for may take. Below, such a vector is a step of them all: of Lorenz (10 KB) it
-# takes a tenth of their time one by one, of Kepler (14 KB) an eighth. Above, coefficients
-# are no longer in the nearest cache, and one solve has enough equal operations to fill
-# vectors: the outer Solar System (300 KB) takes 1.3 to 1.8 times as long in lanes, an
-# MLP 8-24-24-8 (150 KB) 1.1 to 1.3 times.
-_LARGEST_IN_LANES = 2**16
-
-
 def _width(lanes: int, solve: Solve) -> int:
-    """The number of solves that are made at once."""
-    program = solve.program
-    size = np.dtype(program.dtype).itemsize
+    """The number of solves that are made at once: as many as a vector has room for, if
+    the program is small, and one if its own entries fill vectors."""
+    size = np.dtype(solve.program.dtype).itemsize
     most = machine().vector_bytes // size
-    rows = len(program.atoms) + 2 * program.size
-    if rows * (solve.order + 1) * most * size > _LARGEST_IN_LANES:
+    if not is_small(solve.program, solve.order):
         return 1
     width = 1
     while width < min(lanes, most):
