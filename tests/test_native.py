@@ -306,7 +306,7 @@ REASONS = {
     "kink": (dict(field=lambda t, y, args: jnp.abs(y)), "`abs`.*test_native"),
     "loop": (
         dict(field=lambda t, y, args: jax.lax.while_loop(lambda x: x < 3, lambda x: x + 1, y)),
-        "`while`.*test_native",
+        "`lt`.*test_native",
     ),
     "complex": (dict(field=lambda t, y, args: y, y0=jnp.array(1j)), "complex128"),
     "solver": (
