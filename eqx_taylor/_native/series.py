@@ -89,4 +89,4 @@ def is_small(program: Program, order: int) -> bool:
     """
     products = sum(atom.kind not in ("state", "linear") for atom in program.atoms)
     terms = sum(len(atom.operands) for atom in program.atoms)
-    return products * order * order / 2 + terms * order <= _SMALL
+    return products * order**2 / 2 + (terms + program.size) * order <= _SMALL
