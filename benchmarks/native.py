@@ -39,8 +39,6 @@ has `PIDController` with the same tolerances.
 """
 
 
-
-
 def solve(
     field: Callable[..., Any],
     y0: Any,
@@ -192,7 +190,16 @@ def _users() -> list[tuple[str, Any, Any, float, float, float, int | None, float
     for problem in (problems.kepler(), problems.arenstorf(), problems.pleiades()):
         atol = problem.atol_per_rtol * 1e-12
         rows.append(
-            (problem.name, problem.field, problem.y0, problem.t1, 1e-12, atol, None, 0.1)
+            (
+                problem.name,
+                problem.field,
+                problem.y0,
+                problem.t1,
+                1e-12,
+                atol,
+                None,
+                0.1,
+            )
         )
     return rows
 
@@ -234,7 +241,10 @@ def run(seconds: float) -> Report:
     if module is None:
         return Report(TITLE, text + "\n" + MISSING, figures)
     more, rows = single(seconds, module)
-    head = ["| | steps | µs a step | error | of the energy |", "|---|---:|---:|---:|---:|"]
+    head = [
+        "| | steps | µs a step | error | of the energy |",
+        "|---|---:|---:|---:|---:|",
+    ]
     figures = [*more, *ensembles(seconds, module), *figures]
     return Report(TITLE, text + "\n" + "\n".join([*head, *rows]), figures)
 

@@ -1,6 +1,5 @@
 """A whole solve as one call of machine code, from a program of JAX."""
 
-import functools as ft
 from typing import Any, NamedTuple
 
 import jax

@@ -128,9 +128,7 @@ def define_handler(
     return function
 
 
-def _define_worker(
-    module: ir.Module, block: ir.Function, shape: Shape
-) -> ir.Function:
+def _define_worker(module: ir.Module, block: ir.Function, shape: Shape) -> ir.Function:
     """Appends the function of a thread: it makes blocks until there are no more."""
     kind = ir.FunctionType(POINTER, [POINTER])
     function = ir.Function(module, kind, "solve_blocks")
