@@ -163,7 +163,7 @@ def _final_state(init_state: Any, outputs: Any) -> Any:
         init_state.save_state,
         is_leaf=lambda x: hasattr(x, "saveat_ts_index"),
     )
-    result = _RESULTS[0]
+    result: Any = _RESULTS[0]
     for number, other in enumerate(_RESULTS):
         result = diffrax.RESULTS.where(outputs.result == number, other, result)
     return dataclasses.replace(

@@ -78,8 +78,8 @@ def call(solve: Solve, y0: Array, args: Array, settings: Array, ts: Array) -> So
 
 
 def _over_lanes(solve: Solve) -> Any:
-    """A function of arrays with a leading axis over solves. In each of them it may be 1,
-    if they all have the same row."""
+    """A function of arrays with a leading axis over solves. In each of them it may be
+    1, if they all have the same row."""
 
     @custom_vmap
     def over_lanes(*operands):
@@ -132,7 +132,7 @@ def _call(
     most = np.iinfo(np.int32).max
     limits = [most if solve.max_steps < 0 else min(solve.max_steps, most)]
     limits = jnp.array([*limits, number_of_threads()], jnp.int32)
-    return jax.ffi.ffi_call(name, outs)(y0, args, settings, ts, limits)
+    return list(jax.ffi.ffi_call(name, outs)(y0, args, settings, ts, limits))
 
 
 def _width(lanes: int, solve: Solve) -> int:

@@ -1,5 +1,5 @@
-"""The function that XLA calls, in LLVM's language: it reads XLA's call frame, and shares
-the solves among threads.
+"""The function that XLA calls, in LLVM's language: it reads XLA's call frame, and
+shares the solves among threads.
 
 The offsets are those of the structures of `xla/ffi/api/c_api.h`, which jaxlib has among
 its files: of 64-bit machines, and of version 0 of the interface. Later minor versions

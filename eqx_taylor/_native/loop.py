@@ -129,9 +129,9 @@ class Table(NamedTuple):
     step_size: Any
 
 
-_ADDRESSES = {
-    "y0", "args", "settings", "ts", "y1", "t_end", "counts", "ys", "step_ts", "step_rows"
-}  # fmt: skip
+_ADDRESSES = frozenset(
+    "y0 args settings ts y1 t_end counts ys step_ts step_rows".split()
+)
 
 
 def load_table(builder: ir.IRBuilder, pointer: Any) -> Table:

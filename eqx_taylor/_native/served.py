@@ -110,7 +110,7 @@ def _check_machine() -> None:
             "llvmlite, which compiles the solve, is not installed: pip install "
             '"eqx_taylor[native]"'
         )
-    device = jax.config.jax_default_device
+    device = getattr(jax.config, "jax_default_device", None)
     platform = getattr(device, "platform", device) or jax.default_backend()
     if platform != "cpu":
         raise NotNative(f"machine code runs on CPUs, and the platform is {platform!r}")
