@@ -47,7 +47,7 @@ class _Step(Step):
 
     def __init__(self, lines: list[str], atom: Atom, rows: dict[Atom, int], k: str):
         self.attribute, self.lines, self.k = atom.attribute, lines, k
-        self.rows = {Y: rows[atom]}
+        self.rows: dict[Any, int] = {Y: rows[atom]}
         self.rows.update(enumerate(rows[x] for x in atom.operands))
         if atom.lagged:
             self.rows[LAGGED] = rows[atom.lagged[0]]

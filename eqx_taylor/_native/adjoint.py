@@ -139,8 +139,8 @@ def _backward(residuals: Any, grad: Any, *args: Any) -> Any:
     return bar
 
 
-# By the numbers of `loop`, from 0.
-_RESULTS = (
+# By the numbers of `layout`, from 0.
+_RESULTS: tuple[Any, ...] = (
     diffrax.RESULTS.successful,
     diffrax.RESULTS.max_steps_reached,
     diffrax.RESULTS.nonfinite,

@@ -11,7 +11,8 @@ from jaxtyping import Array
 
 from .engine import has_threads, machine, number_of_threads
 from .handler import define_handler, interface_version
-from .loop import COUNTS, define_block, Shape
+from .layout import COUNTS, Shape
+from .loop import define_block
 from .program import NotNative, Program
 from .series import is_small, series_function
 
@@ -40,7 +41,7 @@ class Solved(NamedTuple):
     **Fields:**
 
     - `y1`, `t_end`: the last state, and its time.
-    - `counts`: integers, as `loop.COUNTS` names them.
+    - `counts`: integers, as `layout.COUNTS` names them.
     - `ys`: the states at the times that were asked for; a row for each.
     - `step_ts`, `step_rows`: the ends of the steps that were accepted, and their
         coefficients.
@@ -70,7 +71,7 @@ def call(solve: Solve, y0: Array, args: Array, settings: Array, ts: Array) -> So
     **Arguments:**
 
     - `y0`, `args`: the entries of the state, and those of the field's arguments.
-    - `settings`: as `loop.SETTINGS` names them.
+    - `settings`: as `layout.SETTINGS` names them.
     - `ts`: times at which the state is returned, from the first to the last.
     """
     rows = [x[None] for x in (y0, args, settings, ts)]

@@ -14,7 +14,7 @@ import jax
 import llvmlite.ir as ir
 
 from .emit import counting, INDEX, index, POINTER, repeating
-from .loop import Shape, Table
+from .layout import Shape, Table
 
 
 # XLA_FFI_CallFrame
