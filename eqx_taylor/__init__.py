@@ -34,6 +34,7 @@ from ._derivatives.mixed_partials import (
     derivative_tensor as derivative_tensor,
     partial_derivative as partial_derivative,
 )
+from ._native.adjoint import NativeAdjoint as NativeAdjoint
 from ._ode.method import taylor_method as taylor_method
 from ._ode.ode_jet import ode_jet as ode_jet
 from ._ode.regularization import (

@@ -57,7 +57,7 @@ def _documented_members(name):
 # Whoever adds a name to the interface adds it here, and knows that it is one.
 _EXPECTED = """
     AbstractRegularizer Estimate Events GaussLegendre HybridSolution JacobianFrobenius KineticEnergy
-    ReplayAdjoint SolutionDerivative SolveCost TaylorController TaylorInterpolation
+    NativeAdjoint ReplayAdjoint SolutionDerivative SolveCost TaylorController TaylorInterpolation
     TaylorPolynomial TaylorSolver biharmonic derivative_tensor derivatives
     directional_derivatives directional_gradients dot_product_attention filter_jet find_events hvp hybrid_solve jet laplacian
     linear_operator nth_derivative ode_jet partial_derivative
@@ -234,6 +234,9 @@ def _run(name, block):
 @pytest.mark.parametrize("name", sorted(_PUBLIC))
 def test_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if name == "NativeAdjoint":
+        pytest.importorskip("llvmlite", reason="pip install 'eqx_taylor[native]'")
+        monkeypatch.setenv("EQX_TAYLOR_CACHE_DIR", str(tmp_path))
     matplotlib.use("Agg")
     value = _PUBLIC[name]
     blocks = _examples(value)

@@ -157,6 +157,11 @@ def located(eqn: JaxprEqn) -> Any:
     return source_info_util.user_context(info.traceback, name_stack=names)
 
 
+def place_of(eqn: JaxprEqn) -> str:
+    """The line of source of an equation, in words."""
+    return source_info_util.summarize(eqn.source_info)
+
+
 def inside_call(eqn: JaxprEqn) -> Any:
     """Returns a context for reading the program of a call as a part of the one around
     it. It gives equations the names that JAX gives them in a call of `jax.jit`."""

@@ -86,7 +86,7 @@ def replayed_loop(inputs: Inputs, steps: Steps, every: int) -> Any:
     """Runs the solve. Its reverse pass recomputes each step, the last one first."""
     del steps, every
     state, _ = inputs.run(inputs.init_state)
-    return _together(state, inputs)
+    return together(state, inputs)
 
 
 @replayed_loop.def_fwd
@@ -95,7 +95,7 @@ def _forward(
 ) -> tuple[Any, Any]:
     del perturbed, steps, every
     state, record = _once_only(inputs.run(inputs.init_state))
-    return _together(state, inputs), (state, record)
+    return together(state, inputs), (state, record)
 
 
 @replayed_loop.def_bwd
@@ -116,7 +116,7 @@ _ONCE_ONLY = (
 )
 
 
-def _together(state: Any, inputs: Inputs) -> Any:
+def together(state: Any, inputs: Any) -> Any:
     """Makes each part of the last state depend on all inputs, without changing it.
 
     Under a `vmap`, if an output is the same in all lanes, such as the time after steps

@@ -1,0 +1,1 @@
+"""Taylor series of ODEs, and solves, as machine code, by LLVM."""

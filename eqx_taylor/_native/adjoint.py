@@ -1,0 +1,184 @@
+"""Solves as one call of machine code, chosen by an adjoint of Diffrax."""
+
+import dataclasses
+import warnings
+from typing import Any, NoReturn
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .._core.check import describe
+from .._core.reverse_only import reverse_only
+from .._ode.adjoint_loop import together
+from .._ode.replay_adjoint import ReplayAdjoint
+from .program import NotNative
+from .served import outputs_of, read_solve, Served
+
+
+class NativeAdjoint(diffrax.AbstractAdjoint):
+    """Solves by machine code: the whole loop over steps is compiled by LLVM, through
+    llvmlite, and is one call for XLA.
+
+    `diffrax.diffeqsolve(..., adjoint=NativeAdjoint())` with
+    [`eqx_taylor.TaylorSolver`][] and [`eqx_taylor.TaylorController`][] returns what it
+    returns without, to the tolerances, and takes less time to run and to compile. It
+    needs `pip install "eqx_taylor[native]"`, and runs on CPUs. It works inside
+    `jax.jit`; under `jax.vmap` each solve has its own steps, and several are made at
+    once, in vectors of the processor and on all of its cores.
+
+    The vector field has to be a program of numbers that is smooth: elementwise
+    functions, sums, products of matrices, operations that move entries, loops of known
+    length. The state, the time and the arguments of the field are of one dtype, float64
+    or float32. What is not served runs as it would have without, and a warning says
+    what it was: other primitives and kinks in the field, events, other solvers, norms
+    and controllers, `dtmin`, resumed solves, several of `SaveAt`'s `ts` and `steps` in
+    one.
+
+    Steps are those of the solver and the controller, with two differences. The defect
+    is looked at where steps end, and not at the solver's `probes` inside of them; so a
+    solve at a point where derivatives are infinite ends with
+    `diffrax.RESULTS.nonfinite` instead of going on by a Runge--Kutta method. And the
+    first step is as long as the solver's own series allows.
+
+    Gradients are those of `otherwise`, with its own solve: where a solve is
+    differentiated, XLA makes it from the beginning.
+
+    Machine code is kept in the folder `eqx_taylor` of `XDG_CACHE_HOME`, or of
+    `~/.cache`, by the content of the program. `EQX_TAYLOR_CACHE_DIR` is another folder,
+    or an empty string for none.
+
+    **Arguments:**
+
+    - `otherwise`: the adjoint by which gradients are computed, and which solves what is
+        not served. By default [`eqx_taylor.ReplayAdjoint`][].
+
+    **Raises:**
+
+    `TypeError` for an `otherwise` that is not an adjoint, and where a solve is
+    differentiated in forward mode.
+
+    !!! example
+
+        ```pycon
+        >>> import diffrax
+        >>> import jax.numpy as jnp
+        >>> from eqx_taylor import NativeAdjoint, taylor_method
+        >>> solver, controller = taylor_method(rtol=1e-6, atol=1e-6)
+        >>> solution = diffrax.diffeqsolve(
+        ...     diffrax.ODETerm(lambda t, y, args: -y),
+        ...     solver,
+        ...     t0=0.0,
+        ...     t1=3.0,
+        ...     dt0=None,
+        ...     y0=jnp.array(1.0),
+        ...     stepsize_controller=controller,
+        ...     adjoint=NativeAdjoint(),
+        ... )
+        >>> print(jnp.abs(solution.ys[0] - jnp.exp(-3.0)) < 1e-6)
+        True
+
+        ```
+    """
+
+    otherwise: diffrax.AbstractAdjoint = ReplayAdjoint()
+
+    def __check_init__(self) -> None:
+        if not isinstance(self.otherwise, diffrax.AbstractAdjoint):
+            raise TypeError(
+                "NativeAdjoint: `otherwise` must be an adjoint of Diffrax; got "
+                f"{describe(self.otherwise)}."
+            )
+
+    def loop(self, **kwargs: Any) -> Any:
+        try:
+            served = read_solve(**kwargs)
+        except NotNative as e:
+            warnings.warn(
+                f"NativeAdjoint: {e}. The solve runs in XLA, by `otherwise`.",
+                stacklevel=2,
+            )
+            return self.otherwise.loop(**kwargs)
+        # Closed over by nothing: it is an input of what is differentiated.
+        kwargs = {**kwargs, "terms": served.terms, "saveat": served.saveat}
+        inputs = reverse_only(kwargs, _no_forward_mode)
+        outputs = _solved(inputs, served, self.otherwise)
+        return _final_state(kwargs["init_state"], outputs), {}
+
+
+@eqx.filter_custom_vjp
+def _solved(kwargs: Any, served: Served, otherwise: Any) -> Any:
+    del otherwise
+    return together(served.run(kwargs), kwargs)
+
+
+@_solved.def_fwd
+def _forward(perturbed: Any, kwargs: Any, served: Served, otherwise: Any) -> Any:
+    del perturbed, served
+    arrays, static = eqx.partition(kwargs, eqx.is_inexact_array)
+
+    def run(arrays):
+        state, _ = otherwise.loop(**eqx.combine(arrays, static))
+        return outputs_of(state)
+
+    outputs, pull_back = eqx.filter_vjp(run, arrays)
+    return together(outputs, kwargs), (pull_back, outputs)
+
+
+@_solved.def_bwd
+def _backward(residuals: Any, grad: Any, *args: Any) -> Any:
+    del args
+    pull_back, outputs = residuals
+
+    def filled(x, bar):
+        return jnp.zeros_like(x) if bar is None else bar
+
+    outputs = eqx.filter(outputs, eqx.is_inexact_array)
+    [bar] = pull_back(jtu.tree_map(filled, outputs, grad))
+    return bar
+
+
+# By the numbers of `layout`, from 0.
+_RESULTS: tuple[Any, ...] = (
+    diffrax.RESULTS.successful,
+    diffrax.RESULTS.max_steps_reached,
+    diffrax.RESULTS.nonfinite,
+    diffrax.RESULTS.dt_min_reached,
+)
+
+
+def _no_forward_mode() -> NoReturn:
+    raise TypeError(
+        "NativeAdjoint: it has no forward mode. Use `adjoint=diffrax.ForwardMode()`, "
+        "which solves in XLA."
+    )
+
+
+def _final_state(init_state: Any, outputs: Any) -> Any:
+    """Diffrax's `State` after the last step."""
+    index = iter(outputs.saved)
+    save_state = jtu.tree_map(
+        lambda old: dataclasses.replace(old, **next(index)._asdict()),
+        init_state.save_state,
+        is_leaf=lambda x: hasattr(x, "saveat_ts_index"),
+    )
+    result: Any = _RESULTS[0]
+    for number, other in enumerate(_RESULTS):
+        result = diffrax.RESULTS.where(outputs.result == number, other, result)
+    return dataclasses.replace(
+        init_state,
+        y=outputs.y,
+        tprev=outputs.t,
+        tnext=outputs.t,
+        result=result,
+        num_steps=outputs.steps,
+        num_accepted_steps=outputs.accepted,
+        num_rejected_steps=outputs.steps - outputs.accepted,
+        save_state=save_state,
+        dense_ts=outputs.dense_ts,
+        dense_infos=outputs.dense_infos,
+        dense_save_index=None
+        if outputs.dense_ts is None
+        else outputs.accepted.astype(jnp.int32),
+    )
