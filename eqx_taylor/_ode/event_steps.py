@@ -25,6 +25,7 @@ from .event_conditions import (
     evaluate_polynomials,
     polynomials_of_step,
 )
+from .quiet_steps import POINTS, stay_away_from_zero
 from .roots import first_crossing, is_far_from_zero, NOISE, noise_of, normalised
 from .small_loop import in_small_loop
 
@@ -137,20 +138,32 @@ def first_event(
         rows, at_start, foreign = map(jnp.concatenate, zip(*found))
         return in_small_loop(lambda: _first_change(rows, foreign, at_start, values))
 
-    def is_quiet(group, quiet) -> list[Array]:
+    def quiet_by_series() -> list[Array]:
         """Whether every condition is its series, which stays away from zero."""
-        for row, start, differs in zip(*look(group)):
+        quiet = jnp.array(True)
+        for row, start, differs in zip(*look(conditions)):
             same_sign = jnp.sign(start) * row[0] > 0
             quiet = quiet & ~differs & same_sign & is_far_from_zero(row)
         return [quiet]
 
+    def quiet_by_values() -> list[Array]:
+        """Whether every condition stays away from zero, by its values."""
+
+        def at(x):
+            y = evaluate_polynomials(series, x * h / unit)
+            return conditions.values(t0 + x * h, y)
+
+        inside = jax.vmap(at)(jnp.asarray(POINTS, h.dtype))
+        start = conditions.values(t0, jtu.tree_map(lambda c: c[0], series))
+        end = conditions.values(t0 + h, y1)
+        at_points = jax.lax.stop_gradient((start, inside, end))
+        return [jnp.all(stay_away_from_zero(*at_points))]
+
     # Most steps are quiet. In the others `find` looks again: what it were handed would
     # be written to memory in each step, which takes longer than all else here.
-    size = sum(y.size for y in jtu.tree_leaves(y1))
-    groups = [conditions] if size <= _SMALL_STATE else conditions.apart()
-    quiet = jnp.array(True)
-    for group in groups:
-        [quiet] = in_small_loop(ft.partial(is_quiet, group, quiet))
+    is_small = sum(y.size for y in jtu.tree_leaves(y1)) <= _SMALL_STATE
+    groups = [conditions] if is_small else conditions.apart()
+    [quiet] = in_small_loop(quiet_by_series if is_small else quiet_by_values)
     x, is_within = jax.lax.cond(
         eqxi.unvmap_any(~quiet),
         find,
