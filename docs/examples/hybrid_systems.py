@@ -5,6 +5,7 @@ closest approaches of two satellites.
 """
 
 import argparse
+import functools as ft
 
 import diffrax
 import jax
@@ -82,10 +83,12 @@ def thrust_arcs(thrust):
 
 
 @jax.jit
-@jax.value_and_grad
+@ft.partial(jax.value_and_grad, has_aux=True)
 def energy(thrust):
-    position, velocity, _ = thrust_arcs(thrust).y1
-    return jnp.sum(velocity**2) / 2 - 1 / jnp.sqrt(jnp.sum(position**2))
+    """The energy at the end, and the solution."""
+    arcs = thrust_arcs(thrust)
+    position, velocity, _ = arcs.y1
+    return jnp.sum(velocity**2) / 2 - 1 / jnp.sqrt(jnp.sum(position**2)), arcs
 
 
 def satellites(t, y, args):
@@ -133,8 +136,7 @@ def main(plot=None):
     neurons = jax.jit(jax.vmap(spikes))(jnp.array(CURRENTS))
     print("spikes:", *np.asarray(neurons.y1[-1], int))
 
-    arcs = jax.jit(thrust_arcs)(THRUST)
-    value, slope = energy(THRUST)
+    (value, arcs), slope = energy(THRUST)
     switches = arcs.events.ts[: int(arcs.events.num_events)]
     print("the engine is switched at", *(f"{t:.8f}" for t in switches))
     print(f"energy: {value:.8f}; its derivative by the thrust: {slope:.6f}")
