@@ -69,7 +69,7 @@ def thrust_arcs(thrust):
     """The engine runs where the spacecraft is within 1.3 radii of the planet."""
     return hybrid_solve(
         diffrax.ODETerm(spacecraft),
-        TaylorSolver(order=12),
+        TaylorSolver(order=8),
         t0=0.0,
         t1=T1,
         dt0=None,
@@ -113,7 +113,7 @@ def conjunctions(times):
     velocities = jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, outer**-0.5]])
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(satellites),
-        TaylorSolver(order=16),
+        TaylorSolver(order=12),
         t0=0.0,
         t1=20.0,
         dt0=None,
@@ -157,7 +157,7 @@ def path(t0, t1, y):
     """Positions between two times, between which the engine is not switched."""
     return diffrax.diffeqsolve(
         diffrax.ODETerm(spacecraft),
-        TaylorSolver(order=12),
+        TaylorSolver(order=8),
         t0=t0,
         t1=t1,
         dt0=None,

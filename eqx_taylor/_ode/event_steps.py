@@ -38,6 +38,9 @@ _FOREIGN_TERMS = 5
 # Chosen: to look at is all that can be done with a function of which nothing is known.
 _SAMPLES = 16
 _BISECTIONS = 60
+# The number of changes of the state by which rounding errors are estimated: chosen, one
+# hides from all of them that is as unlikely as it is small.
+_CHANGES = 8
 # The number of entries of a state up to which all conditions are looked at in one loop,
 # as the whole solve is one piece of machine code then. Otherwise each has a loop of its
 # own, as XLA takes four times as long to compile one that is twice as large. Chosen,
@@ -136,7 +139,10 @@ def first_event(
     def find() -> list[Array]:
         found = [in_small_loop(ft.partial(stacked, group)) for group in groups]
         rows, at_start, foreign = map(jnp.concatenate, zip(*found))
-        return in_small_loop(lambda: _first_change(rows, foreign, at_start, values))
+        size = _size(conditions, t0 + h, y1)
+        return in_small_loop(
+            lambda: _first_change(rows, foreign, at_start, size, values)
+        )
 
     def quiet_by_series() -> list[Array]:
         """Whether every condition is its series, which stays away from zero."""
@@ -172,14 +178,47 @@ def first_event(
     return x, is_within
 
 
+def _size(conditions: Conditions, t: Array, y: PyTree[Array]) -> Array:
+    """Estimates the size of what the value of each condition is computed from: of a
+    difference, the size of its parts. The value has the rounding errors of these.
+
+    Changes of time and state are compared with those of the value. No derivative is
+    taken, as some conditions have none.
+    """
+
+    def at(number):
+        def changed(x):
+            real = jnp.finfo(x.dtype).dtype
+            indices = jnp.arange(1, x.size + 1).reshape(x.shape).astype(real)
+            part = math.sqrt(float(jnp.finfo(real).eps))
+            return x * (1 + part * jnp.cos(number.astype(real) * indices)).astype(
+                x.dtype
+            )
+
+        return conditions.values(*jtu.tree_map(changed, (t, y)))
+
+    values = jax.vmap(at)(jnp.arange(_CHANGES))
+    part = math.sqrt(float(jnp.finfo(values.dtype).eps))
+    size = jnp.max(jnp.abs(values[1:] - values[:1]), axis=0) / part
+    size = jax.lax.stop_gradient(size)
+    return jnp.where(jnp.isfinite(size), size, 0)
+
+
 def _first_change(
-    rows: Array, foreign: Array, at_start: Array, values: Callable[[Array], Array]
+    rows: Array,
+    foreign: Array,
+    at_start: Array,
+    size: Array,
+    values: Callable[[Array], Array],
 ) -> list[Array]:
     """Finds the part of a step behind which one of the conditions has changed its sign,
     and whether there is one, by their series; or by their values, where they are
-    `foreign` to their series. `at_start` is their values at the start."""
+    `foreign` to their series. `at_start` is their values at the start, and `size` is
+    that of what they are computed from."""
     rows, factors = normalised(rows)
-    noise = noise_of(rows)
+    # Diffrax has to see the change, by values that have rounding errors.
+    least = NOISE * float(jnp.finfo(rows.dtype).eps) * size
+    noise = noise_of(rows) + least * factors
     # What is said of it, at the very start, is what Diffrax sees.
     said = jnp.abs(at_start * factors)
     is_known = (jnp.abs(rows[:, 0]) > noise / 2) | (said > noise / 2)
@@ -193,7 +232,7 @@ def _first_change(
     behind = jnp.min(crossing.behind)
     by_samples = jax.lax.cond(
         eqxi.unvmap_any(jnp.any(foreign)),
-        lambda: _by_samples(foreign, values, rows.dtype),
+        lambda: _by_samples(foreign, values, least, rows.dtype),
         lambda: jnp.full_like(behind, jnp.inf),
     )
     # The length of a step is the unit of time of the next series, whose coefficients
@@ -230,23 +269,37 @@ def _differs(terms: list[Array], points: list[float], values: list[Array]) -> Ar
     return foreign
 
 
-def _by_samples(foreign: Array, values: Callable[[Array], Array], dtype: Any) -> Array:
+def _by_samples(
+    foreign: Array, values: Callable[[Array], Array], noise: Array, dtype: Any
+) -> Array:
     """Finds the first change of sign that is seen at a number of points of the step, of
-    the conditions that are `foreign` to their series; infinity if none is."""
+    the conditions that are `foreign` to their series; infinity if none is. Values below
+    the `noise` have no sign."""
+
+    def signs(x):
+        value = values(x)
+        return jnp.where(jnp.abs(value) <= noise, 0, jnp.sign(value))
+
+    def has_changed(before, sign):
+        # As Diffrax has it: what is not a number has changed.
+        return jnp.any((sign != before) & (sign != 0) & foreign)
+
     points = jnp.arange(_SAMPLES + 1).astype(dtype) / _SAMPLES
-    signs = jnp.sign(jax.vmap(values)(points))
-    # As Diffrax has it: what is not a number has changed.
-    changed = (signs[1:] != signs[:-1]) & foreign[None, :]
-    any_changed = jnp.any(changed, axis=1)
+    known = [jnp.sign(values(points[0]))]
+    changed = []
+    for sign in jax.vmap(signs)(points[1:]):
+        changed.append(has_changed(known[-1], sign))
+        known.append(jnp.where(sign == 0, known[-1], sign))
+    any_changed = jnp.stack(changed)
     cell = jnp.argmax(any_changed)
-    before = signs[cell]
+    before = jnp.stack(known)[cell]
 
     def halve(_, ends):
         low, high = ends
         middle = (low + high) / 2
-        has_changed = jnp.any((jnp.sign(values(middle)) != before) & foreign)
-        low = jnp.where(has_changed, low, middle)
-        return low, jnp.where(has_changed, middle, high)
+        is_behind = has_changed(before, signs(middle))
+        low = jnp.where(is_behind, low, middle)
+        return low, jnp.where(is_behind, middle, high)
 
     ends = points[cell], points[cell + 1]
     _, high = jax.lax.fori_loop(0, _BISECTIONS, halve, ends)
