@@ -113,26 +113,34 @@ def first_event(
         there = conditions.values(t0 + x.astype(h.dtype) * h, y)
         return jax.lax.stop_gradient(there)
 
-    def look(group):
+    def look(group, is_certain):
         """The series of conditions; their values at the start; and whether they differ
-        from their series."""
+        from their series. If it has to be certain, what the series of the state leaves
+        out is known to be another reason for that."""
         curves = polynomials_of_step(series, unit, h)
         rows = condition_series("TaylorSolver", group, t0, h, curves)
         inside = probe_points(1)
-        states = [
-            (t0, jtu.tree_map(lambda c: c[0], series)),
-            (t0 + h, y1),
-            *((t0 + p * h, evaluate_polynomials(curves, p)) for p in inside),
-        ]
-        at_start, *there = [
-            list(map(jax.lax.stop_gradient, group.each(*state))) for state in states
-        ]
+
+        def each(t, y):
+            return list(map(jax.lax.stop_gradient, group.each(t, y)))
+
+        at_start = each(t0, jtu.tree_map(lambda c: c[0], series))
         points = [1.0, *inside]
-        foreign = [_differs(row, points, values) for row, *values in zip(rows, *there)]
+        there = [each(t0 + h, y1)]
+        there += [each(t0 + p * h, evaluate_polynomials(curves, p)) for p in inside]
+        left_out = [0.0] * len(rows)
+        if is_certain:
+            shorter = jtu.tree_map(lambda c: c[: max(len(c) - 2, 1)], curves)
+            by_shorter = each(t0 + h, evaluate_polynomials(shorter, 1.0))
+            left_out = [jnp.abs(a - b) for a, b in zip(there[0], by_shorter)]
+        foreign = [
+            _differs(row, points, values, left)
+            for row, left, *values in zip(rows, left_out, *there)
+        ]
         return rows, at_start, foreign
 
     def stacked(group) -> list[Array]:
-        rows, at_start, foreign = look(group)
+        rows, at_start, foreign = look(group, True)
         rows = jnp.stack(list(map(jnp.stack, rows)))
         return [rows, jnp.stack(at_start), jnp.stack(foreign)]
 
@@ -147,7 +155,7 @@ def first_event(
     def quiet_by_series() -> list[Array]:
         """Whether every condition is its series, which stays away from zero."""
         quiet = jnp.array(True)
-        for row, start, differs in zip(*look(conditions)):
+        for row, start, differs in zip(*look(conditions, False)):
             same_sign = jnp.sign(start) * row[0] > 0
             quiet = quiet & ~differs & same_sign & is_far_from_zero(row)
         return [quiet]
@@ -252,12 +260,19 @@ def is_foreign(rows: Array, values: Callable[[Array], Array], at_end: Array) -> 
     return _differs(list(rows.T), [1.0, *inside], at_points)
 
 
-def _differs(terms: list[Array], points: list[float], values: list[Array]) -> Array:
+def _differs(
+    terms: list[Array],
+    points: list[float],
+    values: list[Array],
+    left_out: Array | float = 0.0,
+) -> Array:
     """Whether a condition, of which these are the values at parts of the step, differs
-    from its series."""
+    from its series. The last terms of the state change it by `left_out`: that may be
+    more than its own last terms, which cancel in `y @ y`."""
     sizes = list(map(jnp.abs, terms))
     size = ft.reduce(jnp.add, sizes)
     last = jnp.maximum(*sizes[-2:]) if len(sizes) > 2 else sizes[-1]
+    last = jnp.maximum(last, left_out)
     eps = float(jnp.finfo(size.dtype).eps)
     most = jnp.minimum(_FOREIGN_TERMS * last, math.sqrt(eps) * size)
     # The condition's own rounding errors are of what its value is made of.
