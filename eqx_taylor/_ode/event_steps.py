@@ -38,8 +38,9 @@ _FOREIGN_TERMS = 5
 # Chosen: to look at is all that can be done with a function of which nothing is known.
 _SAMPLES = 16
 _BISECTIONS = 60
-# The number of changes of the state by which rounding errors are estimated: chosen, one
-# hides from all of them that is as unlikely as it is small.
+# A step that was cut is cut again to at most this part of it: chosen.
+_FAR = 0.9
+# The number of changes of the state by which rounding errors are estimated: chosen.
 _CHANGES = 8
 # The number of entries of a state up to which all conditions are looked at in one loop,
 # as the whole solve is one piece of machine code then. Otherwise each has a loop of its
@@ -73,8 +74,8 @@ def length_to_first_event(
 
 def end_at_event(t0: Array, cut: Array | None, state: Any, decided: tuple) -> tuple:
     """Rejects a step that a controller would keep, if it has to end earlier, behind an
-    event. It is made again with that length, and is not asked again: where it ends
-    hangs on roundings, which need not be the same.
+    event. It is made again with that length, and is asked again only for an event that
+    is far before its end: where it ends hangs on roundings, which need not be the same.
 
     `state` is the controller's at the start of the step, and `decided` is whether to
     keep it, the times of the next one, the controller's next state, and the result.
@@ -83,7 +84,9 @@ def end_at_event(t0: Array, cut: Array | None, state: Any, decided: tuple) -> tu
     keep_step, next_t0, next_t1, new, result = decided
     if cut is None:
         return *decided[:3], new._replace(is_cut=zero), result
-    is_cut = keep_step & (cut > 0) & (state.is_cut == 0)
+    # The series of a shorter step may show an event that was not seen before.
+    is_asked = (state.is_cut == 0) | (cut < _FAR * state.dt)
+    is_cut = keep_step & (cut > 0) & is_asked
     if_cut = state._replace(dt=cut.astype(zero.dtype), is_cut=zero + 1)
     times, new = jtu.tree_map(
         lambda a, b: jnp.where(is_cut, a, b),
@@ -267,14 +270,14 @@ def _differs(
     left_out: Array | float = 0.0,
 ) -> Array:
     """Whether a condition, of which these are the values at parts of the step, differs
-    from its series. The last terms of the state change it by `left_out`: that may be
-    more than its own last terms, which cancel in `y @ y`."""
+    from its series. The last terms of the state change it by `left_out`: so well is it
+    known. That may be more than its own last terms, which cancel in `y @ y`."""
     sizes = list(map(jnp.abs, terms))
     size = ft.reduce(jnp.add, sizes)
     last = jnp.maximum(*sizes[-2:]) if len(sizes) > 2 else sizes[-1]
-    last = jnp.maximum(last, left_out)
     eps = float(jnp.finfo(size.dtype).eps)
     most = jnp.minimum(_FOREIGN_TERMS * last, math.sqrt(eps) * size)
+    most = jnp.maximum(most, _FOREIGN_TERMS * left_out)
     # The condition's own rounding errors are of what its value is made of.
     most = most + 16 * NOISE * eps * size
     foreign = jnp.zeros(size.shape, bool)
