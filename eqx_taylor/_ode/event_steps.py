@@ -270,14 +270,14 @@ def _differs(
     left_out: Array | float = 0.0,
 ) -> Array:
     """Whether a condition, of which these are the values at parts of the step, differs
-    from its series. The last terms of the state change it by `left_out`: so well is it
-    known. That may be more than its own last terms, which cancel in `y @ y`."""
+    from its series. The last terms of the state change it by `left_out`, which may be
+    more than its own last terms: these cancel in `y @ y`."""
     sizes = list(map(jnp.abs, terms))
     size = ft.reduce(jnp.add, sizes)
     last = jnp.maximum(*sizes[-2:]) if len(sizes) > 2 else sizes[-1]
+    last = jnp.maximum(last, left_out)
     eps = float(jnp.finfo(size.dtype).eps)
     most = jnp.minimum(_FOREIGN_TERMS * last, math.sqrt(eps) * size)
-    most = jnp.maximum(most, _FOREIGN_TERMS * left_out)
     # The condition's own rounding errors are of what its value is made of.
     most = most + 16 * NOISE * eps * size
     foreign = jnp.zeros(size.shape, bool)
