@@ -12,6 +12,7 @@ import jaxtyping
 import numpy as np
 import optimistix
 import pytest
+import scipy.optimize
 from diffrax import RESULTS
 
 from eqx_taylor import TaylorController, TaylorSolver
@@ -254,6 +255,77 @@ def test_single_precision():
     )  # fmt: skip
     np.testing.assert_allclose(solution.ts[0], ROOT_OF_B, rtol=0, atol=3e-5)
     assert [*map(bool, solution.event_mask)] == [False, True, False]
+
+
+def test_large_states():
+    """Many events of many conditions on five oscillators, one of them with kinks, each
+    event against the first change of sign of closed forms."""
+    rates = np.arange(1.0, 6.0)
+
+    def field(t, y, args):
+        return jnp.stack([y[:, 1], -y[:, 0]], axis=1) * rates[:, None]
+
+    event = diffrax.Event(
+        (
+            lambda t, y, args, **kwargs: y[0, 0] - args[0],
+            lambda t, y, args, **kwargs: jnp.dot(y[1], y[4]) - args[1],
+            lambda t, y, args, **kwargs: jnp.abs(y[3, 0]) + 0.1 * y[2, 1] - args[2],
+        ),
+        NEWTON,
+    )
+
+    # The solution is (cos, -sin) of each rate.
+    def closed_forms(t):
+        cosines, sines = np.cos(np.outer(rates, t)), np.sin(np.outer(rates, t))
+        return np.stack(
+            [
+                cosines[0],
+                cosines[1] * cosines[4] + sines[1] * sines[4],
+                np.abs(cosines[3]) - 0.1 * sines[2],
+            ]
+        )
+
+    y0 = jnp.stack([jnp.ones(5), jnp.zeros(5)], axis=1)
+    term = diffrax.ODETerm(field)
+
+    @jax.jit
+    def run(args):
+        solver = TaylorSolver(order=12, event=event)
+        solution = solve(event, y0, args=args, term=term, tol=1e-11, solver=solver)
+        return solution.ts[0], jnp.stack(solution.event_mask)
+
+    grid = np.linspace(0, 10, 200_001)
+    on_grid = closed_forms(grid)
+    rng = np.random.default_rng(0)
+    kinds = set()
+    for case in range(60):
+        args = rng.uniform(-1.2, 1.2, 3)
+        # Two of them are often out of reach; some nearly touch.
+        args[rng.integers(3)] = rng.choice([-1, 1]) * (1 - 10 ** rng.uniform(-5, -1))
+        args = np.where(rng.uniform(size=3) < 0.6, 2.0, args)
+        if case == 0:
+            # A step that ended at this event by a rounding was one without an event.
+            args = np.array([2.0, -0.99999, 2.0])
+        signs = np.sign(on_grid - args[:, None])
+        changes = np.argmax(signs != signs[:, :1], axis=1)
+        changes = np.where(np.all(signs == signs[:, :1], axis=1), len(grid), changes)
+        i = int(np.argmin(changes))
+        t, mask = run(args)
+        if changes[i] == len(grid):
+            assert t == 10 and not mask.any()
+            kinds.add(None)
+            continue
+        exact = scipy.optimize.brentq(
+            lambda t: closed_forms(t)[i, 0] - args[i],
+            *grid[changes[i] - 1 : changes[i] + 1],
+            xtol=1e-14,
+        )
+        # A time is known as well as the state, divided by the slope of the condition.
+        error = closed_forms(np.array([t]))[i, 0] - args[i]
+        assert abs(t - exact) < 1e-6 and abs(error) < 1e-9, (case, args)
+        assert mask[i] and mask.sum() == 1
+        kinds.add(i)
+    assert kinds == {None, 0, 1, 2}
 
 
 @pytest.mark.slow

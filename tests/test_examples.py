@@ -22,6 +22,7 @@ _NAMES = (
     "step_sizes",
     "three_body",
     "poincare_section",
+    "hybrid_systems",
     "lyapunov",
     "neural_field",
     "parameter_fit",
@@ -591,3 +592,91 @@ def test_poincare_section(run):
     by_friction = np.sum(slowed[:-1] * flights) + slowed[-1] * (2 - ends[-1])
     slopes = [by_restitution, by_friction]
     np.testing.assert_allclose(results["slope"], slopes, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_hybrid_systems(run):
+    """Spikes and thrust arcs are those of SciPy's solver, which is restarted at each
+    switch; conjunctions have a closed form."""
+    example = run("hybrid_systems")
+    results = example.results
+    options = dict(method="DOP853", rtol=1e-12, atol=1e-12)
+
+    # Spikes.
+    field = jax.jit(lambda t, y, current: example.module.neuron(t, tuple(y), current))
+
+    def voltage(t, y, current):
+        return y[0]
+
+    voltage.direction = 1
+    neurons = results["neurons"]
+    assert not np.any(neurons.events.has_more)
+    np.testing.assert_array_equal(neurons.y1[-1], [1, 4, 6])
+    for i, current in enumerate(example.module.CURRENTS):
+        expected = scipy.integrate.solve_ivp(
+            lambda t, y, current: np.array(field(t, y, current)),
+            (0, 60),
+            [-65.0, 0.053, 0.596, 0.318, 0.0],
+            events=voltage,
+            args=(current,),
+            **options,
+        )
+        ts = neurons.events.ts[i]
+        # Of the tolerance of 1e-10, a neuron that is about to fire makes 1e-7.
+        np.testing.assert_allclose(
+            ts[np.isfinite(ts)], expected.t_events[0], rtol=0, atol=5e-7
+        )
+
+    # Thrust arcs.
+    def radius(t, y, push):
+        return y[:2] @ y[:2] - 1.3**2
+
+    radius.terminal = True
+
+    def spacecraft(t, y, push):
+        (x, v), r = (y[:2], y[2:]), np.hypot(*y[:2])
+        return np.concatenate([v, -x / r**3 + push * v / np.hypot(*v)])
+
+    def solve(thrust):
+        """The energy at the end, and the times of the switches."""
+        t, y, is_on, times = 0.0, np.array([1.1, 0.0, 0.0, 1.1]), True, []
+        while True:
+            radius.direction = 1 if is_on else -1
+            part = scipy.integrate.solve_ivp(
+                spacecraft, (t, 40), y, events=radius, args=(thrust * is_on,), **options
+            )
+            t, y, is_on = part.t[-1], part.y[:, -1], not is_on
+            if t == 40:
+                return y[2:] @ y[2:] / 2 - 1 / np.hypot(*y[:2]), times
+            times.append(t)
+
+    energy, times = solve(0.01)
+    arcs = results["arcs"].events
+    ts = arcs.ts[np.isfinite(arcs.ts)]
+    np.testing.assert_allclose(ts, times, rtol=0, atol=5e-7)
+    np.testing.assert_array_equal(arcs.upwards[: len(ts)], np.arange(len(ts)) % 2 == 0)
+    value, slope = results["energy"]
+    np.testing.assert_allclose(value, energy, rtol=0, atol=1e-8)
+    # Central differences, extrapolated.
+    wide, narrow = (
+        (solve(0.01 + h)[0] - solve(0.01 - h)[0]) / (2 * h) for h in (2e-4, 1e-4)
+    )
+    np.testing.assert_allclose(slope, (4 * narrow - wide) / 3, rtol=1e-5)
+
+    # Conjunctions, of |a - b|^2 = 1 + 1.01^2 - 2.02 cos(t) cos(rate t).
+    rate = 1.01**-1.5
+
+    def growth(t):
+        return np.sin(t) * np.cos(rate * t) + rate * np.cos(t) * np.sin(rate * t)
+
+    grid = np.linspace(0.01, 20, 2000)
+    (cells,) = np.nonzero((growth(grid[:-1]) < 0) & (growth(grid[1:]) >= 0))
+    exact = [
+        scipy.optimize.brentq(growth, grid[i], grid[i + 1], xtol=1e-14) for i in cells
+    ]
+    events = results["events"]
+    ts = events.ts[np.isfinite(events.ts)]
+    np.testing.assert_allclose(ts, exact, rtol=0, atol=1e-7)
+    squares = 1 + 1.01**2 - 2.02 * np.cos(ts) * np.cos(rate * ts)
+    distances = example.module.distances(events.ys)[: len(ts)]
+    np.testing.assert_allclose(distances, np.sqrt(squares), rtol=0, atol=1e-7)

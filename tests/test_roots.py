@@ -9,6 +9,7 @@ import numpy as np
 import numpy.polynomial.polynomial as npp
 import pytest
 
+from eqx_taylor._ode.quiet_steps import POINTS, stay_away_from_zero
 from eqx_taylor._ode.roots import (
     departure,
     first_crossing,
@@ -184,6 +185,61 @@ def test_far_from_zero():
     for terms in ([0.0, 0.0], [1.0, -1.0], [1e-16, 1.0], [np.nan, 0.0], [np.inf, 0.0]):
         assert not is_far_from_zero([*map(jnp.array, terms)])
     assert is_far_from_zero([jnp.array(1.0)])
+
+
+def _say(function, dtype=float):
+    """What is said of functions of points in [0, 1], by columns; and whether they have
+    roots."""
+    values = function(np.linspace(0, 1, 1001)[:, None])
+    ends_and_inside = values[0], function(POINTS[:, None]), values[-1]
+    said = stay_away_from_zero(*(jnp.asarray(x, dtype) for x in ends_and_inside))
+    return np.asarray(said), (values.min(0) <= 0) & (values.max(0) >= 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_stay_away_from_zero(dtype):
+    """What is said by values to have no root has none: polynomials of order 20 with
+    coefficients that fall fast and slowly, waves, poles near the step, kinks, and what
+    vanishes at the nodes or is constant there."""
+    rng = np.random.default_rng(4)
+    number = 4000
+    offset, phase = rng.uniform(-2, 2, number), rng.uniform(0, 7, number)
+    place, wave = rng.uniform(0, 1, number), rng.uniform(0, 60, number)
+    for ratio, least in ((0.13, 0.99), (0.5, 0.98), (0.9, 0.75), (1.0, 0.5)):
+        terms = rng.normal(size=(21, number)) * ratio ** np.arange(21)[:, None]
+        terms[0] *= 3
+        said, has_root = _say(
+            lambda x: sum(c * x**k for k, c in enumerate(terms)), dtype
+        )
+        assert not np.any(said & has_root)
+        assert said.sum() > least * (~has_root).sum()
+    others = [
+        lambda x: offset + np.cos(wave * x + phase),
+        lambda x: offset - 1 / (1 + ((x - place) / 0.1) ** 2),
+        lambda x: np.abs(x - place) - 0.1 * offset,
+        lambda x: np.where(np.abs(x - place) < 0.1, offset, 0.3),
+    ]
+    for k in (8, 15, 16, 17, 32, 48):
+        angles = rng.uniform(0.98, 1.02, number)
+        others.append(
+            lambda x, k=k: offset / 2 + np.cos(k * angles * np.arccos(2 * x - 1))
+        )
+    for function in others:
+        said, has_root = _say(function, dtype)
+        assert not np.any(said & has_root)
+
+
+def test_stay_away_from_zero_on_one_side():
+    """Of a constant; of one that starts on another side, or at zero; and of what is not
+    finite somewhere."""
+    ones = jnp.ones((len(POINTS), 6))
+    start = jnp.array([1.0, -1.0, 0.0, jnp.nan, 1.0, 1.0])
+    inside = ones.at[3, 4].set(jnp.nan)
+    end = ones[0].at[5].set(-1.0)
+    said = stay_away_from_zero(start, inside, end)
+    np.testing.assert_array_equal(said, [True, False, False, False, False, False])
+    np.testing.assert_array_equal(stay_away_from_zero(-start, -inside, -end), said)
+    assert not np.any(stay_away_from_zero(*(0 * x for x in (start, inside, end))))
 
 
 def test_first_of_several():

@@ -36,6 +36,7 @@ from .event_watch import (
 from .interpolation import TaylorInterpolation
 from .last_terms import last_terms
 from .ode_jet import unit_near
+from .small_loop import in_small_loop
 from .step import is_finite, make_step, Step, TaylorState
 from .stiffness import warn_if_stiff
 from .tolerances import choose_order, warn_if_far_apart
@@ -342,7 +343,14 @@ def _estimate(
     last = [jnp.where(jnp.isfinite(c[-2:]), c[-2:], 0) for c in leaves]
     if cut is not None:
         # After a step that was cut, which may be very short, the unit is as short.
-        last, unit = last_terms(last, [c[0] for c in leaves], unit, order)
+        state = [c[0] for c in leaves]
+        known = jax.lax.stop_gradient((last, state, unit))
+
+        def rescaled():
+            terms, unit = last_terms(*known, order)
+            return [*terms, unit]
+
+        *last, unit = in_small_loop(rescaled)
 
     def of_leaf(last, error, at_end, size):
         by_defect = jnp.maximum(error, at_end)
