@@ -11,7 +11,8 @@ def add_table(module: Any, name: str, values: np.ndarray) -> Any:
     this machine: LLVM would take seconds to read a hundred thousand numbers."""
     data = bytearray(values.tobytes())
     type_ = ir.ArrayType(ir.IntType(8), len(data))
-    table = ir.GlobalVariable(module, type_, module.get_unique_name(name))
+    unique = module.get_unique_name(name)
+    table: Any = ir.GlobalVariable(module, type_, unique)  # Without types.
     table.linkage, table.global_constant = "internal", True
     table.initializer = ir.Constant(type_, data)
     table.align = 64
