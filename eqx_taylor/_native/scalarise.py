@@ -110,7 +110,7 @@ class _Reader:
                     "the vector field closes over an array that is traced: pass it as "
                     "`args`"
                 )
-            env[var] = np.asarray(value)
+            env[var] = _in_numpy(value)
 
         def value_of(atom) -> np.ndarray:
             return np.asarray(atom.val) if is_literal(atom) else env[atom]
@@ -119,7 +119,7 @@ class _Reader:
             operands = [value_of(atom) for atom in eqn.invars]
             self._within.append(eqn)
             for var in eqn.outvars:
-                if np.issubdtype(var.aval.dtype, np.complexfloating):
+                if jax.dtypes.issubdtype(var.aval.dtype, np.complexfloating):
                     raise self._refused(eqn, "it is complex")
             env.update(zip(eqn.outvars, self._apply(eqn, operands)))
             self._within.pop()
@@ -135,11 +135,12 @@ class _Reader:
             return [self._map(self._logaddexp, *operands)]
         if name in CALLS:
             return self.read(close(callee(eqn)), operands)
-        if name in _CONTROL_FLOW:
+        are_known = all(map(is_known, operands))
+        if name in _CONTROL_FLOW and not are_known:
             return _CONTROL_FLOW[name](self, eqn, operands)
-        if name in MOVING:
+        if name in MOVING and all(isinstance(x, np.ndarray) for x in operands):
             return MOVING[name](eqn, operands)
-        if all(map(is_known, operands)):
+        if are_known:
             return _evaluated(eqn, operands)
         fun = getattr(self, f"_{name}", None)
         if fun is not None:
@@ -387,4 +388,9 @@ def _taken(places: np.ndarray, operands: Sequence[np.ndarray]) -> np.ndarray:
 
 def _evaluated(eqn: Any, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
     with jax.ensure_compile_time_eval():
-        return [np.asarray(x) for x in bind(eqn, operands)]
+        return [_in_numpy(x) for x in bind(eqn, operands)]
+
+
+def _in_numpy(x: Any) -> Any:
+    """Keys of random numbers are arrays of JAX only."""
+    return x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) else np.asarray(x)
