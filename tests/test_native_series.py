@@ -210,6 +210,38 @@ def test_lanes(unroll, shared, monkeypatch):
         assert_close(found[..., lane], alone[..., 0], ulps=4)
 
 
+def _ring(t, y, args):
+    """Sums of few terms of many entries."""
+    given, known = args, np.linspace(1.0, 2.0, y.size)
+    neighbours = given[0] * jnp.roll(y, 1) - 2 * y + known * jnp.roll(y, -1)
+    return neighbours + given[1]
+
+
+def _matrix(t, y, args):
+    """A matrix that is given, and one that is known; so are the constants."""
+    given = args[: y.size * 9].reshape(9, y.size)
+    known = np.cos(np.arange(9.0 * y.size)).reshape(y.size, 9)
+    inner = given @ y + np.arange(9.0)
+    return known @ jnp.sin(inner) + args[: y.size]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("field", [_ring, _matrix])
+def test_lanes_of_sums(field, shared):
+    """Coefficients and constants, of which some are each lane's own."""
+    size, order = 83, 4
+    rng = np.random.default_rng(0)
+    points = [(0.0, rng.normal(size=size), rng.normal(size=9 * size)) for _ in range(2)]
+    program = program_of(field, 0.0, jnp.zeros(size), jnp.zeros(9 * size))
+    found = run(program, points, order, unroll=False, shared=shared)
+    for lane, (t, y, values) in enumerate(points):
+        values = points[0][2] if shared else values
+        alone = run(program, [(t, y, values)], order, unroll=False, width=8)
+        assert_close(found[..., lane], alone[..., 0], ulps=100)
+        slope = field(t, y, jnp.asarray(values))
+        assert_close(found[1, :, lane], np.asarray(slope), ulps=100)
+
+
 # -- whole fields
 
 
@@ -427,7 +459,8 @@ REFUSED = {
     "an index": (lambda y: y[jnp.argmax(y)] * y, "`argmax`"),
     "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`lt`|its length"),
     "an exponent": (lambda y: y**y, "`pow`.*exponent"),
-    "a complex value": (lambda y: jnp.abs(lax.complex(y, y)), "complex"),
+    "a complex value": (lambda y: jnp.abs(lax.complex(y, y)), "complex128"),
+    "a key": (lambda y: y + jax.random.normal(jax.random.key(0), (2,)), "key"),
     "another dtype": (lambda y: jnp.sin(y.astype(jnp.float32)).astype(jnp.float64), "`convert_element_type`.*float32"),
 }  # fmt: skip
 

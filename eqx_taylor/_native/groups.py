@@ -60,13 +60,15 @@ class Sums:
         """The number of entries of a chunk."""
         return min(most, 1 << (len(self.atoms) - 1).bit_length())
 
-    def pieces(self, most: int):
-        """Chunks that are as long as they can be: the place of each, and its sums."""
+    def pieces(self, most: int, count: int | None = None):
+        """Chunks that are as long as they can be: the place of each, and its sums. The
+        last sum is repeated until there are `count`."""
+        count = len(self.atoms) if count is None else count
+        atoms = [*self.atoms, *[self.atoms[-1]] * (count - len(self.atoms))]
         start = 0
-        while start < len(self.atoms):
-            rest = len(self.atoms) - start
-            width = min(most, 1 << (rest.bit_length() - 1))
-            yield start, self.atoms[start : start + width]
+        while start < count:
+            width = min(most, 1 << ((count - start).bit_length() - 1))
+            yield start, atoms[start : start + width]
             start += width
 
 

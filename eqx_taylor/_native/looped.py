@@ -125,10 +125,12 @@ class Looped(SumsInMemory):
     # -- the state
 
     def _copy_state(self) -> None:
-        ops, size = self.ops, self.plan.state.count
-        row = self.row(self.plan.state, 0)
-        with loop(ops.builder, as_value(0), size) as i:
-            x = ops.load(ops.at(self.y, i, ops.entry), ops.entry)
+        ops, builder, state = self.ops, self.ops.builder, self.plan.state
+        row, last = self.row(state, 0), as_value(state.count - 1)
+        # The last entry is repeated up to the end of the chunk.
+        with loop(builder, as_value(0), state.padded) as i:
+            source = builder.select(builder.icmp_signed("<", i, last), i, last)
+            x = ops.load(ops.at(self.y, source, ops.entry), ops.entry)
             ops.store(x, ops.at(row, i, ops.entry))
 
     def _return_state(self) -> None:

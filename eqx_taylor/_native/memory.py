@@ -44,8 +44,9 @@ class Memory(Emitter):
 
     def _place(self, array: Array, rows: int) -> None:
         self.bases[array] = self.work_size
-        size = array.padded * rows
-        # Each begins at a boundary of 64 bytes.
+        # The last chunk of a row may be written beyond its end. Each array begins at a
+        # boundary of 64 bytes.
+        size = array.padded * rows + array.width
         self.work_size += -(-size // 16) * 16
 
     # -- addresses

@@ -1,6 +1,7 @@
 """Sums of coefficients in memory: written out, as the product of a matrix, or by a
 table of places."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from llvmlite import ir  # pyright: ignore[reportMissingImports]
 from .groups import Array, Sums
 from .loops import loop
 from .memory import as_value, INTEGER, Memory, plus, side_by_side
-from .program import Parameter
+from .program import Coefficient, Parameter
 from .tables import add_table
 
 
@@ -43,7 +44,8 @@ class SumsInMemory(Memory):
         ops.store(value, ops.at(self.row(array, target), place, ops.entry))
 
     def _straight_sums(self, sums, array, k, target, start, scale) -> None:
-        for place, members in sums.pieces(self.plan.width):
+        count = _count(sums, array, start)
+        for place, members in sums.pieces(self.plan.width, count):
             value = self.sum_of_members(members, k)
             if value is None:
                 value = self.ops.number(0.0, self.ops.chunk(len(members)))
@@ -57,113 +59,109 @@ class SumsInMemory(Memory):
         width = sums.width(self.plan.width)
         chunks = -(-len(sums.atoms) // width)
         padded = chunks * width
-        is_given, matrix = self._matrix(sums, padded)
-        kind = ops.entry if is_given and not self.shared else ops.scalar
+        matrix = self._numbers(_by_columns(sums, padded), "matrix")
+        constants = self._constants(sums, k, padded)
         type_ = ops.chunk(width)
         row = self.row(source, k)
-
-        def block(first_chunk, length):
-            side = side_by_side(length)
-            zeros = [ops.number(0.0, type_)] * (length * side)
-            place = builder.mul(as_value(first_chunk), ir.Constant(INTEGER, width))
-
-            def step(i, totals):
-                x = ops.load(ops.at(row, plus(builder, i, first), ops.entry), ops.entry)
-                x = ops.splat(x, type_)
-                column = builder.mul(i, ir.Constant(INTEGER, padded))
-                pointer = ops.at(matrix, builder.add(column, place), kind)
-                out = []
-                for c, total in enumerate(totals):
-                    one = ops.at(pointer, c * width, kind)
-                    loaded = kind if width == 1 else type_
-                    factor = ops.splat(ops.load(one, loaded), type_)
-                    out.append(ops.fma(factor, x, total))
-                return out
-
-            return self.accumulate(as_value(0), as_value(sums.terms), zeros, side, step)
-
-        constants = [x.constant for x in sums.atoms] if isinstance(k, int) else None
-        if constants is not None and any(constants):
-            constants = constants + [0.0] * (padded - len(constants))
-            if any(isinstance(x, Parameter) for x in constants):
-                pointer = ops.at(self.given, self.parameters.row(constants), kind)
-            else:
-                pointer = self.table(constants, "constants")
-        else:
-            constants = None
         for context, length in self.blocks(chunks):
             with context as first_chunk:
-                totals = block(first_chunk, length)
+                begin = builder.mul(as_value(first_chunk), as_value(width))
+                side = side_by_side(length)
+
+                def step(i, totals, begin=begin):
+                    place = ops.at(row, plus(builder, i, first), ops.entry)
+                    x = ops.splat(ops.load(place, ops.entry), type_)
+                    column = builder.mul(i, as_value(padded))
+                    place = builder.add(column, begin)
+                    out = []
+                    for c, total in enumerate(totals):
+                        there = plus(builder, place, c * width)
+                        factor = self._loaded(matrix, there, width)
+                        out.append(ops.fma(factor, x, total))
+                    return out
+
+                zeros = [ops.number(0.0, type_)] * (length * side)
+                stop = as_value(sums.terms)
+                totals = self.accumulate(as_value(0), stop, zeros, side, step)
                 for c, total in enumerate(totals):
-                    chunk = plus(builder, first_chunk, c)
-                    if isinstance(chunk, int):
-                        place = chunk * width
-                    else:
-                        place = builder.mul(chunk, ir.Constant(INTEGER, width))
+                    place = plus(builder, begin, c * width)
                     if constants is not None:
-                        loaded = kind if width == 1 else type_
-                        x = ops.load(ops.at(pointer, place, kind), loaded)
-                        total = ops.add(total, ops.splat(x, type_))
+                        total = ops.add(total, self._loaded(constants, place, width))
                     place = plus(builder, place, start)
                     self._store_sum(array, target, place, total, k, scale)
-
-    def _matrix(self, sums: Sums, padded: int) -> tuple[bool, Any]:
-        """The coefficients by columns, and whether they are parameters."""
-        values = []
-        for column in range(sums.terms):
-            entries = [x.coefficients[column] for x in sums.atoms]
-            values.extend(entries + [0.0] * (padded - len(entries)))
-        if any(isinstance(x, Parameter) for x in values):
-            kind = self.ops.scalar if self.shared else self.ops.entry
-            return True, self.ops.at(self.given, self.parameters.row(values), kind)
-        return False, self.table(values, "matrix")
 
     def _table_sums(self, sums, array, k, target, start, scale) -> None:
         """Sums of entries that are anywhere, one by one, by a table of their places."""
         ops, builder = self.ops, self.ops.builder
         small = ir.IntType(32)
         places: list[int] = []
-        values: list[Any] = []
+        values: list[Coefficient] = []
         for atom in sums.atoms:
             for x in atom.operands:
                 source, i = self.plan.places[x]
                 places.extend((self.bases[source] + i, source.padded))
             values.extend(atom.coefficients)
         data = add_table(builder.module, "places", np.array(places, np.int32))
-        is_given = any(isinstance(x, Parameter) for x in values)
-        kind = ops.entry if is_given and not self.shared else ops.scalar
-        if is_given:
-            factors = ops.at(self.given, self.parameters.row(values), kind)
-        else:
-            factors = self.table(values, "factors")
-        constants = None
-        if isinstance(k, int) and any(x.constant for x in sums.atoms):
-            found = [x.constant for x in sums.atoms]
-            if any(isinstance(x, Parameter) for x in found):
-                constants = ops.at(self.given, self.parameters.row(found), kind)
-            else:
-                constants = self.table([float(x) for x in found], "constants")
-        order = as_value(k)
-        with loop(builder, as_value(0), len(sums.atoms)) as m:
+        factors = self._numbers(values, "factors")
+        constants = self._constants(sums, k)
+        count, last = _count(sums, array, start), as_value(len(sums.atoms) - 1)
+
+        def place_of(i):
+            return builder.zext(
+                builder.load(ops.at(data, i, small), typ=small), INTEGER
+            )
+
+        with loop(builder, as_value(0), count) as i:
+            m = builder.select(builder.icmp_signed("<", i, last), i, last)
             total = ops.number(0.0, ops.entry)
             if constants is not None:
-                x = ops.load(ops.at(constants, m, kind), kind)
-                total = ops.splat(x, ops.entry)
-            for i in range(sums.terms):
-                term = plus(builder, builder.mul(m, as_value(sums.terms)), i)
+                total = self._loaded(constants, m, 1)
+            for column in range(sums.terms):
+                term = plus(builder, builder.mul(m, as_value(sums.terms)), column)
                 twice = builder.mul(term, as_value(2))
-                place, stride = (
-                    builder.zext(
-                        builder.load(
-                            ops.at(data, plus(builder, twice, j), small), typ=small
-                        ),
-                        INTEGER,
-                    )
-                    for j in (0, 1)
-                )
-                place = builder.add(place, builder.mul(order, stride))
-                x = ops.load(ops.at(self.work, place, ops.entry), ops.entry)
-                factor = ops.load(ops.at(factors, term, kind), kind)
-                total = ops.fma(ops.splat(factor, ops.entry), x, total)
-            place = plus(builder, m, start)
-            self._store_sum(array, target, place, total, k, scale)
+                first, stride = place_of(twice), place_of(plus(builder, twice, 1))
+                source = builder.add(first, builder.mul(as_value(k), stride))
+                x = ops.load(ops.at(self.work, source, ops.entry), ops.entry)
+                total = ops.fma(self._loaded(factors, term, 1), x, total)
+            self._store_sum(array, target, plus(builder, i, start), total, k, scale)
+
+    # -- coefficients in memory
+
+    def _numbers(self, values: Sequence[Coefficient], name: str) -> tuple[Any, Any]:
+        """Where coefficients are, and the type of each: all of them are parameters if
+        one of them is."""
+        if any(isinstance(x, Parameter) for x in values):
+            kind = self.ops.scalar if self.shared else self.ops.entry
+            return self.ops.at(self.given, self.parameters.row(values), kind), kind
+        numbers: Any = values
+        return self.table(numbers, name), self.ops.scalar
+
+    def _constants(self, sums: Sums, k: Any, padded: int = 0) -> Any:
+        """The constants of sums, where they are needed: in order 0."""
+        values = [x.constant for x in sums.atoms]
+        if not isinstance(k, int) or not any(values):
+            return None
+        zeros = [0.0] * (padded - len(values))
+        return self._numbers([*values, *zeros], "constants")
+
+    def _loaded(self, numbers: tuple[Any, Any], place: Any, width: int) -> Any:
+        """A chunk of coefficients; of several solves, that of all lanes."""
+        ops = self.ops
+        pointer, kind = numbers
+        type_ = ops.chunk(width)
+        loaded = ops.load(ops.at(pointer, place, kind), kind if width == 1 else type_)
+        return ops.splat(loaded, type_)
+
+
+def _count(sums: Sums, array: Array, start: int) -> int:
+    """The number of entries to write: to the end of the last chunk, where these are the
+    last entries. What is computed of numbers that were never written may be slow."""
+    is_last = start + len(sums.atoms) == array.count
+    return array.padded - start if is_last else len(sums.atoms)
+
+
+def _by_columns(sums: Sums, padded: int) -> list[Coefficient]:
+    """The coefficients of sums of the same atoms, atom by atom."""
+    columns = zip(*(x.coefficients for x in sums.atoms))
+    zeros = [0.0] * (padded - len(sums.atoms))
+    return [x for column in columns for x in (*column, *zeros)]
