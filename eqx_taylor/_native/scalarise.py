@@ -1,6 +1,7 @@
 """From the jaxpr of a vector field to its scalar program.
 
-Values are NumPy arrays: of numbers where all is known now, or of `Linear` objects.
+Values are NumPy arrays: of numbers where all is known now, or of `Linear` objects. (Keys
+of random numbers, which are known, are arrays of JAX.)
 Primitives that move entries are functions of NumPy on either kind, and leave no trace
 in the program. An equation whose operands are all known is evaluated.
 """
@@ -88,7 +89,7 @@ def _as_objects(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return _filled(shape, lambda i: Linear(float(flat[i]), {}))
 
 
-def is_known(x: np.ndarray) -> bool:
+def is_known(x: Any) -> bool:
     return x.dtype != object
 
 
@@ -101,9 +102,9 @@ class _Reader:
         # The equations that are read now: one, and those it is within.
         self._within: list[Any] = []
 
-    def read(self, jaxpr: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def read(self, jaxpr: Any, inputs: Sequence[Any]) -> list[Any]:
         inner = jaxpr.jaxpr
-        env: dict[Any, np.ndarray] = dict(zip(inner.invars, inputs))
+        env: dict[Any, Any] = dict(zip(inner.invars, inputs))
         for var, value in zip(inner.constvars, jaxpr.consts):
             if isinstance(value, Tracer):
                 raise NotNative(
@@ -112,7 +113,7 @@ class _Reader:
                 )
             env[var] = _in_numpy(value)
 
-        def value_of(atom) -> np.ndarray:
+        def value_of(atom) -> Any:
             return np.asarray(atom.val) if is_literal(atom) else env[atom]
 
         for eqn in live_equations(jaxpr):
@@ -130,7 +131,7 @@ class _Reader:
                 )
         return [value_of(atom) for atom in inner.outvars]
 
-    def _apply(self, eqn: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
+    def _apply(self, eqn: Any, operands: list[Any]) -> list[Any]:
         name = eqn.primitive.name
         if name_of_call(eqn) == "logaddexp" and target_key(eqn) in RULES:
             return [self._map(self._logaddexp, *operands)]
@@ -409,7 +410,7 @@ _BY_NUMPY: dict[str, Callable[..., Any]] = {
 }
 
 
-def _evaluated(eqn: Any, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _evaluated(eqn: Any, operands: Sequence[Any]) -> list[Any]:
     out = eqn.outvars[0].aval
     if eqn.primitive.name in _BY_NUMPY and _is_plain(out.dtype):
         if all(_is_plain(x.dtype) for x in operands):
