@@ -1,5 +1,5 @@
-"""A scalar program of `eqx_taylor._native` as Python source, for numba and for Warp: the
-recurrences are the same, the orders are a loop, and so are the sums of products.
+"""A scalar program of `eqx_taylor._native` as Python source, for numba and for Warp:
+the recurrences are the same, the orders are a loop, and so are the sums of products.
 
 Nothing in the package uses it. It is here to compare ways to machine code.
 """
@@ -47,7 +47,7 @@ class _Step(Step):
 
     def __init__(self, lines: list[str], atom: Atom, rows: dict[Atom, int], k: str):
         self.attribute, self.lines, self.k = atom.attribute, lines, k
-        self.rows = {Y: rows[atom]}
+        self.rows: dict[Any, int] = {Y: rows[atom]}
         self.rows.update(enumerate(rows[x] for x in atom.operands))
         if atom.lagged:
             self.rows[LAGGED] = rows[atom.lagged[0]]
@@ -71,7 +71,9 @@ class _Step(Step):
         self.lines.append(f"for j in range({first}, {stop}):")
         term = f"{self._entry(a, 'j')} * {self._entry(b, f'({self.k} - j)')}"
         if weight is not None:
-            factor = weight(_Expression("F(j)"), _Expression(f"F({self.k})"))
+            j: Any = _Expression("F(j)")
+            k: Any = _Expression(f"F({self.k})")
+            factor = weight(j, k)
             term = f"{_text(factor)} * {term}"
         self.lines.append(f"    {total} += {term}")
         return total
@@ -80,8 +82,8 @@ class _Step(Step):
         return self.sum(a, a, first, first)
 
     def order(self, fun):
-        k = _Expression(f"F({self.k})")
-        return k.text if fun is float else _text(fun(k))  # pyright: ignore
+        k: Any = _Expression(f"F({self.k})")
+        return k.text if fun is float else _text(fun(k))
 
     def number(self, x):
         return f"F({x!r})"
@@ -160,9 +162,7 @@ def source(program: Program, order: int) -> tuple[str, int]:
     atoms = [a for a in program.atoms if a.kind != "state"]
     rows = {a: i for i, a in enumerate(atoms)}
     first = len(atoms)
-    rows.update(
-        (a, first + a.attribute) for a in program.atoms if a.kind == "state"
-    )
+    rows.update((a, first + a.attribute) for a in program.atoms if a.kind == "state")
     n = program.size
     head = [f"c[{first + i} * ROW] = y[{i}]" for i in range(n)]
     body: list[str] = []

@@ -29,16 +29,14 @@ from .work_precision import take_turns
 TITLE = "Solves by machine code"
 TEXT = """
 Ours is `diffrax.diffeqsolve` with `TaylorSolver`, `TaylorController` and
-`adjoint=NativeAdjoint()`, under `jit`, and under `vmap` for ensembles. Compile times are
-from the Python function to an executable, without machine code from disk. "In XLA" is
-the same solve without `NativeAdjoint`: with `ForwardMode`.
+`adjoint=NativeAdjoint()`, under `jit`, and under `vmap` for ensembles. Compile times
+are from the Python function to an executable, without machine code from disk. "In XLA"
+is the same solve without `NativeAdjoint`: with `ForwardMode`.
 
 Lorenz to $t = 50$ and the outer Solar System over 1000 years are solved at a tolerance
 of 2.2e-16, as for heyoka; the ensembles of 1024 to $t = 50$ and over 100 years. Dopri8
 has `PIDController` with the same tolerances.
 """
-
-
 
 
 def solve(
@@ -106,7 +104,7 @@ def single(seconds: float, module: Any) -> tuple[list[Figure], list[str]]:
             start = problem.y0, jnp.array(t1)
             fast, fast_compile = compiled(ours, *start)
             slow, slow_compile = compiled(
-                lambda *args: ours(*args, diffrax.ForwardMode()), *start
+                lambda y0, t1: ours(y0, t1, diffrax.ForwardMode()), *start
             )
             early, _ = fast(problem.y0, jnp.array(problem.t1))
             late, steps = fast(*start)
@@ -192,7 +190,16 @@ def _users() -> list[tuple[str, Any, Any, float, float, float, int | None, float
     for problem in (problems.kepler(), problems.arenstorf(), problems.pleiades()):
         atol = problem.atol_per_rtol * 1e-12
         rows.append(
-            (problem.name, problem.field, problem.y0, problem.t1, 1e-12, atol, None, 0.1)
+            (
+                problem.name,
+                problem.field,
+                problem.y0,
+                problem.t1,
+                1e-12,
+                atol,
+                None,
+                0.1,
+            )
         )
     return rows
 
@@ -234,7 +241,10 @@ def run(seconds: float) -> Report:
     if module is None:
         return Report(TITLE, text + "\n" + MISSING, figures)
     more, rows = single(seconds, module)
-    head = ["| | steps | µs a step | error | of the energy |", "|---|---:|---:|---:|---:|"]
+    head = [
+        "| | steps | µs a step | error | of the energy |",
+        "|---|---:|---:|---:|---:|",
+    ]
     figures = [*more, *ensembles(seconds, module), *figures]
     return Report(TITLE, text + "\n" + "\n".join([*head, *rows]), figures)
 

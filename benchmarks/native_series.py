@@ -150,19 +150,17 @@ def _aligned(size: int, values: Any = ()) -> np.ndarray:
 
 def shortest(run: Callable[[int], None], seconds: float = 0.002) -> float:
     """The time of one of many calls, in seconds."""
+
+    def taken(count: int) -> float:
+        start = time.perf_counter()
+        run(count)
+        return time.perf_counter() - start
+
     count = 1
-    while True:
-        start = time.perf_counter()
-        run(count)
-        if time.perf_counter() - start > seconds:
-            break
+    # More than once, as something else may run meanwhile.
+    while min(taken(count) for _ in range(5)) < seconds:
         count *= 2
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        run(count)
-        times.append(time.perf_counter() - start)
-    return min(times) / count
+    return min(taken(count) for _ in range(ROUNDS)) / count
 
 
 def of_heyoka(problem: problems.Problem, compact: bool) -> tuple[float, float]:

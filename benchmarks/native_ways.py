@@ -23,7 +23,7 @@ import numpy as np
 
 from eqx_taylor import _outer_solar_system as solar_system, TaylorSolver
 
-from ._heyoka import EPS, lorenz, solar_systems, timed, Time
+from ._heyoka import EPS, lorenz, solar_systems, Time, timed
 from ._report import main, Report
 from ._timing import warm_up
 from .native import compiled, solve
@@ -65,7 +65,9 @@ def _module(name: str, text: str, folder: str) -> Any:
     return importlib.import_module(name)
 
 
-def by_numba(text: str, size: int, y0: np.ndarray, ends: np.ndarray, folder: str, i: int):
+def by_numba(
+    text: str, size: int, y0: np.ndarray, ends: np.ndarray, folder: str, i: int
+):
     import numba  # pyright: ignore[reportMissingImports]
 
     text = text.replace("def ", "@numba.njit(fastmath={'contract'})\ndef ")
@@ -75,7 +77,9 @@ def by_numba(text: str, size: int, y0: np.ndarray, ends: np.ndarray, folder: str
     return lambda: module.solve(y0, ends, c, out), out
 
 
-def by_warp(text: str, size: int, y0: np.ndarray, ends: np.ndarray, folder: str, i: int):
+def by_warp(
+    text: str, size: int, y0: np.ndarray, ends: np.ndarray, folder: str, i: int
+):
     import warp as wp  # pyright: ignore[reportMissingImports]
 
     wp.config.quiet, wp.config.kernel_cache_dir = True, folder
@@ -119,7 +123,9 @@ def run(seconds: float) -> Report:
     warm_up()
     ways = ["in XLA", "llvmlite"]
     others = {"numba": by_numba, "warp": by_warp}
-    others = {k: f for k, f in others.items() if importlib.util.find_spec(k) is not None}
+    others = {
+        k: f for k, f in others.items() if importlib.util.find_spec(k) is not None
+    }
     ways += others
     head = [f"| | {' | '.join(ways)} |", "|---|" + "---:|" * len(ways)]
     rows = []
@@ -132,7 +138,9 @@ def run(seconds: float) -> Report:
             leaves, treedef = jtu.tree_flatten(y0)
 
             def flat(t, *leaves, field=field, treedef=treedef):
-                return jtu.tree_leaves(field(t, jtu.tree_unflatten(treedef, leaves), None))
+                return jtu.tree_leaves(
+                    field(t, jtu.tree_unflatten(treedef, leaves), None)
+                )
 
             jaxpr = jax.make_jaxpr(flat)(jnp.array(0.0), *leaves)
             program = scalar_program(jaxpr, len(leaves))
@@ -155,7 +163,9 @@ def run(seconds: float) -> Report:
                 compile_times.append(time)
                 steps.append(int(out[-1]))
                 if name != "Lorenz":  # Which is chaotic.
-                    exact = np.concatenate([np.ravel(x) for x in jtu.tree_leaves(expected)])
+                    exact = np.concatenate(
+                        [np.ravel(x) for x in jtu.tree_leaves(expected)]
+                    )
                     np.testing.assert_allclose(out[:-1], exact, rtol=1e-6, atol=1e-6)
             times = [Time.of(taken).median for taken in take_turns(runs, seconds)]
             cells = [

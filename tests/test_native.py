@@ -95,7 +95,9 @@ def test_whatever_is_saved():
 
 
 @needs_llvmlite
-@pytest.mark.parametrize("dtype, tol, order", [("float64", 1e-14, 18), ("float32", 1e-6, 8)])
+@pytest.mark.parametrize(
+    "dtype, tol, order", [("float64", 1e-14, 18), ("float32", 1e-6, 8)]
+)
 def test_times_forwards_and_backwards(dtype, tol, order):
     """y = exp(sin t), with time in the field."""
 
@@ -103,9 +105,15 @@ def test_times_forwards_and_backwards(dtype, tol, order):
         t0, t1 = jnp.array(t0, dtype), jnp.array(t1, dtype)
         y0 = jnp.exp(jnp.sin(t0)) * jnp.ones(2, dtype)
         solver = TaylorSolver(order=order, compensated=compensated)
-        saveat = SaveAt(ts=t0 + (t1 - t0) * jnp.linspace(0, 1, 4, dtype=dtype), dense=True)
+        saveat = SaveAt(
+            ts=t0 + (t1 - t0) * jnp.linspace(0, 1, 4, dtype=dtype), dense=True
+        )
         found = solve(forced, y0, t1, t0=t0, solver=solver, tol=tol, saveat=saveat)
-        return found.ts, found.ys, found.evaluate(t0 + (t1 - t0) * jnp.array(0.3, dtype))
+        return (
+            found.ts,
+            found.ys,
+            found.evaluate(t0 + (t1 - t0) * jnp.array(0.3, dtype)),
+        )
 
     for ends in [(0.5, 7.0), (7.0, 0.5)]:
         for compensated in (False, True):
@@ -114,9 +122,12 @@ def test_times_forwards_and_backwards(dtype, tol, order):
             exact = np.exp(np.sin(np.asarray(ts, float)))[:, None] * np.ones(2)
             assert_close(ys, exact.astype(dtype), ulps=100)
             t = np.float64(ends[0]) + 0.3 * (ends[1] - ends[0])
-            assert_close(inside, (np.exp(np.sin(t)) * np.ones(2)).astype(dtype), ulps=100)
+            assert_close(
+                inside, (np.exp(np.sin(t)) * np.ones(2)).astype(dtype), ulps=100
+            )
 
 
+@pytest.mark.slow
 @needs_llvmlite
 def test_steps_are_those_of_the_solver():
     """But for the first one, which is chosen by another series."""
@@ -142,7 +153,11 @@ def test_limits_of_steps():
             rtol=1e-8, atol=1e-8, dtmax=dtmax, factormax=factormax
         )
         found = solve(
-            forced, jnp.array(1.0), 4.0, dt0=2.0**-6, saveat=SaveAt(steps=True, t1=True),
+            forced,
+            jnp.array(1.0),
+            4.0,
+            dt0=2.0**-6,
+            saveat=SaveAt(steps=True, t1=True),
             stepsize_controller=controller,
         )
         return found.ts, found.stats["num_steps"]
@@ -157,7 +172,9 @@ def test_limits_of_steps():
 @needs_llvmlite
 def test_nothing_to_solve():
     saveat = SaveAt(t0=True, ts=[1.0, 1.0], t1=True)
-    found = jax.jit(lambda t: solve(forced, jnp.array(3.0), t, t0=t, saveat=saveat))(1.0)
+    found = jax.jit(lambda t: solve(forced, jnp.array(3.0), t, t0=t, saveat=saveat))(
+        1.0
+    )
     np.testing.assert_array_equal(found.ys, [3.0] * 4)
     assert found.stats["num_steps"] == 0
 
@@ -209,7 +226,10 @@ def test_a_jump_is_not_stepped_over():
 
 
 @needs_llvmlite
-@pytest.mark.parametrize("dtype, tol, order", [("float64", 1e-13, 16), ("float32", 1e-6, 8)])
+@pytest.mark.parametrize(
+    "dtype, tol, order",
+    [("float64", 1e-13, 16), pytest.param("float32", 1e-6, 8, marks=pytest.mark.slow)],
+)
 def test_vmap(dtype, tol, order):
     """Lanes with their own steps: over states, over arguments, over ends, over both."""
     rates = jnp.linspace(1.0, 4.0, 11, dtype=dtype)
@@ -233,10 +253,14 @@ def test_vmap(dtype, tol, order):
 
     t = np.append(np.asarray(ts, float), 2.0)
     ys, inside, steps = jax.jit(over_both)(sizes, rates, ts)
-    rate, size = (np.asarray(x, float) for x in np.meshgrid(rates, sizes, indexing="ij"))
+    rate, size = (
+        np.asarray(x, float) for x in np.meshgrid(rates, sizes, indexing="ij")
+    )
     ulps = 500 if dtype == "float64" else 50
     assert_close(ys, exact(size[..., None], rate[..., None], t), ulps=ulps)
-    assert_close(inside, exact(size, rate, np.float64(jnp.array(0.7, dtype))), ulps=ulps)
+    assert_close(
+        inside, exact(size, rate, np.float64(jnp.array(0.7, dtype))), ulps=ulps
+    )
     assert np.all(np.diff(steps[:, 0]) >= 0) and steps[-1, 0] > steps[0, 0]
     # One by one they take the same steps.
     ys_1, _, steps_1 = jax.jit(run)(sizes[1], rates[5], ts)
@@ -269,6 +293,7 @@ def test_lanes_end_by_themselves():
 # -- derivatives
 
 
+@pytest.mark.slow
 @needs_llvmlite
 def test_gradients_are_those_of_otherwise():
     """Of what the field closes over, of arguments, states and times; under `vmap`."""
@@ -286,7 +311,9 @@ def test_gradients_are_those_of_otherwise():
     value, found = jax.jit(grad)(jnp.array(factor), rate, jnp.array(t1))
     e = np.exp(-factor * np.asarray(rate) * t1)
     np.testing.assert_allclose(value, factor * e, rtol=1e-9)
-    np.testing.assert_allclose(found[0], (1 - factor * np.asarray(rate) * t1) * e, rtol=1e-8)
+    np.testing.assert_allclose(
+        found[0], (1 - factor * np.asarray(rate) * t1) * e, rtol=1e-8
+    )
     np.testing.assert_allclose(found[1], -(factor**2) * t1 * e, rtol=1e-8)
     np.testing.assert_allclose(found[2], -(factor**2) * np.asarray(rate) * e, rtol=1e-8)
 
@@ -346,15 +373,21 @@ def test_without_the_extra(monkeypatch):
     """What is imported, and what runs: the solve as it is without."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "llvmlite" else find(name)
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "llvmlite" else find(name),
     )
     with pytest.warns(UserWarning, match=r"pip install \"eqx_taylor\[native\]\""):
-        found = jax.jit(lambda y: solve(forced, y, order=8, tol=1e-8, max_steps=32).ys)(1.0)
+        found = jax.jit(lambda y: solve(forced, y, order=8, tol=1e-8, max_steps=32).ys)(
+            1.0
+        )
     assert abs(found[0] - np.exp(np.sin(2.0))) < 1e-7
 
 
 def test_arguments(without_types):
-    with pytest.raises(TypeError, match="NativeAdjoint: `otherwise` must be an adjoint"):
+    with pytest.raises(
+        TypeError, match="NativeAdjoint: `otherwise` must be an adjoint"
+    ):
         NativeAdjoint(otherwise=3)  # pyright: ignore
 
 
@@ -369,7 +402,9 @@ def test_machine_code_is_kept(folder, monkeypatch):
     monkeypatch.setattr(
         engine,
         "_register",
-        lambda name, address: names.add(name) or registered(name, address) if name not in names else None,
+        lambda name, address: (
+            names.add(name) or registered(name, address) if name not in names else None
+        ),
     )
 
     def run(factor):
@@ -378,7 +413,9 @@ def test_machine_code_is_kept(folder, monkeypatch):
         monkeypatch.setattr("eqx_taylor._native.call.machine", lambda: fresh)
         compiled = []
         monkeypatch.setattr(
-            fresh, "_compiled", lambda *args: compiled.append(args) or compile_(fresh, *args)
+            fresh,
+            "_compiled",
+            lambda *args: compiled.append(args) or compile_(fresh, *args),
         )
         field = lambda t, y, args: factor * y  # noqa: E731
         found = jax.jit(lambda y: solve(field, y, 1.0).ys[0])(jnp.array(1.0))

@@ -6,7 +6,6 @@ from typing import Any, NoReturn
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
@@ -140,8 +139,8 @@ def _backward(residuals: Any, grad: Any, *args: Any) -> Any:
     return bar
 
 
-# By the numbers of `loop`, from 0.
-_RESULTS = (
+# By the numbers of `layout`, from 0.
+_RESULTS: tuple[Any, ...] = (
     diffrax.RESULTS.successful,
     diffrax.RESULTS.max_steps_reached,
     diffrax.RESULTS.nonfinite,
@@ -164,7 +163,7 @@ def _final_state(init_state: Any, outputs: Any) -> Any:
         init_state.save_state,
         is_leaf=lambda x: hasattr(x, "saveat_ts_index"),
     )
-    result = _RESULTS[0]
+    result: Any = _RESULTS[0]
     for number, other in enumerate(_RESULTS):
         result = diffrax.RESULTS.where(outputs.result == number, other, result)
     return dataclasses.replace(

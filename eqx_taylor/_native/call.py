@@ -1,6 +1,5 @@
 """A whole solve as one call of machine code, from a program of JAX."""
 
-import functools as ft
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,8 @@ from jaxtyping import Array
 
 from .engine import has_threads, machine, number_of_threads
 from .handler import define_handler, interface_version
-from .loop import COUNTS, define_block, Shape
+from .layout import COUNTS, Shape
+from .loop import define_block
 from .program import NotNative, Program
 from .series import is_small, series_function
 
@@ -41,7 +41,7 @@ class Solved(NamedTuple):
     **Fields:**
 
     - `y1`, `t_end`: the last state, and its time.
-    - `counts`: integers, as `loop.COUNTS` names them.
+    - `counts`: integers, as `layout.COUNTS` names them.
     - `ys`: the states at the times that were asked for; a row for each.
     - `step_ts`, `step_rows`: the ends of the steps that were accepted, and their
         coefficients.
@@ -71,7 +71,7 @@ def call(solve: Solve, y0: Array, args: Array, settings: Array, ts: Array) -> So
     **Arguments:**
 
     - `y0`, `args`: the entries of the state, and those of the field's arguments.
-    - `settings`: as `loop.SETTINGS` names them.
+    - `settings`: as `layout.SETTINGS` names them.
     - `ts`: times at which the state is returned, from the first to the last.
     """
     rows = [x[None] for x in (y0, args, settings, ts)]
@@ -79,8 +79,8 @@ def call(solve: Solve, y0: Array, args: Array, settings: Array, ts: Array) -> So
 
 
 def _over_lanes(solve: Solve) -> Any:
-    """A function of arrays with a leading axis over solves. In each of them it may be 1,
-    if they all have the same row."""
+    """A function of arrays with a leading axis over solves. In each of them it may be
+    1, if they all have the same row."""
 
     @custom_vmap
     def over_lanes(*operands):
@@ -133,7 +133,7 @@ def _call(
     most = np.iinfo(np.int32).max
     limits = [most if solve.max_steps < 0 else min(solve.max_steps, most)]
     limits = jnp.array([*limits, number_of_threads()], jnp.int32)
-    return jax.ffi.ffi_call(name, outs)(y0, args, settings, ts, limits)
+    return list(jax.ffi.ffi_call(name, outs)(y0, args, settings, ts, limits))
 
 
 def _width(lanes: int, solve: Solve) -> int:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import llvmlite
@@ -26,7 +27,7 @@ class Machine:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self._features = llvm.get_host_cpu_features()
-        self._options = dict(
+        self._options: dict[str, Any] = dict(
             cpu=llvm.get_host_cpu_name(),
             features=self._features.flatten(),
             opt=3,
@@ -83,9 +84,9 @@ class Machine:
         module.data_layout = str(machine.target_data)
         module.get_function(function).name = name
         module.verify()
-        # Programs have their vectors already. At level 3, with its search for more, they
-        # are no faster (Lorenz, the outer Solar System, Pleiades, an MLP: 0.94 to 1.01
-        # of the time), and take twice as long in these passes.
+        # Programs have their vectors already. At level 3, with its search for more,
+        # they are no faster (Lorenz, the outer Solar System, Pleiades, an MLP: 0.94 to
+        # 1.01 of the time), and take twice as long in these passes.
         options = llvm.create_pipeline_tuning_options(speed_level=1)
         options.loop_vectorization, options.slp_vectorization = True, False
         passes = llvm.create_pass_builder(machine, options)

@@ -1,5 +1,5 @@
-"""The function that XLA calls, in LLVM's language: it reads XLA's call frame, and shares
-the solves among threads.
+"""The function that XLA calls, in LLVM's language: it reads XLA's call frame, and
+shares the solves among threads.
 
 The offsets are those of the structures of `xla/ffi/api/c_api.h`, which jaxlib has among
 its files: of 64-bit machines, and of version 0 of the interface. Later minor versions
@@ -14,7 +14,7 @@ import jax
 import llvmlite.ir as ir
 
 from .emit import counting, INDEX, index, POINTER, repeating
-from .loop import Shape, Table
+from .layout import Shape, Table
 
 
 # XLA_FFI_CallFrame
@@ -128,9 +128,7 @@ def define_handler(
     return function
 
 
-def _define_worker(
-    module: ir.Module, block: ir.Function, shape: Shape
-) -> ir.Function:
+def _define_worker(module: ir.Module, block: ir.Function, shape: Shape) -> ir.Function:
     """Appends the function of a thread: it makes blocks until there are no more."""
     kind = ir.FunctionType(POINTER, [POINTER])
     function = ir.Function(module, kind, "solve_blocks")

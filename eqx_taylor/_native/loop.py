@@ -14,11 +14,13 @@ Where this departs from the loop of Diffrax with these two:
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import llvmlite.ir as ir
 
 from .emit import counting, INDEX, index, Numbers, POINTER, repeating, Variable
+from .layout import DT_MIN, load_table, MAX_STEPS, NOT_FINITE, SETTINGS, Shape
+from .polynomials import compensated, polynomial, with_increment
 
 
 # As in `_ode/step_size_controller.py`, which says where they come from.
@@ -30,117 +32,8 @@ DEFECT_NOISE = 4
 DEFECT_FOREIGN = 5
 DEFECT_ROUNDING = 100
 
-# The columns of the settings of a solve.
-SETTINGS = ("t0", "t1", "sign", "dt0", "rtol", "atol", "dtmax", "safety", "factormax")
-
-# The results of a solve, as numbers.
-SUCCESSFUL, MAX_STEPS, NOT_FINITE, DT_MIN = range(4)
-# What is counted, as 32-bit integers.
-COUNTS = ("result", "steps", "accepted", "rejected", "saved")
-
 _COUNT = ir.IntType(32)
 _SIGN = SETTINGS.index("sign")
-
-
-class Shape(NamedTuple):
-    """What a program is compiled for.
-
-    **Fields:**
-
-    - `n`: the number of entries of the state.
-    - `order`: the order of the series.
-    - `kind`: `"double"` or `"float"`.
-    - `width`: how many solves are made at once.
-    - `arguments`, `parameters`, `work`: how many numbers the field has as arguments,
-        and the series needs for what it makes of them, and for itself.
-    - `shared`: whether the arguments of all solves are the same.
-    - `compensated`: as for `TaylorSolver`.
-    - `at_times`: whether states are returned at times that are asked for.
-    - `rows`: how many coefficients of each step are returned: none, that of order zero,
-        which is the state, or all.
-    """
-
-    n: int
-    order: int
-    kind: str
-    width: int
-    arguments: int
-    parameters: int
-    work: int
-    shared: bool
-    compensated: bool
-    at_times: bool
-    rows: int
-
-    @property
-    def bytes(self) -> int:
-        """The size of a number, or of a vector with one for each lane."""
-        return {"double": 8, "float": 4}[self.kind] * self.width
-
-    def places(self) -> tuple[dict[str, int], int]:
-        """Where everything is in the memory of a block, and how large that is. All
-        begins at multiples of 64 bytes."""
-        rows = (self.order + 1) * self.n
-        own = 0 if self.shared else 1
-        sizes = {
-            "c": rows,
-            "d": rows,
-            "y1": self.n,
-            "rest": self.n,
-            "new_rest": self.n,
-            "increment": self.n,
-            "t": 1,
-            "arguments": own * self.arguments,
-            "parameters": own * self.parameters,
-            "work": self.work,
-        }
-        places, total = {}, 0
-        for name, size in sizes.items():
-            places[name] = total
-            total += _multiple(size, max(1, 64 // self.bytes))
-        return places, total
-
-
-def _multiple(size: int, of: int) -> int:
-    return -(-size // of) * of
-
-
-class Table(NamedTuple):
-    """The arguments of a call: addresses, numbers of entries from one solve to the
-    next, and sizes. In memory it is a table of 64-bit integers."""
-
-    y0: Any
-    y0_stride: Any
-    args: Any
-    args_stride: Any
-    settings: Any
-    settings_stride: Any
-    ts: Any
-    ts_stride: Any
-    y1: Any
-    t_end: Any
-    counts: Any
-    ys: Any
-    step_ts: Any
-    step_rows: Any
-    lanes: Any
-    ts_size: Any
-    max_steps: Any
-    step_size: Any
-
-
-_ADDRESSES = {
-    "y0", "args", "settings", "ts", "y1", "t_end", "counts", "ys", "step_ts", "step_rows"
-}  # fmt: skip
-
-
-def load_table(builder: ir.IRBuilder, pointer: Any) -> Table:
-    values = []
-    for i, name in enumerate(Table._fields):
-        place = builder.gep(pointer, [index(i)], source_etype=INDEX)
-        x = builder.load(place, typ=INDEX)
-        values.append(builder.inttoptr(x, POINTER) if name in _ADDRESSES else x)
-    return Table(*values)
 
 
 def define_block(
@@ -386,9 +279,9 @@ class _Block:
         x, b = self.x, self.b
         with counting(b, index(0), index(self.shape.n)) as i:
             terms = [self.coefficient(c, k, i) for k in range(self.shape.order + 1)]
-            y, increment = _with_increment(x, terms, s)
+            y, increment = with_increment(x, terms, s)
             if self.shape.compensated:
-                y, rest = _compensated(x, terms, s, x.load(self.rest, i))
+                y, rest = compensated(x, terms, s, x.load(self.rest, i))
                 x.store(rest, self.at["new_rest"], i)
             x.store(y, self.y1, i)
             x.store(increment, self.at["increment"], i)
@@ -553,7 +446,7 @@ class _Block:
                     self.lane_entry(c, b.add(index(k * shape.n), i), lane)
                     for k in range(shape.order + 1)
                 ]
-                y = _polynomial(one, terms, s)
+                y = polynomial(one, terms, s)
                 b.store(y, one.at(rows, b.add(row, i)), align=one.size)
             b.store(b.trunc(b.add(j, index(1)), _COUNT), saved)
 
@@ -620,66 +513,3 @@ def _or_nan(x: Numbers, new: Any, old: Any) -> Any:
     larger = x.select(is_less, old, new)
     is_number = x.compare("==", old, old)
     return x.select(is_number, larger, old)
-
-
-def _with_increment(x: Numbers, terms: list[Any], s: Any) -> tuple[Any, Any]:
-    """Computes a polynomial `p`, and `s p'(s)`. Of the sums of the odd and the even
-    orders, `o` and `e`, it takes the derivatives along Horner's rule."""
-
-    def horner(terms):
-        total, slope = x.constant(0.0), x.constant(0.0)
-        for i, term in enumerate(reversed(terms)):
-            if i > 1:
-                slope = x.multiply_add(slope, square, total)
-            elif i == 1:
-                slope = total
-            total = term if i == 0 else x.multiply_add(total, square, term)
-        return total, slope
-
-    # p = c0 + s o(s^2) + s^2 e(s^2)
-    square, two = x.multiply(s, s), x.constant(2.0)
-    odd, odd_slope = horner(terms[1::2])
-    even, even_slope = horner(terms[2::2])
-    y = x.multiply_add(x.multiply_add(even, s, odd), s, terms[0])
-    # p' = o + 2 s^2 o' + 2 s (e + s^2 e')
-    of_odd = x.multiply_add(x.multiply(two, square), odd_slope, odd)
-    of_even = x.multiply_add(square, even_slope, even)
-    slope = x.multiply_add(x.multiply(two, s), of_even, of_odd)
-    return y, x.multiply(slope, s)
-
-
-def _polynomial(x: Numbers, terms: list[Any], s: Any) -> Any:
-    """Computes a polynomial; its first coefficient is added last. Odd and even orders
-    are summed apart, and half as many operations wait for each other."""
-
-    def horner(terms):
-        total = None
-        for term in reversed(terms):
-            total = term if total is None else x.multiply_add(total, square, term)
-        return total
-
-    square = x.multiply(s, s)
-    odd, even = horner(terms[1::2]), horner(terms[2::2])
-    if odd is None:
-        return terms[0]
-    if even is not None:
-        odd = x.multiply_add(even, s, odd)
-    return x.multiply_add(odd, s, terms[0])
-
-
-def _compensated(x: Numbers, terms: list[Any], s: Any, rest: Any) -> tuple[Any, Any]:
-    """Computes a polynomial, and what is left beyond its last digit, as
-    `evaluate_compensated` does in `_core/polynomial.py`."""
-
-    def two_sum(a, b):
-        total = x.add(a, b)
-        of_b = x.subtract(total, a)
-        of_a = x.subtract(a, x.subtract(total, of_b))
-        return total, x.add(of_a, x.subtract(b, of_b))
-
-    total, power = terms[0], s
-    for term in terms[1:]:
-        total, error = two_sum(total, x.multiply(term, power))
-        rest = x.add(rest, error)
-        power = x.multiply(power, s)
-    return two_sum(total, rest)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import optimistix
+from jax.core import Tracer
 from jaxtyping import Array
 
-from .._core.jax import evaluate, trace, varying_axes, with_constants
+from .._core.jax import evaluate, trace, varying_axes
 from .._ode.ode_jet import increment
 from .._ode.solver import TaylorSolver
 from .._ode.step_size_controller import TaylorController
@@ -110,7 +111,7 @@ def _check_machine() -> None:
             "llvmlite, which compiles the solve, is not installed: pip install "
             '"eqx_taylor[native]"'
         )
-    device = jax.config.jax_default_device
+    device = getattr(jax.config, "jax_default_device", None)
     platform = getattr(device, "platform", device) or jax.default_backend()
     if platform != "cpu":
         raise NotNative(f"machine code runs on CPUs, and the platform is {platform!r}")
@@ -213,11 +214,16 @@ def _read_field(term: Any, t0: Any, y0: Any, args: Any) -> _Program:
     known = {var for eqn in jaxpr.jaxpr.eqns for var in eqn.invars if _is_var(var)}
     known.update(var for var in jaxpr.jaxpr.outvars if _is_var(var))
     first = 1 + len(leaves)
-    used = [i for i, v in enumerate(jaxpr.jaxpr.invars[first:]) if v in known]
+    inputs = zip(jaxpr.jaxpr.invars[first:], arrays)
+    used = [i for i, (v, x) in enumerate(inputs) if v in known and _is_traced(x)]
 
+    # As for XLA, arrays with values are constants of the program.
     def pruned(*inputs):
         given = dict(zip(used, inputs[first:]))
-        rest = [given.get(i, jnp.zeros(x.shape, x.dtype)) for i, x in enumerate(arrays)]
+        rest = [
+            given.get(i, jnp.zeros(x.shape, x.dtype) if _is_traced(x) else x)
+            for i, x in enumerate(arrays)
+        ]
         return evaluate(jaxpr, [*inputs[:first], *rest])
 
     if len(used) < len(arrays):
@@ -228,6 +234,10 @@ def _read_field(term: Any, t0: Any, y0: Any, args: Any) -> _Program:
 
 def _is_var(atom: Any) -> bool:
     return not hasattr(atom, "val")
+
+
+def _is_traced(x: Any) -> bool:
+    return isinstance(x, Tracer)
 
 
 def _rebuilt(arrays: Any, rebuild: Any) -> Any:
@@ -291,7 +301,9 @@ def _run(field: _Program, kwargs: Any) -> Outputs:
     parts = _Parts(t0, y0, out, y1, accepted, saved, after, args, t0 == t1)
     outs = [
         parts.saved_by(sub, old)
-        for sub, old in zip(subs, jtu.tree_leaves(init_state.save_state, is_leaf=_is_save))
+        for sub, old in zip(
+            subs, jtu.tree_leaves(init_state.save_state, is_leaf=_is_save)
+        )
     ]
     return Outputs(y1, out.t_end, result, num_steps, accepted, outs, *dense)
 
