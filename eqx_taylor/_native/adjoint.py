@@ -180,5 +180,5 @@ def _final_state(init_state: Any, outputs: Any) -> Any:
         dense_infos=outputs.dense_infos,
         dense_save_index=None
         if outputs.dense_ts is None
-        else outputs.accepted.astype(jnp.asarray(init_state.dense_save_index).dtype),
+        else outputs.accepted.astype(jnp.int32),
     )
