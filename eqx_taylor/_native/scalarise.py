@@ -1,9 +1,9 @@
 """From the jaxpr of a vector field to its scalar program.
 
-Values are NumPy arrays: of numbers where all is known now, or of `Linear` objects. (Keys
-of random numbers, which are known, are arrays of JAX.)
-Primitives that move entries are functions of NumPy on either kind, and leave no trace
-in the program. An equation whose operands are all known is evaluated.
+Values are NumPy arrays: of numbers where all is known now, or of `Linear` objects. Keys
+of random numbers, which are known, are arrays of JAX. Primitives that move entries are
+functions of NumPy on either kind, and leave no trace in the program. An equation whose
+operands are all known is evaluated.
 """
 
 import functools as ft
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -121,7 +122,7 @@ class _Reader:
             self._within.append(eqn)
             for var in eqn.outvars:
                 dtype = getattr(var.aval, "dtype", None)
-                if dtype is None or jax.dtypes.issubdtype(dtype, np.complexfloating):
+                if dtype is None or jnp.issubdtype(dtype, np.complexfloating):
                     raise self._refused(eqn, f"its result is of type {var.aval}")
             env.update(zip(eqn.outvars, self._apply(eqn, operands)))
             self._within.pop()
@@ -422,4 +423,4 @@ def _evaluated(eqn: Any, operands: Sequence[Any]) -> list[Any]:
 
 def _in_numpy(x: Any) -> Any:
     """Keys of random numbers are arrays of JAX only."""
-    return x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended) else np.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jax.dtypes.extended) else np.asarray(x)
