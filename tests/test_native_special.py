@@ -152,3 +152,8 @@ def test_threads_share_one_compiler(monkeypatch):
     for thread in threads:
         thread.join()
     assert len(set(map(id, found))) == 1
+
+
+def test_no_step_is_made_where_none_is_allowed():
+    with pytest.raises(UserWarning, match="NativeAdjoint: `max_steps` is 0"):
+        solve(lambda t, y, a: -y, 1.0, 1.0, max_steps=0, throw=False)

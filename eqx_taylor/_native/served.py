@@ -165,7 +165,8 @@ def _check_rest(
         raise NotNative("`SaveAt` has `ts` and `steps` together")
     if sum(sub.ts is not None for sub in subs) > 1:
         raise NotNative("`SaveAt` has more than one `ts`")
-    del max_steps
+    if max_steps is not None and max_steps < 1:
+        raise NotNative(f"`max_steps` is {max_steps}")
 
 
 def _check_arrays(t0: Any, y0: Any) -> None:
