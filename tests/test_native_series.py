@@ -460,7 +460,6 @@ REFUSED = {
     "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`lt`|its length"),
     "an exponent": (lambda y: y**y, "`pow`.*exponent"),
     "a complex value": (lambda y: jnp.abs(lax.complex(y, y)), "complex128"),
-    "a key": (lambda y: y + jax.random.normal(jax.random.key(0), (2,)), "key"),
     "another dtype": (lambda y: jnp.sin(y.astype(jnp.float32)).astype(jnp.float64), "`convert_element_type`.*float32"),
 }  # fmt: skip
 

@@ -99,8 +99,17 @@ def _register(name: str, address: int) -> None:
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(pointer), platform="cpu")
 
 
-@ft.lru_cache(maxsize=1)
+_only_one = threading.Lock()
+
+
 def machine() -> Machine:
+    # XLA refuses a second function of the same name.
+    with _only_one:
+        return _machine()
+
+
+@ft.lru_cache(maxsize=1)
+def _machine() -> Machine:
     return Machine()
 
 

@@ -132,6 +132,7 @@ class _Block:
         self.saved = x.variable(zero)
         ends = x.compare("<", settings["t0"], settings["t1"])
         self.active = x.variable(ends)
+        self.save_state(self.y1, None)
         with b.if_then(x.any(ends)):
             self.expand(settings["t0"], self.c.get())
             self.choose_first_step()
@@ -262,7 +263,12 @@ class _Block:
         self.prev.set(x.select(active, at, prev))
         self.next.set(x.select(going, after, end))
         self.dt.set(x.select(active, new, chosen))
-        self.active.set(x.both(going, x.negate(at_limit)))
+        going = x.both(going, x.negate(at_limit))
+        self.active.set(going)
+        # Where a lane ends the others go on, and it makes their steps without meaning.
+        ended = x.both(active, x.negate(going))
+        with b.if_then(x.any(ended)):
+            self.save_state(self.c.get(), ended)
 
     def _exchange(self, c: Any, d: Any) -> None:
         self.c.set(d)
@@ -463,11 +469,26 @@ class _Block:
         i = b.add(b.mul(i, index(self.shape.width)), lane)
         return b.load(one.at(pointer, i), typ=one.type, align=one.size)
 
-    def finish(self) -> None:
-        """Writes the results of the lanes that there are."""
+    def save_state(self, rows: Any, chosen: Any) -> None:
+        """Writes the states of the lanes that are chosen; `None` is all."""
         x, b, one, table, shape = self.x, self.b, self.one, self.table, self.shape
-        # Where no step was made there is no series.
-        rows = b.select(x.any(self.started()), self.c.get(), self.y1)
+        kind = ir.IntType(8)
+        if chosen is None:
+            chosen = x.flag(True)
+        flags = self.scattered(b.zext(chosen, x.vector_of(kind)))
+        with self.each_lane() as lane:
+            flag = self.lane_of(flags, lane, kind)
+            flag = b.icmp_unsigned("!=", flag, ir.Constant(kind, 0))
+            with b.if_then(b.and_(flag, self.is_real(lane))):
+                number = b.add(self.first, lane)
+                with counting(b, index(0), index(shape.n)) as i:
+                    y = self.lane_entry(rows, i, lane)
+                    place = b.add(b.mul(number, index(shape.n)), i)
+                    b.store(y, one.at(table.y1, place), align=one.size)
+
+    def finish(self) -> None:
+        """Writes the results of the lanes that there are, but for their states."""
+        b, one, table = self.b, self.one, self.table
         rejected = b.sub(self.steps.get(), self.accepted.get())
         counts = self.result, self.steps, self.accepted, self.scattered(rejected)
         counts = *counts, self.saved
@@ -480,13 +501,6 @@ class _Block:
                     place = b.add(b.mul(number, index(len(counts))), index(i))
                     place = b.gep(table.counts, [place], source_etype=_COUNT)
                     b.store(self.lane_of(count, lane, _COUNT), place)
-                with counting(b, index(0), index(shape.n)) as i:
-                    y = self.lane_entry(rows, i, lane)
-                    place = b.add(b.mul(number, index(shape.n)), i)
-                    b.store(y, one.at(table.y1, place), align=one.size)
-
-    def started(self) -> Any:
-        return self.x.compare("<", self.settings["t0"], self.settings["t1"])
 
 
 # The smallest normal numbers.

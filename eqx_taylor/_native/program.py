@@ -289,7 +289,8 @@ class Builder:
         """`x` to the power of a number."""
         if x.is_constant:
             return Linear(self._power_of(x.constant, exponent), {})
-        if exponent.is_integer() and 0 <= exponent <= 64:
+        # At zero, too: the recurrence divides by `x`.
+        if exponent.is_integer() and 0 <= exponent < 2**31:
             return self._product_power(x, int(exponent))
         if exponent == -1:
             return self.div(self.constant(1), x)

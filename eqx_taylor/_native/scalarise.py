@@ -1,8 +1,9 @@
 """From the jaxpr of a vector field to its scalar program.
 
-Values are NumPy arrays: of numbers where all is known now, or of `Linear` objects.
-Primitives that move entries are functions of NumPy on either kind, and leave no trace
-in the program. An equation whose operands are all known is evaluated.
+Values are NumPy arrays: of numbers where all is known now, or of `Linear` objects. Keys
+of random numbers, which are known, are arrays of JAX. Primitives that move entries are
+functions of NumPy on either kind, and leave no trace in the program. An equation whose
+operands are all known is evaluated.
 """
 
 import functools as ft
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -88,7 +90,7 @@ def _as_objects(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return _filled(shape, lambda i: Linear(float(flat[i]), {}))
 
 
-def is_known(x: np.ndarray) -> bool:
+def is_known(x: Any) -> bool:
     return x.dtype != object
 
 
@@ -101,18 +103,18 @@ class _Reader:
         # The equations that are read now: one, and those it is within.
         self._within: list[Any] = []
 
-    def read(self, jaxpr: Any, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def read(self, jaxpr: Any, inputs: Sequence[Any]) -> list[Any]:
         inner = jaxpr.jaxpr
-        env: dict[Any, np.ndarray] = dict(zip(inner.invars, inputs))
+        env: dict[Any, Any] = dict(zip(inner.invars, inputs))
         for var, value in zip(inner.constvars, jaxpr.consts):
             if isinstance(value, Tracer):
                 raise NotNative(
                     "the vector field closes over an array that is traced: pass it as "
                     "`args`"
                 )
-            env[var] = np.asarray(value)
+            env[var] = _in_numpy(value)
 
-        def value_of(atom) -> np.ndarray:
+        def value_of(atom) -> Any:
             return np.asarray(atom.val) if is_literal(atom) else env[atom]
 
         for eqn in live_equations(jaxpr):
@@ -120,7 +122,7 @@ class _Reader:
             self._within.append(eqn)
             for var in eqn.outvars:
                 dtype = getattr(var.aval, "dtype", None)
-                if not isinstance(dtype, np.dtype) or dtype.kind == "c":
+                if dtype is None or jnp.issubdtype(dtype, np.complexfloating):
                     raise self._refused(eqn, f"its result is of type {var.aval}")
             env.update(zip(eqn.outvars, self._apply(eqn, operands)))
             self._within.pop()
@@ -130,17 +132,18 @@ class _Reader:
                 )
         return [value_of(atom) for atom in inner.outvars]
 
-    def _apply(self, eqn: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
+    def _apply(self, eqn: Any, operands: list[Any]) -> list[Any]:
         name = eqn.primitive.name
         if name_of_call(eqn) == "logaddexp" and target_key(eqn) in RULES:
             return [self._map(self._logaddexp, *operands)]
         if name in CALLS:
             return self.read(close(callee(eqn)), operands)
-        if name in _CONTROL_FLOW:
+        are_known = all(map(is_known, operands))
+        if name in _CONTROL_FLOW and not are_known:
             return _CONTROL_FLOW[name](self, eqn, operands)
-        if name in MOVING:
+        if name in MOVING and all(isinstance(x, np.ndarray) for x in operands):
             return MOVING[name](eqn, operands)
-        if all(map(is_known, operands)):
+        if are_known:
             return _evaluated(eqn, operands)
         fun = getattr(self, f"_{name}", None)
         if fun is not None:
@@ -408,11 +411,16 @@ _BY_NUMPY: dict[str, Callable[..., Any]] = {
 }
 
 
-def _evaluated(eqn: Any, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _evaluated(eqn: Any, operands: Sequence[Any]) -> list[Any]:
     out = eqn.outvars[0].aval
     if eqn.primitive.name in _BY_NUMPY and _is_plain(out.dtype):
         if all(_is_plain(x.dtype) for x in operands):
             found = _BY_NUMPY[eqn.primitive.name](*operands)
             return [np.broadcast_to(found, out.shape).astype(out.dtype)]
     with jax.ensure_compile_time_eval():
-        return [np.asarray(x) for x in bind(eqn, operands)]
+        return [_in_numpy(x) for x in bind(eqn, operands)]
+
+
+def _in_numpy(x: Any) -> Any:
+    """Keys of random numbers are arrays of JAX only."""
+    return x if jnp.issubdtype(x.dtype, jax.dtypes.extended) else np.asarray(x)

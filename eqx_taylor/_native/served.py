@@ -78,7 +78,7 @@ def read_solve(
 ) -> Served:
     """Reads what Diffrax gives to an adjoint. Raises `NotNative` for a solve that
     machine code does not make."""
-    del t1, dt0, throw
+    del throw
     _check_machine()
     _check_method(solver, stepsize_controller, event, terms)
     _check_rest(
@@ -86,6 +86,7 @@ def read_solve(
     )
     y0 = init_state.y
     _check_arrays(t0, y0)
+    _check_devices((y0, args, terms, t0, t1, dt0, stepsize_controller, saveat))
     # The vector field, and what is saved, may close over what is differentiated.
     convert = eqx.filter_closure_convert
     field = convert(terms.term.vector_field, t0, y0, args)
@@ -164,7 +165,8 @@ def _check_rest(
         raise NotNative("`SaveAt` has `ts` and `steps` together")
     if sum(sub.ts is not None for sub in subs) > 1:
         raise NotNative("`SaveAt` has more than one `ts`")
-    del max_steps
+    if max_steps is not None and max_steps < 1:
+        raise NotNative(f"`max_steps` is {max_steps}")
 
 
 def _check_arrays(t0: Any, y0: Any) -> None:
@@ -177,7 +179,11 @@ def _check_arrays(t0: Any, y0: Any) -> None:
         )
     if sum(x.size for x in leaves) == 0:
         raise NotNative("the state has no entries")
-    if any(varying_axes(jax.typeof(x)) for x in leaves):
+
+
+def _check_devices(inputs: Any) -> None:
+    arrays = jtu.tree_leaves(eqx.filter(inputs, eqx.is_array))
+    if any(varying_axes(jax.typeof(x)) for x in arrays):
         raise NotNative("the solve is inside of a `jax.shard_map`")
 
 
