@@ -35,7 +35,8 @@ is the same solve without `NativeAdjoint`: with `ForwardMode`.
 
 Lorenz to $t = 50$ and the outer Solar System over 1000 years are solved at a tolerance
 of 2.2e-16, as for heyoka; the ensembles of 1024 to $t = 50$ and over 100 years. Dopri8
-has `PIDController` with the same tolerances.
+has `PIDController` with the same tolerances. Each rival runs twenty times in a row, and
+then the next.
 """
 
 
@@ -113,7 +114,7 @@ def single(seconds: float, module: Any) -> tuple[list[Figure], list[str]]:
                 lambda f=slow, start=start: f(*start),
                 lambda: peer.integrate(t1),
             ]
-            mine, xla, theirs = map(Time.of, take_turns(runs, seconds))
+            mine, xla, theirs = map(Time.of, take_turns(runs, seconds, in_a_row=20))
             each = 1e6 * mine.median / int(steps)
             rows.append(
                 f"| {system.name} | {int(steps)} | {each:.3g} "
@@ -165,7 +166,7 @@ def ensembles(seconds: float, module: Any) -> list[Figure]:
             difference = problems.error(early, expected)
             assert difference <= 1e-9, f"{system.name}: {difference:.1e} from heyoka"
             runs = [lambda f=fast, s=start: f(*s), lambda: peer.kept(t1)]
-            mine, theirs = map(Time.of, take_turns(runs, seconds))
+            mine, theirs = map(Time.of, take_turns(runs, seconds, in_a_row=20))
             work = f"{system.name}, {MEMBERS}"
             figures += [
                 Figure(
@@ -216,7 +217,7 @@ def users(seconds: float) -> list[Figure]:
         fast, fast_compile = compiled(of(solve), y0)
         slow, slow_compile = compiled(of(by_dopri8), y0)
         runs = [lambda f=fast, y=y0: f(y), lambda f=slow, y=y0: f(y)]
-        mine, theirs = map(Time.of, take_turns(runs, seconds))
+        mine, theirs = map(Time.of, take_turns(runs, seconds, in_a_row=20))
         figures += [
             Figure(
                 name, "run", "Dopri8", mine.median, theirs.median, "s",
