@@ -153,12 +153,17 @@ def _write(digest: str, code: bytes) -> None:
     folder = cache_folder()
     if folder is None:
         return
+    # Other processes see the whole file, or none.
+    content = hashlib.sha256(code).digest() + code
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Other processes see the whole file, or none.
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        os.replace(file.name, folder / digest)
+        handle, name = tempfile.mkstemp(dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(name, folder / digest)
+        finally:  # If the disk is full it is still there.
+            Path(name).unlink(missing_ok=True)
     except OSError:
         pass  # Without a cache it is compiled the next time, too.
 
