@@ -53,6 +53,7 @@ def spikes(current):
     )
 
 
+# --8<-- [start:core]
 def spacecraft(t, y, thrust):
     """A spacecraft in the plane, whose thrust is along its velocity."""
     position, velocity, is_on = y
@@ -89,6 +90,9 @@ def energy(thrust):
     arcs = thrust_arcs(thrust)
     position, velocity, _ = arcs.y1
     return jnp.sum(velocity**2) / 2 - 1 / jnp.sqrt(jnp.sum(position**2)), arcs
+
+
+# --8<-- [end:core]
 
 
 def satellites(t, y, args):
