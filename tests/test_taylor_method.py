@@ -259,6 +259,7 @@ def _instances():
     return [
         solver,
         controller,
+        eqx_taylor.NativeAdjoint(),
         events,
         hybrid,
         cost,
