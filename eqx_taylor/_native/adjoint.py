@@ -18,46 +18,45 @@ from .served import outputs_of, read_solve, Served
 
 
 class NativeAdjoint(diffrax.AbstractAdjoint):
-    """Solves by machine code: the whole loop over steps is compiled by LLVM, through
-    llvmlite, and is one call for XLA.
+    """Compiles the whole loop over the steps of a solve to machine code, by LLVM, which
+    XLA calls as one function.
 
     `diffrax.diffeqsolve(..., adjoint=NativeAdjoint())` with
-    [`eqx_taylor.TaylorSolver`][] and [`eqx_taylor.TaylorController`][] returns what it
-    returns without, to the tolerances, and takes less time to run and to compile. It
-    needs `pip install "eqx_taylor[native]"`, and runs on CPUs. It works inside
-    `jax.jit`; under `jax.vmap` each solve has its own steps, and several are made at
-    once, in vectors of the processor and on all of its cores.
+    [`eqx_taylor.TaylorSolver`][] and [`eqx_taylor.TaylorController`][] returns the same
+    solution as without it, to the tolerances, and takes less time to compile and to
+    run. It needs `pip install "eqx_taylor[native]"`, and runs on CPUs. It works inside
+    `jax.jit`. Under `jax.vmap` each solve has its own steps, and the solves share the
+    vector instructions and all cores of the processor.
 
-    The vector field has to be a program of numbers that is smooth: elementwise
+    The vector field has to consist of smooth operations on scalars: elementwise
     functions, sums, products of matrices, operations that move entries, loops of known
-    length. The state, the time and the arguments of the field are of one dtype, float64
-    or float32. What is not served runs as it would have without, and a warning says
-    what it was: other primitives and kinks in the field, events, other solvers, norms
-    and controllers, `dtmin`, resumed solves, several of `SaveAt`'s `ts` and `steps` in
-    one.
+    length. The state, the time and the arguments of the field need one dtype, float64
+    or float32. Other solves run in XLA, and a warning gives the reason: other
+    primitives, or kinks in the field; events; other solvers, norms and controllers;
+    `dtmin`; resumed solves; a `SaveAt` with several `ts`, or with `ts` and `steps`.
 
-    Steps are those of the solver and the controller, with two differences. The defect
-    is looked at where steps end, and not at the solver's `probes` inside of them; so a
-    solve at a point where derivatives are infinite ends with
-    `diffrax.RESULTS.nonfinite` instead of going on by a Runge--Kutta method. And the
+    The steps are those of the solver and the controller, with two differences. The
+    defect is checked at the ends of steps, and not at the solver's `probes` inside of
+    them. So a solve that starts where derivatives are infinite ends with
+    `diffrax.RESULTS.nonfinite`, instead of going on by a Runge--Kutta method. And the
     first step is as long as the solver's own series allows.
 
-    Gradients are those of `otherwise`, with its own solve: where a solve is
-    differentiated, XLA makes it from the beginning.
+    Gradients are those of `otherwise`: a solve that is differentiated runs in XLA, from
+    its beginning.
 
-    Machine code is kept in the folder `eqx_taylor` of `XDG_CACHE_HOME`, or of
-    `~/.cache`, by the content of the program. `EQX_TAYLOR_CACHE_DIR` is another folder,
-    or an empty string for none.
+    Machine code is cached on disk by the content of the program, in the folder
+    `eqx_taylor` of `XDG_CACHE_HOME` or of `~/.cache`. The environment variable
+    `EQX_TAYLOR_CACHE_DIR` names another folder; if it is empty, nothing is cached.
 
     **Arguments:**
 
-    - `otherwise`: the adjoint by which gradients are computed, and which solves what is
-        not served. By default [`eqx_taylor.ReplayAdjoint`][].
+    - `otherwise`: an adjoint of Diffrax, which computes gradients, and makes the solves
+        that cannot be compiled. By default [`eqx_taylor.ReplayAdjoint`][].
 
     **Raises:**
 
-    `TypeError` for an `otherwise` that is not an adjoint, and where a solve is
-    differentiated in forward mode.
+    `TypeError` if `otherwise` is not an adjoint, and if a solve is differentiated in
+    forward mode.
 
     !!! example
 
