@@ -272,10 +272,7 @@ def count():
             )
             assert not events.has_more and np.all(np.diff(ts[index >= 0]) >= 0)
             lists, along = by_heyoka(name, start, end, sets, hy)
-            solutions = dict(
-                here=lambda t, solution=solution: np.asarray(solution.evaluate(t)),
-                heyoka=lambda t, along=along: np.array(along(t)),
-            )
+            solutions = dict(here=solution.evaluate, heyoka=along)
             for i, theirs in enumerate(lists):
                 mine = list(zip(ts[index == i], upwards[index == i]))
                 value = partial(exactly, sets[i])
