@@ -39,8 +39,9 @@ _FOREIGN_TERMS = 5
 # Chosen: sampling is all that can be done with a function of which nothing is known.
 _SAMPLES = 16
 _BISECTIONS = 60
-# A step that was cut is cut again to at most this part of it: chosen.
-_FAR = 0.9
+# A step that was cut is cut again to between these parts of it: chosen. At its very
+# start, a condition that starts from zero would cut it again and again.
+_NEAR_START, _FAR = 1e-3, 0.9
 # The number of changes of the state by which rounding errors are estimated: chosen.
 _CHANGES = 8
 # The largest number of entries of a state for which one loop evaluates all conditions:
@@ -88,7 +89,8 @@ def end_at_event(t0: Array, cut: Array | None, state: Any, decided: tuple) -> tu
     if cut is None:
         return *decided[:3], new._replace(is_cut=zero), result
     # The series of a shorter step may show an event that was not seen before.
-    is_asked = (state.is_cut == 0) | (cut < _FAR * state.dt)
+    is_inside = (_NEAR_START * state.dt < cut) & (cut < _FAR * state.dt)
+    is_asked = (state.is_cut == 0) | is_inside
     is_cut = keep_step & (cut > 0) & is_asked
     if_cut = state._replace(dt=cut.astype(zero.dtype), is_cut=zero + 1)
     times, new = jtu.tree_map(
@@ -233,10 +235,11 @@ def _first_change(
     rows, factors = normalised(rows)
     # Diffrax has to see the change, by values that have rounding errors.
     least = NOISE * float(jnp.finfo(rows.dtype).eps) * size
-    noise = noise_of(rows) + least * factors
+    of_series = noise_of(rows)
+    noise = of_series + least * factors
     # At the start, Diffrax uses the values of the conditions, not their series.
     said = jnp.abs(at_start * factors)
-    is_known = (jnp.abs(rows[:, 0]) > noise / 2) | (said > noise / 2)
+    is_known = (jnp.abs(rows[:, 0]) > of_series / 2) | (said > of_series / 2)
     # A condition that starts from zero goes to one side or the other, and Diffrax may
     # see it on either side at the start. So the step ends once it is off zero.
     side = jnp.where(is_known, jnp.sign(at_start), 1)
