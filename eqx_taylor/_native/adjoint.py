@@ -11,10 +11,11 @@ import jax.tree_util as jtu
 
 from .._core.check import describe
 from .._core.reverse_only import reverse_only
+from .._ode.adjoint_backward import is_save_state
 from .._ode.adjoint_loop import together
 from .._ode.replay_adjoint import ReplayAdjoint
 from .program import NotNative
-from .served import outputs_of, read_solve, Served
+from .served import outputs_of, read_solve, RESULTS, Served
 
 
 class NativeAdjoint(diffrax.AbstractAdjoint):
@@ -138,15 +139,6 @@ def _backward(residuals: Any, grad: Any, *args: Any) -> Any:
     return bar
 
 
-# By the numbers of `layout`, from 0.
-_RESULTS: tuple[Any, ...] = (
-    diffrax.RESULTS.successful,
-    diffrax.RESULTS.max_steps_reached,
-    diffrax.RESULTS.nonfinite,
-    diffrax.RESULTS.dt_min_reached,
-)
-
-
 def _no_forward_mode() -> NoReturn:
     raise TypeError(
         "NativeAdjoint: it has no forward mode. Use `adjoint=diffrax.ForwardMode()`, "
@@ -160,10 +152,10 @@ def _final_state(init_state: Any, outputs: Any) -> Any:
     save_state = jtu.tree_map(
         lambda old: dataclasses.replace(old, **next(index)._asdict()),
         init_state.save_state,
-        is_leaf=lambda x: hasattr(x, "saveat_ts_index"),
+        is_leaf=is_save_state,
     )
-    result: Any = _RESULTS[0]
-    for number, other in enumerate(_RESULTS):
+    result: Any = RESULTS[0]
+    for number, other in enumerate(RESULTS):
         result = diffrax.RESULTS.where(outputs.result == number, other, result)
     return dataclasses.replace(
         init_state,

@@ -6,6 +6,7 @@ its files: of 64-bit machines, and of version 0 of the interface. Later minor ve
 append fields and move none.
 """
 
+import functools as ft
 import re
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _INT = ir.IntType(32)
 _BYTE = ir.IntType(8)
 
 
+@ft.lru_cache(maxsize=1)
 def interface_version() -> tuple[int, int]:
     """The version of XLA's interface that jaxlib has, or (-1, -1) if it is unknown."""
     header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"

@@ -18,6 +18,8 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from .._core.jax import evaluate, trace, varying_axes
+from .._ode.adjoint_backward import save_states
+from .._ode.adjoint_loop import is_sub
 from .._ode.ode_jet import increment
 from .._ode.solver import TaylorSolver
 from .._ode.step_size_controller import TaylorController
@@ -29,6 +31,15 @@ class Saved(NamedTuple):
 
     ts: Array
     ys: Any
+
+
+# By the numbers of `layout`, from 0.
+RESULTS: tuple[Any, ...] = (
+    diffrax.RESULTS.successful,
+    diffrax.RESULTS.max_steps_reached,
+    diffrax.RESULTS.nonfinite,
+    diffrax.RESULTS.dt_min_reached,
+)
 
 
 class Outputs(NamedTuple):
@@ -98,7 +109,7 @@ def read_solve(
             return sub
         return dataclasses.replace(sub, fn=convert(sub.fn, t0, y0, args))
 
-    subs = jtu.tree_map(closed, saveat.subs, is_leaf=_is_sub)
+    subs = jtu.tree_map(closed, saveat.subs, is_leaf=is_sub)
     saveat = dataclasses.replace(saveat, subs=subs)
     # The program is that of the values that do not depend on what is differentiated.
     program = _read_field(terms.term, t0, y0, args)
@@ -160,7 +171,7 @@ def _check_rest(
         raise NotNative("`SaveAt` asks for states of the solver or the controller")
     if type(progress_meter) is not diffrax.NoProgressMeter:
         raise NotNative("the solve has a progress meter")
-    subs = jtu.tree_leaves(saveat.subs, is_leaf=_is_sub)
+    subs = jtu.tree_leaves(saveat.subs, is_leaf=is_sub)
     if any(sub.steps and sub.ts is not None for sub in subs):
         raise NotNative("`SaveAt` has `ts` and `steps` together")
     if sum(sub.ts is not None for sub in subs) > 1:
@@ -255,7 +266,7 @@ def _run(field: _Program, kwargs: Any) -> Outputs:
     terms, args, max_steps = kwargs["terms"], kwargs["args"], kwargs["max_steps"]
     t0, t1, dt0 = kwargs["t0"], kwargs["t1"], kwargs["dt0"]
     y0, dtype = init_state.y, t0.dtype
-    subs = jtu.tree_leaves(saveat.subs, is_leaf=_is_sub)
+    subs = jtu.tree_leaves(saveat.subs, is_leaf=is_sub)
     leaves, _ = jtu.tree_flatten(y0)
     arrays, _ = _arrays_of(terms.term, args)
     order, steps = solver.taylor_order, any(sub.steps for sub in subs)
@@ -302,9 +313,7 @@ def _run(field: _Program, kwargs: Any) -> Outputs:
     parts = _Parts(t0, y0, out, y1, accepted, saved, after, args, t0 == t1)
     outs = [
         parts.saved_by(sub, old)
-        for sub, old in zip(
-            subs, jtu.tree_leaves(init_state.save_state, is_leaf=_is_save)
-        )
+        for sub, old in zip(subs, save_states(init_state.save_state))
     ]
     return Outputs(y1, out.t_end, result, num_steps, accepted, outs, *dense)
 
@@ -400,17 +409,10 @@ def _unflat(x: Array, like: Any, axes: int = 0) -> Any:
 
 def outputs_of(state: Any) -> Outputs:
     """The same, of the last state of Diffrax's loop."""
-    messages = diffrax.RESULTS
     result = jnp.array(0)
-    numbers = [
-        messages.successful,
-        messages.max_steps_reached,
-        messages.nonfinite,
-        messages.dt_min_reached,
-    ]
-    for number, other in enumerate(numbers):
+    for number, other in enumerate(RESULTS):
         result = jnp.where(state.result == other, number, result)
-    saves = jtu.tree_leaves(state.save_state, is_leaf=_is_save)
+    saves = save_states(state.save_state)
     accepted = jnp.asarray(state.num_accepted_steps, int)
     return Outputs(
         state.y,
@@ -422,11 +424,3 @@ def outputs_of(state: Any) -> Outputs:
         state.dense_ts,
         state.dense_infos,
     )
-
-
-def _is_sub(x: Any) -> bool:
-    return isinstance(x, diffrax.SubSaveAt)
-
-
-def _is_save(x: Any) -> bool:
-    return hasattr(x, "saveat_ts_index")

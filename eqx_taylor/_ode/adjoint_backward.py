@@ -365,11 +365,11 @@ def _constant(y_bar: PyTree[Array], out_bar: Any, names: Sequence[str]) -> Any:
 def save_states(tree: Any) -> list[Any]:
     """Finds the `SaveState`s of Diffrax in the state of a solve, one for each
     `SubSaveAt`."""
-    parts = jtu.tree_leaves(tree, is_leaf=_is_save_state)
-    return [x for x in parts if _is_save_state(x)]
+    parts = jtu.tree_leaves(tree, is_leaf=is_save_state)
+    return [x for x in parts if is_save_state(x)]
 
 
-def _is_save_state(x: Any) -> bool:
+def is_save_state(x: Any) -> bool:
     return hasattr(x, "saveat_ts_index")
 
 

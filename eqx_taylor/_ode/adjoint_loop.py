@@ -4,6 +4,7 @@ import functools as ft
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import diffrax
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
@@ -32,6 +33,10 @@ class Saved(NamedTuple):
     every: int
     at_end: Callable[[RealScalarLike, Y], PyTree[Array]] | None
     inside: Callable[..., PyTree[Array]] | None
+
+
+def is_sub(x: Any) -> bool:
+    return isinstance(x, diffrax.SubSaveAt)
 
 
 class Functions(NamedTuple):

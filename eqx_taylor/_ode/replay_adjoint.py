@@ -13,7 +13,15 @@ import jax.tree_util as jtu
 
 from .._core.check import check_integer
 from .._core.reverse_only import reverse_only
-from .adjoint_loop import Functions, Inputs, recorded, replayed_loop, Saved, Times
+from .adjoint_loop import (
+    Functions,
+    Inputs,
+    is_sub,
+    recorded,
+    replayed_loop,
+    Saved,
+    Times,
+)
 from .adjoint_step import Steps, steps_of
 
 
@@ -132,7 +140,7 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
         del throw, passed_solver_state, passed_controller_state
         _check(terms, max_steps)
         steps, every = steps_of(solver), self.checkpoint_every
-        subs = jtu.tree_leaves(saveat.subs, is_leaf=_is_sub)
+        subs = jtu.tree_leaves(saveat.subs, is_leaf=is_sub)
         solver_state = steps.recorded_state(init_state.solver_state)
         init_state = dataclasses.replace(init_state, solver_state=solver_state)
 
@@ -165,7 +173,7 @@ class ReplayAdjoint(diffrax.AbstractAdjoint):
                 saveat.subs,
                 state.save_state,
                 init_state.save_state,
-                is_leaf=_is_sub,
+                is_leaf=is_sub,
             )
             return dataclasses.replace(state, save_state=save_state)
 
@@ -268,7 +276,3 @@ def _without_tangent(x: Any) -> Any:
 
 def _is_path(x: Any) -> bool:
     return isinstance(x, diffrax.UnsafeBrownianPath)
-
-
-def _is_sub(x: Any) -> bool:
-    return isinstance(x, diffrax.SubSaveAt)
