@@ -19,7 +19,53 @@ _LIBRARY = frozenset(
 )
 
 
-class Arithmetic:
+class Operations:
+    """Operations on values, each of the type of its operands.
+
+    - `builder`: of llvmlite, at the place where instructions are written.
+    """
+
+    def __init__(self, builder: Any):
+        self.builder = builder
+
+    def add(self, x: Any, y: Any) -> Any:
+        return self.builder.fadd(x, y)
+
+    def sub(self, x: Any, y: Any) -> Any:
+        return self.builder.fsub(x, y)
+
+    def mul(self, x: Any, y: Any) -> Any:
+        return self.builder.fmul(x, y)
+
+    def div(self, x: Any, y: Any) -> Any:
+        return self.builder.fdiv(x, y)
+
+    def neg(self, x: Any) -> Any:
+        return self.builder.fneg(x)
+
+    def fma(self, x: Any, y: Any, z: Any) -> Any:
+        """`x y + z`, rounded once where the machine can: a product and a sum elsewhere.
+        So no flag for fast arithmetic is needed, and the order of sums is as written.
+        """
+        return self._intrinsic("fmuladd", x, y, z)
+
+    def _intrinsic(self, name: str, *args: Any) -> Any:
+        type_ = args[0].type
+        is_vector = isinstance(type_, ir.VectorType)
+        scalar = type_.element if is_vector else type_
+        suffix = "f64" if scalar == ir.DoubleType() else "f32"
+        suffix = f"v{type_.count}{suffix}" if is_vector else suffix
+        fun = self._declared(f"llvm.{name}.{suffix}", type_, len(args))
+        return self.builder.call(fun, args)
+
+    def _declared(self, name: str, type_: Any, arguments: int) -> Any:
+        module = self.builder.module
+        if name in module.globals:
+            return module.globals[name]
+        return ir.Function(module, ir.FunctionType(type_, [type_] * arguments), name)
+
+
+class Arithmetic(Operations):
     """Operations on values of one kind of number, in one function.
 
     - `builder`: of llvmlite, at the place where instructions are written.
@@ -30,7 +76,7 @@ class Arithmetic:
     """
 
     def __init__(self, builder: Any, dtype: str, lanes: int):
-        self.builder = builder
+        super().__init__(builder)
         self.scalar = ir.DoubleType() if dtype == "float64" else ir.FloatType()
         self.suffix = "" if dtype == "float64" else "f"
         self.bytes = 8 if dtype == "float64" else 4
@@ -84,46 +130,13 @@ class Arithmetic:
 
     # -- operations
 
-    def add(self, x: Any, y: Any) -> Any:
-        return self.builder.fadd(x, y)
-
-    def sub(self, x: Any, y: Any) -> Any:
-        return self.builder.fsub(x, y)
-
-    def mul(self, x: Any, y: Any) -> Any:
-        return self.builder.fmul(x, y)
-
     def div(self, x: Any, y: Any) -> Any:
         # Each order divides a sum by the same coefficient 0, and the next one waits for
         # the quotient: LLVM may multiply by the reciprocal. (Kepler: 0.9 of the time.)
         return self.builder.fdiv(x, y, flags=("arcp",))
 
-    def neg(self, x: Any) -> Any:
-        return self.builder.fneg(x)
-
-    def fma(self, x: Any, y: Any, z: Any) -> Any:
-        """`x y + z`, rounded once where the machine can: a product and a sum elsewhere.
-        So no flag for fast arithmetic is needed, and the order of sums is as written.
-        """
-        return self._intrinsic("fmuladd", x, y, z)
-
     def copysign(self, x: Any, sign: Any) -> Any:
         return self._intrinsic("copysign", x, sign)
-
-    def _intrinsic(self, name: str, *args: Any) -> Any:
-        type_ = args[0].type
-        name = f"llvm.{name}.{self._name_of(type_)}"
-        return self.builder.call(self._declared(name, type_, len(args)), args)
-
-    def _name_of(self, type_: Any) -> str:
-        bits = f"f{8 * self.bytes}"
-        return f"v{type_.count}{bits}" if isinstance(type_, ir.VectorType) else bits
-
-    def _declared(self, name: str, type_: Any, arguments: int) -> Any:
-        module = self.builder.module
-        if name in module.globals:
-            return module.globals[name]
-        return ir.Function(module, ir.FunctionType(type_, [type_] * arguments), name)
 
     # -- functions
 

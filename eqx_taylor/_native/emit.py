@@ -9,6 +9,8 @@ from typing import Any
 
 import llvmlite.ir as ir
 
+from .arithmetic import Operations
+
 
 POINTER = ir.PointerType()
 INDEX = ir.IntType(64)
@@ -18,7 +20,7 @@ BOOLEAN = ir.IntType(1)
 _FORMATS = {"double": (52, 1023), "float": (23, 127)}
 
 
-class Numbers:
+class Numbers(Operations):
     """The instructions for one type of numbers.
 
     **Arguments:**
@@ -29,7 +31,8 @@ class Numbers:
     """
 
     def __init__(self, builder: ir.IRBuilder, kind: str, width: int):
-        self.builder, self.kind, self.width = builder, kind, width
+        super().__init__(builder)
+        self.kind, self.width = kind, width
         self.scalar: Any = ir.DoubleType() if kind == "double" else ir.FloatType()
         self.bits = 64 if kind == "double" else 32
         self.size = self.bits // 8
@@ -80,21 +83,6 @@ class Numbers:
 
     # Arithmetic.
 
-    def add(self, x: Any, y: Any) -> Any:
-        return self.builder.fadd(x, y)
-
-    def subtract(self, x: Any, y: Any) -> Any:
-        return self.builder.fsub(x, y)
-
-    def multiply(self, x: Any, y: Any) -> Any:
-        return self.builder.fmul(x, y)
-
-    def divide(self, x: Any, y: Any) -> Any:
-        return self.builder.fdiv(x, y)
-
-    def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
-        return self._intrinsic("fmuladd", x, y, z)
-
     def absolute(self, x: Any) -> Any:
         return self._intrinsic("fabs", x)
 
@@ -111,8 +99,8 @@ class Numbers:
         total = None
         while n > 0:
             if n % 2:
-                total = x if total is None else self.multiply(total, x)
-            x, n = self.multiply(x, x), n // 2
+                total = x if total is None else self.mul(total, x)
+            x, n = self.mul(x, x), n // 2
         return self.constant(1.0) if total is None else total
 
     def compare(self, how: str, x: Any, y: Any) -> Any:
@@ -123,17 +111,6 @@ class Numbers:
 
     def select(self, condition: Any, x: Any, y: Any) -> Any:
         return self.builder.select(condition, x, y)
-
-    def _intrinsic(self, name: str, *args: Any) -> Any:
-        letter = {"double": "f64", "float": "f32"}[self.kind]
-        suffix = letter if self.width == 1 else f"v{self.width}{letter}"
-        module = self.builder.module
-        full = f"llvm.{name}.{suffix}"
-        function = module.globals.get(full)
-        if function is None:
-            kind = ir.FunctionType(self.type, [self.type] * len(args))
-            function = ir.Function(module, kind, full)
-        return self.builder.call(function, args)
 
     # Flags.
 
@@ -153,11 +130,6 @@ class Numbers:
         packed = ir.IntType(self.width)
         packed, zero = self.builder.bitcast(flags, packed), ir.Constant(packed, 0)
         return self.builder.icmp_unsigned("!=", packed, zero)
-
-    def lane(self, vector: Any, i: int) -> Any:
-        if self.width == 1:
-            return vector
-        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), i))
 
     def joined(self, lanes: list[Any]) -> Any:
         if self.width == 1:
@@ -186,12 +158,12 @@ class Numbers:
         exponent = b.sitofp(exponent, self.type)
         # log m = 2 (z + z^3/3 + z^5/5 + ...) with z = (m - 1)/(m + 1), below 0.172
         one = self.constant(1.0)
-        z = self.divide(self.subtract(m, one), self.add(m, one))
-        square, total = self.multiply(z, z), self.constant(1 / 5)
+        z = self.div(self.sub(m, one), self.add(m, one))
+        square, total = self.mul(z, z), self.constant(1 / 5)
         for k in (3, 1):
-            total = self.multiply_add(total, square, self.constant(1 / k))
+            total = self.fma(total, square, self.constant(1 / k))
         factor = self.constant(2 / math.log(2))
-        return self.multiply_add(self.multiply(z, factor), total, exponent)
+        return self.fma(self.mul(z, factor), total, exponent)
 
     def exp2(self, x: Any) -> Any:
         r"""Computes $2^x$, for exponents that are clipped to what numbers can have."""
@@ -201,14 +173,14 @@ class Numbers:
         x = self.smaller(x, largest)
         x = self.larger(x, self.constant(1.0 - bias))
         whole = self._intrinsic("rint", x)
-        rest = self.multiply(self.subtract(x, whole), self.constant(math.log(2)))
+        rest = self.mul(self.sub(x, whole), self.constant(math.log(2)))
         total = self.constant(1 / math.factorial(5))
         for k in range(4, -1, -1):
             term = self.constant(1 / math.factorial(k))
-            total = self.multiply_add(total, rest, term)
+            total = self.fma(total, rest, term)
         whole = b.fptosi(whole, self.vector_of(ir.IntType(self.bits)))
         bits = b.shl(b.add(whole, self.integer(bias)), self.integer(mantissa))
-        return self.multiply(total, b.bitcast(bits, self.type))
+        return self.mul(total, b.bitcast(bits, self.type))
 
 
 class Variable:

@@ -143,7 +143,7 @@ class _Block:
     def expand(self, t: Any, coefficients: Any) -> None:
         """The series of the solution through `y1`."""
         x = self.x
-        t = x.multiply(self.settings["sign"], t)
+        t = x.mul(self.settings["sign"], t)
         x.store(t, self.at["t"])
         at = self.at["t"], self.y1, self.parameters, coefficients, self.at["work"]
         self.b.call(self.series, at)
@@ -166,12 +166,12 @@ class _Block:
         is_zero = x.compare("==", largest[0].get(), x.constant(0.0))
         size = x.select(is_zero, x.constant(0.0), size)
         logs = [
-            x.multiply(x.subtract(size, top), x.constant(1 / k))
+            x.mul(x.sub(size, top), x.constant(1 / k))
             for top, k in zip(tops, [below, order])
         ]
         unit = x.exp2(x.smaller(*logs))
         _, dt, *_ = self.judge(c, c, unit, None)
-        span = x.subtract(settings["t1"], settings["t0"])
+        span = x.sub(settings["t1"], settings["t0"])
         usable = x.both(x.is_finite(dt), x.compare(">", dt, x.constant(0.0)))
         dt = x.select(usable, dt, span)
         given = x.compare(">", settings["dt0"], x.constant(0.0))
@@ -182,7 +182,7 @@ class _Block:
         nothing = x.variable(x.constant(0.0))
         with counting(b, index(0), index(self.shape.n)) as i:
             slope = self.coefficient(c, 1, i)
-            nothing.set(x.multiply_add(slope, x.constant(0.0), nothing.get()))
+            nothing.set(x.fma(slope, x.constant(0.0), nothing.get()))
         moves = x.compare("==", nothing.get(), x.constant(0.0))
         moves = x.either(moves, x.negate(self.active.get()))
         self.active.set(x.both(self.active.get(), moves))
@@ -195,8 +195,8 @@ class _Block:
         x, b, settings = self.x, self.b, self.settings
         c, d = self.c.get(), self.d.get()
         prev, end, chosen = self.prev.get(), self.next.get(), self.dt.get()
-        dt = x.subtract(end, prev)
-        s = x.multiply(dt, settings["sign"])
+        dt = x.sub(end, prev)
+        s = x.mul(dt, settings["sign"])
         self.evaluate(c, s)
         self.expand(end, d)
         good, by_series, shorter, finite = self.judge(c, d, dt, s)
@@ -228,10 +228,10 @@ class _Block:
                     x.store(new, self.rest, i)
         self.accepted.set(b.add(self.accepted.get(), x.select(keep, one, zero)))
         # The length of the next step, as `TaylorController` chooses it.
-        longer = x.smaller(by_series, x.multiply(settings["factormax"], chosen))
+        longer = x.smaller(by_series, x.mul(settings["factormax"], chosen))
         least = x.smaller(dt, chosen)
-        shorter = x.multiply(shorter, least)
-        floor = x.multiply(x.constant(self.x.eps), x.subtract(prev, settings["t0"]))
+        shorter = x.mul(shorter, least)
+        floor = x.mul(x.constant(self.x.eps), x.sub(prev, settings["t0"]))
         new = x.select(keep, longer, shorter)
         new = x.larger(new, floor)
         new = x.smaller(new, settings["dtmax"])
@@ -240,8 +240,8 @@ class _Block:
         # As Diffrax ends steps at `t1`: also those that end shortly before.
         t1 = settings["t1"]
         clip = x.larger(x.absolute(t1), x.constant(_TINY[self.shape.kind]))
-        clip = x.subtract(t1, x.multiply(clip, x.constant(50 * self.x.eps)))
-        half = x.multiply_add(x.constant(0.5), x.subtract(t1, at), at)
+        clip = x.sub(t1, x.mul(clip, x.constant(50 * self.x.eps)))
+        half = x.fma(x.constant(0.5), x.sub(t1, at), at)
         clipped = x.select(keep, t1, half)
         after = x.select(x.compare(">", after, clip), clipped, after)
         stuck = x.negate(x.compare(">", after, at))
@@ -299,26 +299,26 @@ class _Block:
         most_found, most_expected = x.variable(zero), x.variable(zero)
 
         def add(variable, row, factor):
-            row = x.multiply(row, factor)
-            variable.set(x.multiply_add(row, row, variable.get()))
+            row = x.mul(row, factor)
+            variable.set(x.fma(row, row, variable.get()))
 
         def inverse(scale):
             # What is zero and stays zero has no error, with `atol = 0`.
             none = x.compare("==", scale, zero)
-            return x.select(none, zero, x.divide(x.constant(1.0), scale))
+            return x.select(none, zero, x.div(x.constant(1.0), scale))
 
         with counting(b, index(0), index(n)) as i:
             y0, y1 = self.coefficient(c, 0, i), x.load(self.y1, i)
             value = x.absolute(y1)
             size = x.larger(value, x.absolute(y0))
-            scale = x.multiply_add(settings["rtol"], size, settings["atol"])
+            scale = x.fma(settings["rtol"], size, settings["atol"])
             factor = inverse(scale)
             add(of_size, size, factor)
-            add(of_below, self.coefficient(d, below, i), x.multiply(unit_below, factor))
-            add(of_top, self.coefficient(d, order, i), x.multiply(unit_top, factor))
+            add(of_below, self.coefficient(d, below, i), x.mul(unit_below, factor))
+            add(of_top, self.coefficient(d, order, i), x.mul(unit_top, factor))
             if s is not None:
                 noise = x.constant(NOISE * x.eps)
-                factor = inverse(x.multiply_add(noise, size, scale))
+                factor = inverse(x.fma(noise, size, scale))
                 error, found, expected = self.defect(c, d, s, i, value, unit)
                 add(of_error, error, factor)
                 add(of_broken, x.larger(error, found), factor)
@@ -328,22 +328,22 @@ class _Block:
         mean = x.constant(1 / n)
         half = x.constant(0.5)
         size, low, top = (
-            x.multiply(half, x.log2(x.multiply(mean, v.get())))
+            x.mul(half, x.log2(x.mul(mean, v.get())))
             for v in (of_size, of_below, of_top)
         )
         size = x.larger(size, zero)
-        radius = x.multiply(x.subtract(size, top), x.constant(1 / order))
+        radius = x.mul(x.sub(size, top), x.constant(1 / order))
         if order > 1:
-            other = x.multiply(x.subtract(size, low), x.constant(1 / below))
+            other = x.mul(x.sub(size, low), x.constant(1 / below))
             radius = x.smaller(radius, other)
-        radius = x.subtract(radius, x.multiply(size, x.constant(1 / (order + 1))))
-        length = x.multiply(x.multiply(settings["safety"], x.exp2(radius)), unit)
+        radius = x.sub(radius, x.mul(size, x.constant(1 / (order + 1))))
+        length = x.mul(x.mul(settings["safety"], x.exp2(radius)), unit)
         if s is None:
             return None, length, None, None
-        bound = x.multiply(x.constant(DEFECT_FOREIGN), most_expected.get())
+        bound = x.mul(x.constant(DEFECT_FOREIGN), most_expected.get())
         broken = x.negate(x.compare("<=", most_found.get(), bound))
         total = x.select(broken, of_broken.get(), of_error.get())
-        total = x.multiply(mean, total)
+        total = x.mul(mean, total)
         allowed = x.select(
             broken,
             x.constant(FOREIGN**2),
@@ -351,7 +351,7 @@ class _Block:
         )
         keep = x.compare("<=", total, allowed)
         # The square root is taken here, too.
-        part = x.multiply(x.log2(total), x.constant(-0.5 / (order + 1)))
+        part = x.mul(x.log2(total), x.constant(-0.5 / (order + 1)))
         part = x.larger(x.exp2(part), x.constant(0.1))
         part = x.smaller(part, x.constant(0.5))
         part = x.select(broken, x.constant(0.6), part)
@@ -366,30 +366,28 @@ class _Block:
         that of the solution."""
         x, order = self.x, self.shape.order
         by_series = x.load(self.at["increment"], i)
-        by_field = x.multiply(self.coefficient(d, 1, i), s)
-        found = x.absolute(x.subtract(by_field, by_series))
+        by_field = x.mul(self.coefficient(d, 1, i), s)
+        found = x.absolute(x.sub(by_field, by_series))
         last = [
-            x.multiply(
+            x.mul(
                 x.absolute(self.coefficient(c, k, i)),
-                x.multiply(x.constant(k), x.power(unit, k)),
+                x.mul(x.constant(k), x.power(unit, k)),
             )
             for k in range(max(order - 1, min(order, 2)), order + 1)
         ]
         expected = last[0] if len(last) == 1 else x.larger(*last)
         increment = x.absolute(by_field)
-        noise = x.multiply(
+        noise = x.mul(
             x.constant(x.eps),
             x.larger(
-                x.multiply(x.constant(DEFECT_NOISE), increment),
-                x.multiply(x.constant(order + 1), value),
+                x.mul(x.constant(DEFECT_NOISE), increment),
+                x.mul(x.constant(order + 1), value),
             ),
         )
         known = x.smaller(expected, noise)
         error = x.select(x.compare("<=", found, noise), known, found)
-        error = x.multiply(error, x.constant(1 / (order + 1)))
-        rounding = x.multiply(
-            x.constant(DEFECT_ROUNDING * x.eps), x.add(increment, value)
-        )
+        error = x.mul(error, x.constant(1 / (order + 1)))
+        rounding = x.mul(x.constant(DEFECT_ROUNDING * x.eps), x.add(increment, value))
         return error, found, x.add(expected, rounding)
 
     # What is saved.
@@ -439,7 +437,7 @@ class _Block:
 
         with repeating(b, is_within):
             j = next_row()
-            s = one.multiply(one.subtract(time(j), start), sign)
+            s = one.mul(one.sub(time(j), start), sign)
             row = b.mul(j, index(shape.n))
             with counting(b, index(0), index(shape.n)) as i:
                 terms = [

@@ -13,22 +13,22 @@ def with_increment(x: Numbers, terms: list[Any], s: Any) -> tuple[Any, Any]:
         total, slope = x.constant(0.0), x.constant(0.0)
         for i, term in enumerate(reversed(terms)):
             if i > 1:
-                slope = x.multiply_add(slope, square, total)
+                slope = x.fma(slope, square, total)
             elif i == 1:
                 slope = total
-            total = term if i == 0 else x.multiply_add(total, square, term)
+            total = term if i == 0 else x.fma(total, square, term)
         return total, slope
 
     # p = c0 + s o(s^2) + s^2 e(s^2)
-    square, two = x.multiply(s, s), x.constant(2.0)
+    square, two = x.mul(s, s), x.constant(2.0)
     odd, odd_slope = horner(terms[1::2])
     even, even_slope = horner(terms[2::2])
-    y = x.multiply_add(x.multiply_add(even, s, odd), s, terms[0])
+    y = x.fma(x.fma(even, s, odd), s, terms[0])
     # p' = o + 2 s^2 o' + 2 s (e + s^2 e')
-    of_odd = x.multiply_add(x.multiply(two, square), odd_slope, odd)
-    of_even = x.multiply_add(square, even_slope, even)
-    slope = x.multiply_add(x.multiply(two, s), of_even, of_odd)
-    return y, x.multiply(slope, s)
+    of_odd = x.fma(x.mul(two, square), odd_slope, odd)
+    of_even = x.fma(square, even_slope, even)
+    slope = x.fma(x.mul(two, s), of_even, of_odd)
+    return y, x.mul(slope, s)
 
 
 def polynomial(x: Numbers, terms: list[Any], s: Any) -> Any:
@@ -38,16 +38,16 @@ def polynomial(x: Numbers, terms: list[Any], s: Any) -> Any:
     def horner(terms):
         total = None
         for term in reversed(terms):
-            total = term if total is None else x.multiply_add(total, square, term)
+            total = term if total is None else x.fma(total, square, term)
         return total
 
-    square = x.multiply(s, s)
+    square = x.mul(s, s)
     odd, even = horner(terms[1::2]), horner(terms[2::2])
     if odd is None:
         return terms[0]
     if even is not None:
-        odd = x.multiply_add(even, s, odd)
-    return x.multiply_add(odd, s, terms[0])
+        odd = x.fma(even, s, odd)
+    return x.fma(odd, s, terms[0])
 
 
 def compensated(x: Numbers, terms: list[Any], s: Any, rest: Any) -> tuple[Any, Any]:
@@ -56,13 +56,13 @@ def compensated(x: Numbers, terms: list[Any], s: Any, rest: Any) -> tuple[Any, A
 
     def two_sum(a, b):
         total = x.add(a, b)
-        of_b = x.subtract(total, a)
-        of_a = x.subtract(a, x.subtract(total, of_b))
-        return total, x.add(of_a, x.subtract(b, of_b))
+        of_b = x.sub(total, a)
+        of_a = x.sub(a, x.sub(total, of_b))
+        return total, x.add(of_a, x.sub(b, of_b))
 
     total, power = terms[0], s
     for term in terms[1:]:
-        total, error = two_sum(total, x.multiply(term, power))
+        total, error = two_sum(total, x.mul(term, power))
         rest = x.add(rest, error)
-        power = x.multiply(power, s)
+        power = x.mul(power, s)
     return two_sum(total, rest)
