@@ -3,8 +3,6 @@ solve."""
 
 import math
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import llvmlite.ir as ir
@@ -203,42 +201,3 @@ class Variable:
 
 def index(i: int) -> Any:
     return ir.Constant(INDEX, i)
-
-
-@contextmanager
-def counting(
-    builder: ir.IRBuilder, start: Any, stop: Any, step: int = 1
-) -> Iterator[Any]:
-    """A loop over integers, whose body is what is appended within."""
-    function = builder.function
-    head, body, end = (
-        function.append_basic_block(name) for name in ("head", "body", "end")
-    )
-    before = builder.block
-    builder.branch(head)
-    builder.position_at_end(head)
-    i = builder.phi(INDEX)
-    i.add_incoming(start, before)
-    builder.cbranch(builder.icmp_signed("<", i, stop), body, end)
-    builder.position_at_end(body)
-    yield i
-    i.add_incoming(builder.add(i, index(1)), builder.block)
-    builder.branch(head)
-    builder.position_at_end(end)
-
-
-@contextmanager
-def repeating(builder: ir.IRBuilder, condition: Callable[[], Any]) -> Iterator[None]:
-    """A loop that goes on while a condition holds, which is computed before each
-    pass."""
-    function = builder.function
-    head, body, end = (
-        function.append_basic_block(name) for name in ("while", "body", "end")
-    )
-    builder.branch(head)
-    builder.position_at_end(head)
-    builder.cbranch(condition(), body, end)
-    builder.position_at_end(body)
-    yield
-    builder.branch(head)
-    builder.position_at_end(end)

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import llvmlite.ir as ir
 
-from .emit import counting, INDEX, index, POINTER, repeating
+from .emit import INDEX, index, POINTER
 from .layout import Shape, Table
+from .loops import loop, repeating
 
 
 # XLA_FFI_CallFrame
@@ -176,7 +177,7 @@ def _run_by_threads(
     handles = b.alloca(INDEX, b.select(is_some, others, index(1)))
     made = b.alloca(INDEX)
     b.store(index(0), made)
-    with counting(b, index(0), others):
+    with loop(b, index(0), others):
         i = b.load(made, typ=INDEX)
         place = b.gep(handles, [i], source_etype=INDEX)
         failed = b.call(create, [place, nothing, worker, job])
@@ -184,7 +185,7 @@ def _run_by_threads(
         succeeded = b.icmp_signed("==", failed, ir.Constant(_INT, 0))
         b.store(b.add(i, b.zext(succeeded, INDEX)), made)
     b.call(worker, [job])
-    with counting(b, index(0), b.load(made, typ=INDEX)) as i:
+    with loop(b, index(0), b.load(made, typ=INDEX)) as i:
         handle = b.gep(handles, [i], source_etype=INDEX)
         b.call(join, [b.load(handle, typ=INDEX), nothing])
 

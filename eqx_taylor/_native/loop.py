@@ -18,8 +18,9 @@ from typing import Any
 
 import llvmlite.ir as ir
 
-from .emit import counting, INDEX, index, Numbers, POINTER, repeating, Variable
+from .emit import INDEX, index, Numbers, POINTER, Variable
 from .layout import DT_MIN, load_table, MAX_STEPS, NOT_FINITE, SETTINGS, Shape
+from .loops import loop, repeating
 from .polynomials import compensated, polynomial, with_increment
 
 
@@ -80,7 +81,7 @@ class _Block:
         if self.shape.width == 1:
             yield index(0)
         else:
-            with counting(self.b, index(0), index(self.shape.width)) as lane:
+            with loop(self.b, index(0), index(self.shape.width)) as lane:
                 yield lane
 
     def is_real(self, lane: Any) -> Any:
@@ -116,11 +117,11 @@ class _Block:
         }
         self.settings = settings
         if not shape.shared:
-            with counting(b, index(0), index(shape.arguments)) as i:
+            with loop(b, index(0), index(shape.arguments)) as i:
                 argument = self.gather(table.args, table.args_stride, i)
                 x.store(argument, self.at["arguments"], i)
             b.call(self.prepare, [self.at["arguments"], self.parameters])
-        with counting(b, index(0), index(shape.n)) as i:
+        with loop(b, index(0), index(shape.n)) as i:
             x.store(self.gather(table.y0, table.y0_stride, i), self.y1, i)
             x.store(x.constant(0.0), self.rest, i)
         zero = x._splat(_COUNT, 0)
@@ -158,7 +159,7 @@ class _Block:
         # their squares can be summed.
         largest = [x.variable(x.constant(0.0)) for _ in range(3)]
         below = max(order - 1, 1)
-        with counting(b, index(0), index(self.shape.n)) as i:
+        with loop(b, index(0), index(self.shape.n)) as i:
             for variable, k in zip(largest, [0, below, order]):
                 size = x.absolute(self.coefficient(c, k, i))
                 variable.set(x.larger(size, variable.get()))
@@ -180,7 +181,7 @@ class _Block:
         self.dt.set(dt)
         # Without a slope there is no solution to go on with.
         nothing = x.variable(x.constant(0.0))
-        with counting(b, index(0), index(self.shape.n)) as i:
+        with loop(b, index(0), index(self.shape.n)) as i:
             slope = self.coefficient(c, 1, i)
             nothing.set(x.fma(slope, x.constant(0.0), nothing.get()))
         moves = x.compare("==", nothing.get(), x.constant(0.0))
@@ -218,11 +219,11 @@ class _Block:
                         self._exchange(c, d)
                     with otherwise:
                         rows = (self.shape.order + 1) * self.shape.n
-                        with counting(b, index(0), index(rows)) as i:
+                        with loop(b, index(0), index(rows)) as i:
                             new = x.select(keep, x.load(d, i), x.load(c, i))
                             x.store(new, c, i)
             if self.shape.compensated:
-                with counting(b, index(0), index(self.shape.n)) as i:
+                with loop(b, index(0), index(self.shape.n)) as i:
                     new = x.load(self.at["new_rest"], i)
                     new = x.select(keep, new, x.load(self.rest, i))
                     x.store(new, self.rest, i)
@@ -277,7 +278,7 @@ class _Block:
     def evaluate(self, c: Any, s: Any) -> None:
         """Evaluates the state at `s`, and what its slope there adds in this time."""
         x, b = self.x, self.b
-        with counting(b, index(0), index(self.shape.n)) as i:
+        with loop(b, index(0), index(self.shape.n)) as i:
             terms = [self.coefficient(c, k, i) for k in range(self.shape.order + 1)]
             y, increment = with_increment(x, terms, s)
             if self.shape.compensated:
@@ -307,7 +308,7 @@ class _Block:
             none = x.compare("==", scale, zero)
             return x.select(none, zero, x.div(x.constant(1.0), scale))
 
-        with counting(b, index(0), index(n)) as i:
+        with loop(b, index(0), index(n)) as i:
             y0, y1 = self.coefficient(c, 0, i), x.load(self.y1, i)
             value = x.absolute(y1)
             size = x.larger(value, x.absolute(y0))
@@ -439,7 +440,7 @@ class _Block:
             j = next_row()
             s = one.mul(one.sub(time(j), start), sign)
             row = b.mul(j, index(shape.n))
-            with counting(b, index(0), index(shape.n)) as i:
+            with loop(b, index(0), index(shape.n)) as i:
                 terms = [
                     self.lane_entry(c, b.add(index(k * shape.n), i), lane)
                     for k in range(shape.order + 1)
@@ -457,7 +458,7 @@ class _Block:
         place = b.add(place, b.sext(accepted, INDEX))
         b.store(end, one.at(table.step_ts, place), align=one.size)
         place = b.mul(place, index(size))
-        with counting(b, index(0), index(size)) as i:
+        with loop(b, index(0), index(size)) as i:
             entry = self.lane_entry(c, i, lane)
             place_i = one.at(table.step_rows, b.add(place, i))
             b.store(entry, place_i, align=one.size)
@@ -479,7 +480,7 @@ class _Block:
             flag = b.icmp_unsigned("!=", flag, ir.Constant(kind, 0))
             with b.if_then(b.and_(flag, self.is_real(lane))):
                 number = b.add(self.first, lane)
-                with counting(b, index(0), index(shape.n)) as i:
+                with loop(b, index(0), index(shape.n)) as i:
                     y = self.lane_entry(rows, i, lane)
                     place = b.add(b.mul(number, index(shape.n)), i)
                     b.store(y, one.at(table.y1, place), align=one.size)

@@ -1,6 +1,7 @@
 """Loops in LLVM's language."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir  # pyright: ignore[reportMissingImports]
@@ -58,3 +59,20 @@ class loop:
             phi.add_incoming(x, end)
             results.append(phi)
         self.results = results
+
+
+@contextmanager
+def repeating(builder: Any, condition: Callable[[], Any]) -> Iterator[None]:
+    """A loop that goes on while a condition holds, which is computed before each
+    pass."""
+    function = builder.function
+    head, body, end = (
+        function.append_basic_block(name) for name in ("while", "body", "end")
+    )
+    builder.branch(head)
+    builder.position_at_end(head)
+    builder.cbranch(condition(), body, end)
+    builder.position_at_end(body)
+    yield
+    builder.branch(head)
+    builder.position_at_end(end)
