@@ -4,6 +4,7 @@ Nothing here but `jet` is Taylor mode in JAX. The reference for ODEs is Taylor a
 digits, which is itself compared with mpmath's derivatives in `test_ode_jet.py`.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -283,3 +284,24 @@ def assert_raises(
         call()
     for word in words:
         assert word in str(error.value)
+
+
+# -- settings
+
+
+@contextlib.contextmanager
+def as_a_reader():
+    """JAX as it is by default. The code of pages and notebooks may change it."""
+    settings = {
+        "jax_enable_x64": False,
+        "jax_numpy_dtype_promotion": "standard",
+        "jax_numpy_rank_promotion": "allow",
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -1,7 +1,6 @@
 """The notebooks of the documentation: what they compute is right, and what pages and
 files for Jupyter are made of them."""
 
-import contextlib
 import importlib.util
 import json
 import pathlib
@@ -13,6 +12,7 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.integrate
+from helpers import as_a_reader
 
 
 _DOCS = pathlib.Path(__file__).parents[1] / "docs"
@@ -30,29 +30,11 @@ notebooks = _load_generator()
 _SCRIPTS = sorted(notebooks.FOLDER.glob("*.py"))
 
 
-@contextlib.contextmanager
-def _as_a_reader():
-    """JAX as it is by default. Notebooks may change it."""
-    settings = {
-        "jax_enable_x64": False,
-        "jax_numpy_dtype_promotion": "standard",
-        "jax_numpy_rank_promotion": "allow",
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-
-
 def _run(name):
     """The names that a notebook assigns, and all that it prints. It has pictures."""
     script = (notebooks.FOLDER / f"{name}.py").read_text(encoding="utf-8")
     names = {"__name__": "__main__"}
-    with _as_a_reader():
+    with as_a_reader():
         cells = notebooks.execute(notebooks.parse(script), names)
     assert any(cell.pictures for cell in cells)
     return names, "".join(cell.text for cell in cells)
@@ -106,7 +88,7 @@ def test_pinn():
     names, printed = _run("pinn")
     assert printed.count("True") == 2
     x, expected = _burgers(names["VISCOSITY"])
-    with _as_a_reader():
+    with as_a_reader():
         jax.config.update("jax_enable_x64", True)
         points = jnp.array(np.stack([np.ones_like(x), x], axis=1))
         found = jax.vmap(names["solution"])(points)
@@ -207,7 +189,7 @@ def test_helium():
         potential = -2 / r1 - 2 / r2 + 1 / jnp.linalg.norm(x[0] - x[1])
         return -(laplacian + gradient @ gradient) / 2 + potential
 
-    with _as_a_reader():
+    with as_a_reader():
         found = jax.vmap(lambda x: names["local_energy"](psi, x))(x)
         np.testing.assert_allclose(found, expected(x), rtol=2e-4)
 

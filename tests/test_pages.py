@@ -13,6 +13,7 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 import pytest
+from helpers import as_a_reader
 from pages import assert_same_output
 
 
@@ -34,22 +35,6 @@ def _pages():
             yield page
 
 
-@pytest.fixture
-def as_a_reader():
-    """JAX as it is by default. Pages may change it."""
-    settings = {
-        "jax_enable_x64": False,
-        "jax_numpy_dtype_promotion": "standard",
-        "jax_numpy_rank_promotion": "allow",
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 _PART = re.compile(
     r'^```(?P<language>\w+)(?: title="(?P<title>.*?)")?\n(?P<code>.*?)^```$'
     r'|^<div class="grid" markdown>$|^</div>$',
@@ -65,7 +50,8 @@ def _is_missing(title):
 
 @pytest.mark.sample(5)
 @pytest.mark.parametrize("page", list(_pages()))
-def test_code_of_a_page(page, as_a_reader):
+@as_a_reader()
+def test_code_of_a_page(page):
     """Block after block: later ones use the names of those before. Two that stand side
     by side do not know of each other, and compute the same."""
     names = {"__name__": "__main__"}
