@@ -200,6 +200,11 @@ def test_results():
     assert found.stats["num_steps"] < 1000
     found = run(lambda t, y, args: jnp.log(t - 1) * y, jnp.array(1.0), 2.0)
     assert found.result == results.nonfinite
+    # As a Python number, which is known while tracing.
+    found = solve(
+        lambda t, y, a: -a * y, jnp.array(1.0), args=float("nan"), throw=False
+    )
+    assert found.result == results.nonfinite
 
 
 @needs_llvmlite

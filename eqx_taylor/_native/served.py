@@ -69,6 +69,16 @@ class Served:
     run: Callable[[Any], Outputs]
 
 
+class _OfArrays(eqx.Module):
+    """A function whose last argument is `args`, of which it takes the arrays only. The
+    rest is known in it: Equinox would compare it, and NaN differs from itself."""
+
+    closed: Callable[..., Any]
+
+    def __call__(self, t: Any, y: Any, args: Any) -> Any:
+        return self.closed(t, y, eqx.filter(args, eqx.is_array))
+
+
 def read_solve(
     *,
     args: Any,
@@ -99,15 +109,22 @@ def read_solve(
     _check_arrays(t0, y0)
     _check_devices((y0, args, terms, t0, t1, dt0, stepsize_controller, saveat))
     # The vector field, and what is saved, may close over what is differentiated.
-    convert = eqx.filter_closure_convert
-    field = convert(terms.term.vector_field, t0, y0, args)
+    arrays, rest = eqx.partition(args, eqx.is_array)
+
+    def converted(fun):
+        def of_arrays(t, y, arrays):
+            return fun(t, y, eqx.combine(arrays, rest))
+
+        return _OfArrays(eqx.filter_closure_convert(of_arrays, t0, y0, arrays))
+
+    field = converted(terms.term.vector_field)
     term = dataclasses.replace(terms.term, vector_field=field)
     terms = dataclasses.replace(terms, term=term)
 
     def closed(sub):
         if sub.fn is diffrax.SubSaveAt(t1=True).fn:
             return sub
-        return dataclasses.replace(sub, fn=convert(sub.fn, t0, y0, args))
+        return dataclasses.replace(sub, fn=converted(sub.fn))
 
     subs = jtu.tree_map(closed, saveat.subs, is_leaf=is_sub)
     saveat = dataclasses.replace(saveat, subs=subs)
