@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 
 from .._core.check import describe
 from .._core.reverse_only import reverse_only
-from .._ode.adjoint_backward import is_save_state
+from .._ode.adjoint_backward import filled, is_save_state
 from .._ode.adjoint_loop import together
 from .._ode.replay_adjoint import ReplayAdjoint
 from .program import NotNative
@@ -130,12 +130,8 @@ def _forward(perturbed: Any, kwargs: Any, served: Served, otherwise: Any) -> Any
 def _backward(residuals: Any, grad: Any, *args: Any) -> Any:
     del args
     pull_back, outputs = residuals
-
-    def filled(x, bar):
-        return jnp.zeros_like(x) if bar is None else bar
-
     outputs = eqx.filter(outputs, eqx.is_inexact_array)
-    [bar] = pull_back(jtu.tree_map(filled, outputs, grad))
+    [bar] = pull_back(filled(grad, outputs))
     return bar
 
 

@@ -58,7 +58,7 @@ def backward(
     ]
     init_moving, functions_moving, times_moving, _ = moving
     time_moves = jtu.tree_leaves((init_moving.tprev, times_moving)) != []
-    t_bar = _filled(out_bar.tprev, last.tprev)
+    t_bar = filled(out_bar.tprev, last.tprev)
     # If there is no step, the last one counts as a step of length zero.
     none = last.num_accepted_steps == 0
     for bar in (out_bar.event_tprev, out_bar.event_tnext):
@@ -70,8 +70,8 @@ def backward(
         last.tprev,
         last.y,
         t_bar,
-        _constant(_filled(out_bar.y, last.y), out_bar, steps.constant),
-        None if carried is None else _filled(out_bar.solver_state, carried),
+        _constant(filled(out_bar.y, last.y), out_bar, steps.constant),
+        None if carried is None else filled(out_bar.solver_state, carried),
         [(s.saveat_ts_index, s.save_index) for s in save_states(last.save_state)],
         _zeros(functions_moving),
         _zeros(times_moving),
@@ -382,7 +382,7 @@ def _pull(function: Any, moving: Any, args: tuple, bars: Any) -> tuple:
         return eqx.filter(out, eqx.is_inexact_array)
 
     out, pull = jax.vjp(call, moving, *args)
-    return pull(_filled(bars, out))
+    return pull(filled(bars, out))
 
 
 def _with_saved(carry: Carry, n: int, **bars: Any) -> Carry:
@@ -395,7 +395,7 @@ def _zeros(tree: Any) -> Any:
     return jtu.tree_map(jnp.zeros_like, tree)
 
 
-def _filled(bars: Any, like: Any) -> Any:
+def filled(bars: Any, like: Any) -> Any:
     """Replaces cotangents that are known to be zero, which are `None`, by zeros."""
     return jtu.tree_map(
         lambda x, bar: jnp.zeros_like(x) if bar is None else bar, like, bars
