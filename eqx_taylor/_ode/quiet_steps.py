@@ -5,8 +5,9 @@ bound it. For a large state this takes a tenth of the instructions that the Tayl
 series of a condition takes. Their number is what counts there: the program of a step is
 longer than the processor's caches, and most of the time is that of loading it. (One,
 three and ten distances of planets in the outer Solar System add 8, 26 and 24 % to a
-step of order 20, and by their series 17, 32 and 111 %.) A small state is looked at by series, as the arrays
-here would make its solve too large to be one piece of machine code.
+step of order 20, and by their series 17, 32 and 111 %.) A small state is looked at by
+series, as the arrays here would make its solve too large to be one piece of machine
+code.
 """
 
 import jax.numpy as jnp
