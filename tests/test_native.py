@@ -415,7 +415,7 @@ def test_machine_code_is_kept(folder, monkeypatch):
     def run(factor):
         # As in a process of its own; what XLA knows stays.
         machines.append(fresh := engine.Machine())
-        monkeypatch.setattr("eqx_taylor._native.call.machine", lambda: fresh)
+        monkeypatch.setattr("eqx_taylor._native.cpu.machine", lambda: fresh)
         compiled = []
         monkeypatch.setattr(
             fresh,
