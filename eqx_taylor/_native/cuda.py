@@ -1,7 +1,6 @@
 """Solves on NVIDIA's GPUs: XLA is given a kernel in their assembly language, and calls
 it with one thread for each solve."""
 
-import hashlib
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,8 +13,9 @@ from jaxtyping import Array
 
 from . import ptx
 from .block import Solve, write_block
+from .cache import digest_of, kept
 from .kernel import define_kernels, OPERANDS, SIZES
-from .program import NotNative
+from .program import NotNative, Program
 
 
 # Threads that run in step with each other. With more of them in a block, where there
@@ -26,15 +26,15 @@ _WARP = 32
 _MOST_MEMORY = 2**16
 
 
-def check_memory(solve: Solve) -> None:
+def check_memory(program: Program, order: int) -> None:
     """Raises if a solve needs more memory than a thread should have."""
-    program, size = solve.program, np.dtype(solve.program.dtype).itemsize
     rows = 2 * program.size + len(program.atoms)
-    needed = size * ((solve.order + 1) * rows + program.arguments)
+    needed = np.dtype(program.dtype).itemsize
+    needed *= (order + 1) * rows + program.arguments
     if needed > _MOST_MEMORY:
         raise NotNative(
-            f"each thread of a GPU would need {needed} bytes of memory for the series "
-            f"of the solve, and may have {_MOST_MEMORY}"
+            f"the series of the solve has up to {needed} bytes, and in a thread of a "
+            f"GPU there is room for {_MOST_MEMORY}"
         )
 
 
@@ -78,13 +78,13 @@ class _Code(NamedTuple):
     **Fields:**
 
     - `name`: of the kernel of solves; that of the other one ends with `_prepare`.
-    - `text`: in assembly language.
     - `parameters`: the size of what is prepared.
+    - `text`: in assembly language.
     """
 
     name: str
-    text: str
     parameters: int
+    text: str
 
 
 _lock = threading.Lock()
@@ -92,22 +92,24 @@ _known: dict[str, _Code] = {}
 
 
 def _code(solve: Solve, shared: bool, at_times: bool) -> _Code:
-    key = solve.key(shared, at_times)
+    digest = digest_of([solve.key(shared, at_times), ptx.ARCHITECTURE, ptx.VERSION])
+
+    def compiled():
+        name = f"eqx_taylor_{digest[:32]}"
+        module = ir.Module("solve")
+        block = write_block(
+            module, solve, lanes=1, width=1, shared=shared, at_times=at_times
+        )
+        define_kernels(module, block, name)
+        text = ptx.compiled(str(module), (name, f"{name}_prepare"))
+        return f"{name} {block.shape.parameters}\n{text}".encode()
+
     with _lock:
-        if key not in _known:
-            _known[key] = _compiled(solve, shared, at_times, key)
-        return _known[key]
-
-
-def _compiled(solve: Solve, shared: bool, at_times: bool, key: str) -> _Code:
-    name = f"eqx_taylor_{hashlib.sha256(key.encode()).hexdigest()[:32]}"
-    module = ir.Module("solve")
-    block = write_block(
-        module, solve, lanes=1, width=1, shared=shared, at_times=at_times
-    )
-    define_kernels(module, block, name)
-    text = ptx.compiled(str(module), (name, f"{name}_prepare"))
-    return _Code(name, text, block.shape.parameters)
+        if digest not in _known:
+            first, text = kept(digest, compiled).decode().split("\n", 1)
+            name, parameters = first.split()
+            _known[digest] = _Code(name, int(parameters), text)
+        return _known[digest]
 
 
 def _call(

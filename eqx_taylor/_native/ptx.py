@@ -15,7 +15,7 @@ from .program import NotNative
 
 
 # The least that is asked of a GPU: PTX of an older architecture runs on newer ones.
-_TARGET = {"cpu": "sm_60", "features": "+ptx60"}
+ARCHITECTURE, VERSION = "sm_60", "ptx60"
 
 _lock = threading.Lock()
 
@@ -30,7 +30,9 @@ def _target() -> llvm.Target:
 def compiled(text: str, kernels: tuple[str, ...]) -> str:
     """Compiles a module in LLVM's language to PTX, in which there are these kernels."""
     with _lock:
-        machine = _target().create_target_machine(opt=3, **_TARGET)
+        machine = _target().create_target_machine(
+            cpu=ARCHITECTURE, features=f"+{VERSION}", opt=3
+        )
         module = llvm.parse_assembly(text)
         module.triple = machine.triple
         module.data_layout = str(machine.target_data)
@@ -63,18 +65,19 @@ def _functions() -> Iterator[tuple[str, str]]:
 
 
 def _library(machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    """NVIDIA's functions, which come with CUDA."""
+    library = llvm.parse_bitcode(check_library().read_bytes())
+    library.triple = machine.triple
+    library.data_layout = str(machine.target_data)
+    return library
+
+
+def check_library() -> Path:
+    """Returns where NVIDIA's functions are, which come with CUDA."""
     for path in _places():
-        try:
-            content = path.read_bytes()
-        except OSError:
-            continue
-        library = llvm.parse_bitcode(content)
-        library.triple = machine.triple
-        library.data_layout = str(machine.target_data)
-        return library
+        if path.is_file():
+            return path
     raise NotNative(
-        "the field has functions of CUDA's `libdevice.10.bc`, which is not found: "
+        "CUDA's `libdevice.10.bc`, which has the functions of GPUs, is not found: "
         "install jax[cuda13] or jax[cuda12], or set CUDA_HOME"
     )
 
