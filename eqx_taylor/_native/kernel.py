@@ -63,7 +63,7 @@ def _define_lane(module: ir.Module, block: Block, name: str) -> ir.Function:
     table = b.alloca(INDEX, len(Table._fields))
     _, total = shape.places()
     number_type: Any = {"double": ir.DoubleType(), "float": ir.FloatType()}[shape.kind]
-    memory = b.alloca(ir.ArrayType(number_type, total))
+    memory: Any = b.alloca(ir.ArrayType(number_type, total))
     memory.align = 64
     memory.type = POINTER
     sizes: dict[str, Any] = {}

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.extend.core as jex
+from jax.core import ShapedArray
 from jax.interpreters import mlir
 
 
@@ -24,7 +25,7 @@ def by_platform(
     - `outs`: the shapes and dtypes of what is returned.
     - `functions`: by JAX's names of the platforms, of those in `PLATFORMS`.
     """
-    types = tuple(jax.core.ShapedArray(x.shape, x.dtype) for x in outs)
+    types = tuple(ShapedArray(x.shape, x.dtype) for x in outs)
     return _by_platform_p.bind(*operands, types=types, **functions)
 
 
