@@ -48,7 +48,7 @@ def solve(
         solver = TaylorSolver(order=order)
         controller = TaylorController
         if who == NATIVE:
-            adjoint = NativeAdjoint(otherwise=_NoOther())
+            adjoint = NATIVE_ADJOINT
     else:
         solver = getattr(diffrax, who)()
         controller = diffrax.PIDController
@@ -79,6 +79,9 @@ class _NoOther(diffrax.AbstractAdjoint):
 
     def loop(self, **kwargs: Any) -> Any:
         raise RuntimeError("there is no machine code of this solve")
+
+
+NATIVE_ADJOINT = NativeAdjoint(otherwise=_NoOther())
 
 
 def lanes(fun: Callable) -> Callable:
