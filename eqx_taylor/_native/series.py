@@ -63,9 +63,9 @@ def series_function(
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     ops = Arithmetic(builder, program.dtype, lanes)
     parameters = Parameters(program)
-    groups = plan(program, width if lanes == 1 else 1)
     if unroll is None:
         unroll = is_small(program, order)
+    groups = plan(program, width if lanes == 1 else 1, apart=unroll)
     kind = Unrolled if unroll else Looped
     emitter = kind(ops, program, groups, parameters, order, shared, function.args)
     emitter.write()
