@@ -163,6 +163,7 @@ def _target(solve: Solve, width: int, shared: bool, at_times: bool) -> str:
             order=solve.order,
             lanes=width,
             shared=shared,
+            any_order=True,
             width=machine().vector_bytes // {"double": 8, "float": 4}[kind],
         )
         code.series.linkage = code.prepare.linkage = "internal"

@@ -135,19 +135,20 @@ class _Block:
         self.active = x.variable(ends)
         self.save_state(self.y1, None)
         with b.if_then(x.any(ends)):
-            self.expand(settings["t0"], self.c.get())
+            self.expand(settings["t0"], self.c.get(), index(shape.order))
             self.choose_first_step()
             with repeating(b, lambda: x.any(self.active.get())):
                 self.step()
         self.finish()
 
-    def expand(self, t: Any, coefficients: Any) -> None:
-        """The series of the solution through `y1`."""
+    def expand(self, t: Any, coefficients: Any, needed: Any) -> None:
+        """The series of the solution through `y1`, at least to the order that is
+        needed."""
         x = self.x
         t = x.mul(self.settings["sign"], t)
         x.store(t, self.at["t"])
         at = self.at["t"], self.y1, self.parameters, coefficients, self.at["work"]
-        self.b.call(self.series, at)
+        self.b.call(self.series, [*at, needed])
 
     def coefficient(self, pointer: Any, k: int, i: Any) -> Any:
         return self.x.load(pointer, self.b.add(index(k * self.shape.n), i))
@@ -199,7 +200,11 @@ class _Block:
         dt = x.sub(end, prev)
         s = x.mul(dt, settings["sign"])
         self.evaluate(c, s)
-        self.expand(end, d)
+        # The last step is followed by no other: of the series at its end the slope is
+        # needed, for the defect. What is computed of other rows has no consequence.
+        goes_on = x.both(self.active.get(), x.compare("<", end, settings["t1"]))
+        order = index(self.shape.order)
+        self.expand(end, d, b.select(x.any(goes_on), order, index(1)))
         good, by_series, shorter, finite = self.judge(c, d, dt, s)
         active = self.active.get()
         keep = x.both(good, active)

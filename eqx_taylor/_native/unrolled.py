@@ -3,6 +3,8 @@ registers, or where LLVM puts them: for small programs."""
 
 from typing import Any
 
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
+
 from .emitter import Emitter, padded
 from .groups import Array, Group, Slice
 from .recurrences import FIRST, NEXT, Step, Y
@@ -32,6 +34,13 @@ class Unrolled(Emitter):
                     self._chunk(group, k, c) for c in range(group.array.chunks)
                 ]
             self._write_state(k)
+            if k == 0 and self.needed is not None:
+                self._stop_at_slope()
+
+    def _stop_at_slope(self) -> None:
+        builder, one = self.ops.builder, ir.Constant(self.needed.type, 1)
+        with builder.if_then(builder.icmp_signed("==", self.needed, one)):
+            builder.ret_void()
 
     def _chunk(self, group: Group, k: int, chunk: int) -> Any:
         if group.kind == "time":
