@@ -157,6 +157,7 @@ def _target(solve: Solve, width: int, shared: bool, at_times: bool) -> str:
 
     def text():
         module = ir.Module("solve")
+        entries = machine().vector_bytes // {"double": 8, "float": 4}[kind]
         code = series_function(
             module,
             program,
@@ -164,7 +165,7 @@ def _target(solve: Solve, width: int, shared: bool, at_times: bool) -> str:
             lanes=width,
             shared=shared,
             any_order=True,
-            width=machine().vector_bytes // {"double": 8, "float": 4}[kind],
+            width=entries,
         )
         code.series.linkage = code.prepare.linkage = "internal"
         shape = Shape(
@@ -179,6 +180,7 @@ def _target(solve: Solve, width: int, shared: bool, at_times: bool) -> str:
             compensated=solve.compensated,
             at_times=at_times,
             rows=solve.rows,
+            entries=entries,
         )
         block = define_block(module, code.prepare, code.series, shape)
         block.linkage = "internal"
