@@ -61,7 +61,7 @@ def series_function(
         order that is needed. Others may be computed, too.
     """
     pointer = ir.PointerType()
-    arguments = [pointer] * 5
+    arguments: list[Any] = [pointer] * 5
     if any_order:
         arguments.append(ir.IntType(64))
     type_ = ir.FunctionType(ir.VoidType(), arguments)

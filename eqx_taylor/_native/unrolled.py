@@ -35,11 +35,12 @@ class Unrolled(Emitter):
                 ]
             self._write_state(k)
             if k == 0 and self.needed is not None:
-                self._stop_at_slope()
+                self._return_if(self.needed)
 
-    def _stop_at_slope(self) -> None:
-        builder, one = self.ops.builder, ir.Constant(self.needed.type, 1)
-        with builder.if_then(builder.icmp_signed("==", self.needed, one)):
+    def _return_if(self, needed: Any) -> None:
+        """Ends where no more than the slope is needed."""
+        builder, one = self.ops.builder, ir.Constant(needed.type, 1)
+        with builder.if_then(builder.icmp_signed("==", needed, one)):
             builder.ret_void()
 
     def _chunk(self, group: Group, k: int, chunk: int) -> Any:
