@@ -68,7 +68,13 @@ def write_block(
     """
     program = solve.program
     code = series_function(
-        module, program, order=solve.order, lanes=lanes, shared=shared, width=width
+        module,
+        program,
+        order=solve.order,
+        lanes=lanes,
+        shared=shared,
+        any_order=True,
+        width=width,
     )
     shape = Shape(
         n=program.size,
@@ -82,6 +88,7 @@ def write_block(
         compensated=solve.compensated,
         at_times=at_times,
         rows=solve.rows,
+        entries=width,
     )
     solves = define_block(module, code.prepare, code.series, shape)
     for function in (code.series, code.prepare, solves):
