@@ -110,7 +110,7 @@ def fma_64_exactly(x: float, y: float, z: float) -> float:
     try:
         return above / below
     except OverflowError:
-        return math.copysign(INFINITY, above)
+        return INFINITY if above > 0 else -INFINITY
 
 
 def _fma_64(x: float, y: float, z: float) -> float:
@@ -209,9 +209,7 @@ def rsqrt(x: float) -> float:
 def quotient(x: float, y: float) -> float:
     """`div.approx.f32`, for which the reciprocal is formed."""
     if 2.0**126 < abs(y) < INFINITY:
-        return (
-            NAN if math.isinf(x) else math.copysign(0.0, x) * math.copysign(1.0, y)
-        )
+        return NAN if math.isinf(x) else math.copysign(0.0, x) * math.copysign(1.0, y)
     return div(x, y)
 
 

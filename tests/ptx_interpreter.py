@@ -29,6 +29,26 @@ _LOCAL = 2**62
 _HOST = 1
 
 
+class _Form(struct.Struct):
+    """Numbers that are moved at once.
+
+    - `letters`: of each of them, as `struct` has them.
+    - `unused`: the places of those of which nothing is used. (LLVM reads three numbers
+        as a vector of four.)
+    """
+
+    def __init__(self, letters: str, unused: Sequence[int] = ()):
+        sizes = [struct.calcsize(f"<{x}") for x in letters]
+        parts = [
+            f"{size}x" if i in unused else x
+            for i, (x, size) in enumerate(zip(letters, sizes))
+        ]
+        super().__init__("<" + "".join(parts))
+        self.padding = bytes(
+            int(i in unused) for i, size in enumerate(sizes) for _ in range(size)
+        )
+
+
 class _Array:
     """Bytes; beside each of them, who has written it: no-one (0), the host, or a
     thread."""
@@ -39,15 +59,17 @@ class _Array:
         self.written = bytearray([who]) * len(self.data)
         self.align, self.is_constant = align, is_constant
 
-    def load(self, at: int, form: struct.Struct, own: bytes) -> tuple:
+    def load(self, at: int, form: _Form, own: bytes) -> tuple:
         self._check(at, form.size)
-        others = self.written[at : at + form.size].strip(own)
-        if others:
+        who = self.written[at : at + form.size]
+        if 1 in form.padding:
+            who = bytes(x for x, unused in zip(who, form.padding) if not unused)
+        if others := who.strip(own):
             who = "nobody" if 0 in others else "another thread"
             raise PtxError(f"reads at {at} what {who} has written")
         return form.unpack_from(self.data, at)
 
-    def store(self, at: int, form: struct.Struct, own: bytes, values: tuple) -> None:
+    def store(self, at: int, form: _Form, own: bytes, values: tuple) -> None:
         self._check(at, form.size)
         if self.is_constant:
             raise PtxError("writes what may only be read")
@@ -95,13 +117,11 @@ class _Memory:
             raise PtxError(f"there is no {space} memory at {address:#x}")
         return array, address & _PLACE
 
-    def load(self, space: str, address: int, form: struct.Struct) -> tuple:
+    def load(self, space: str, address: int, form: _Form) -> tuple:
         array, at = self._at(space, address)
         return array.load(at, form, self.own)
 
-    def store(
-        self, space: str, address: int, form: struct.Struct, values: tuple
-    ) -> None:
+    def store(self, space: str, address: int, form: _Form, values: tuple) -> None:
         array, at = self._at(space, address)
         array.store(at, form, self.own, values)
 
@@ -120,7 +140,9 @@ class _Function(NamedTuple):
 _KINDS = {f"{kind}{bits}": bits for kind in "bsu" for bits in (8, 16, 32, 64)}
 _KINDS |= {"f32": 32, "f64": 64, "pred": 1}
 
-_HEADER = re.compile(r"\.(func|entry)\s*(\([^)]*\))?\s*([\w$]+)\s*\(([^)]*)\)\s*(.*)", re.S)
+_HEADER = re.compile(
+    r"\.(func|entry)\s*(\([^)]*\))?\s*([\w$]+)\s*\(([^)]*)\)\s*(.*)", re.S
+)
 _DECLARED = re.compile(r"([\w$]+)(?:\[(\d+)\])?$")
 _NUMBER = re.compile(r"-?\d+|0x[0-9a-fA-F]+|0[df][0-9a-fA-F]+")
 
@@ -176,7 +198,7 @@ class Module:
         self._memory = _Memory()
         self._registers: dict[str, int] = {}
         self._names = {
-            **{name: getattr(arithmetic, name) for name in dir(arithmetic)},
+            **{x: getattr(arithmetic, x) for x in dir(arithmetic) if x[0] != "_"},
             "memory": self._memory,
             "register": self._registers,
             "Parameter": lambda size, align: _Array(size, max(align, 8)),
@@ -206,7 +228,9 @@ class Module:
             for x in re.findall(r"[^\s,{}]+", content)
         ]
         width = _KINDS[kind] // 8
-        data = b"".join((x % 2 ** (8 * width)).to_bytes(width, "little") for x in numbers)
+        data = b"".join(
+            (x % 2 ** (8 * width)).to_bytes(width, "little") for x in numbers
+        )
         array = _Array(data.ljust(size, b"\0"), align, is_constant=True)
         self._variables[name] = self._memory.add(array)
 
@@ -348,6 +372,7 @@ class _Translation:
         self.reads: dict[str, set[str]] = {}
         self.writes: dict[str, set[str]] = {}
         self.floats: set[str] = set()
+        self.unused: set[str] = set()
 
     def source(self, names: dict[str, Any]) -> str:
         self.names = names
@@ -356,6 +381,8 @@ class _Translation:
             written, read = (x.get(name, set()) for x in (self.writes, self.reads))
             if "f" in written | read and "i" not in written:
                 self.floats.add(name)
+            if not read:
+                self.unused.add(name)
         body = "\n".join(f"        {x}" for x in self.lines())
         parameters = ", ".join(_name(_declared(x)[0]) for x in self.function.parameters)
         start = ""
@@ -510,7 +537,11 @@ class _Translation:
                 x = f"float_of_{_KINDS[own]}({x})"
             else:
                 x = f"{x} & {2 ** _KINDS[own if kind[0] == 's' else kind] - 1}"
-                x = x if _KINDS[kind] <= _KINDS[own] else f"{x} & {2 ** _KINDS[own] - 1}"
+                x = (
+                    x
+                    if _KINDS[kind] <= _KINDS[own]
+                    else f"{x} & {2 ** _KINDS[own] - 1}"
+                )
         elif own[0] == "u":
             x = f"{x} & {2 ** _KINDS[own] - 1}"
         return f"{_name(operand)} = {x}"
@@ -543,12 +574,20 @@ class _Translation:
         assert len(found) == count, items
         return [(x, self.untyped(x, kind)) for x in found]
 
-    def form(self, kinds: list[str]) -> str:
-        letters = {"f32": "f", "f64": "d", "u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
+    def form(self, kinds: list[str], unused: Sequence[int] = ()) -> str:
+        letters = {
+            "f32": "f",
+            "f64": "d",
+            "u8": "B",
+            "u16": "H",
+            "u32": "I",
+            "u64": "Q",
+        }
         letters |= {"s8": "b", "s16": "h", "s32": "i", "s64": "q"}
         text = "".join(letters[x] for x in kinds)
-        self.names[f"form_{text}"] = struct.Struct(f"<{text}")
-        return f"form_{text}"
+        name = "_".join(["form", text, *map(str, unused)])
+        self.names[name] = _Form(text, unused)
+        return name
 
     def space(self, modifiers: list[str]) -> str:
         known = {"nc", "v2", "v4", "volatile", "relaxed", "weak"}
@@ -563,15 +602,17 @@ class _Translation:
         [kind] = kinds
         space = self.space(modifiers)
         items = self.moved(operands[0], modifiers, kind)
-        form = self.form([x for _, x in items])
+        unused = [i for i, (x, _) in enumerate(items) if x in self.unused]
+        form = self.form([x for _, x in items], unused)
         array, at = self.address(operands[1])
         assert (space == "param") == bool(array), operands
         if array:
             load = f"{array}.load({at}, {form}, memory.own)"
         else:
             load = f"memory.load({space!r}, {at}, {form})"
+        items = [x for i, x in enumerate(items) if i not in unused]
         temporary = [f"x{i}" for i in range(len(items))]
-        lines = [f"{', '.join(temporary)}, = {load}"]
+        lines = [f"{''.join(f'{x}, ' for x in temporary) or '_'} = {load}"]
         for x, (item, of) in zip(temporary, items):
             lines.append(self.write(item, of, x, kind[0] == "b"))
         return lines
@@ -626,7 +667,9 @@ class _Translation:
             return [self.write(to, "pred", self.read(of, "pred"))]
         own = self.untyped(to, kind)
         if of[:2] == "0d" or of[:2] == "0f":
-            return [self.write(to, f"f{_KINDS[kind]}", self.read(of, f"f{_KINDS[kind]}"))]
+            return [
+                self.write(to, f"f{_KINDS[kind]}", self.read(of, f"f{_KINDS[kind]}"))
+            ]
         return [self.write(to, own, self.read(of, own, True), True)]
 
     def _selp(self, modifiers, kinds, operands) -> list[str]:
@@ -693,7 +736,9 @@ class _Translation:
         to, x, y, *others = operands
         table = arithmetic.FLOAT_COMPARISONS
         if kind[0] != "f":
-            comparison = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(comparison, comparison)
+            comparison = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(
+                comparison, comparison
+            )
             table = arithmetic.COMPARISONS
         x, y = self.read(x, kind), self.read(y, kind)
         if "ftz" in modifiers:
@@ -710,7 +755,12 @@ class _Translation:
     def _logic(self, base, modifiers, operands) -> list[str]:
         assert not modifiers
         to, *others = operands
-        form = {"and": "{} and {}", "or": "{} or {}", "xor": "{} != {}", "not": "not {}"}
+        form = {
+            "and": "{} and {}",
+            "or": "{} or {}",
+            "xor": "{} != {}",
+            "not": "not {}",
+        }
         found = form[base].format(*[self.read(x, "pred") for x in others])
         return [self.write(to, "pred", found)]
 
@@ -719,7 +769,9 @@ class _Translation:
         assert kinds == ["b32"] and mode == "wrap"
         to, low, high, n = operands
         low, high, n = (self.read(x, "u32") for x in (low, high, n))
-        return [self.write(to, "u32", f"funnel({direction!r}, {low}, {high}, {n} & 31)")]
+        return [
+            self.write(to, "u32", f"funnel({direction!r}, {low}, {high}, {n} & 31)")
+        ]
 
     def _integer(self, base, modifiers, kind, operands) -> list[str]:
         to, *others = operands
@@ -736,8 +788,14 @@ class _Translation:
         xs = [self.read(x, of) for x, of in zip(others, kinds, strict=True)]
         if carries or takes:
             assert kind[0] == "u" or bits, kind
-            name = name.replace("addc", "add").replace("subc", "sub").replace("madc", "mad")
-            x = _CARRIED[name].format(*xs, bits=bits, mask=2**bits - 1, cc="cc" if takes else "0")
+            name = (
+                name.replace("addc", "add")
+                .replace("subc", "sub")
+                .replace("madc", "mad")
+            )
+            x = _CARRIED[name].format(
+                *xs, bits=bits, mask=2**bits - 1, cc="cc" if takes else "0"
+            )
             lines = [f"x = {x}", self.write(to, kind, "x")]
             return lines + ([f"cc = x >> {bits} & 1"] if carries else [])
         result = _RESULTS.get(base, kind)
@@ -756,7 +814,11 @@ class _Translation:
         if kind == "f64":
             if name in _APPROXIMATE:
                 xs = [f"upper_half({x})" for x in xs]
-            x = f"fma_64({', '.join(xs)})" if name == "fma.rn" else _FLOATS[name].format(*xs)
+            x = (
+                f"fma_64({', '.join(xs)})"
+                if name == "fma.rn"
+                else _FLOATS[name].format(*xs)
+            )
             x = f"upper_half({x})" if name in _APPROXIMATE else x
         elif base == "fma" or (base == "add" and name not in ("add", "add.rn")):
             x = f"{base}_32({name.split('.')[1]!r}, {', '.join(xs)})"
