@@ -306,12 +306,12 @@ def _run(field: _Program, kwargs: Any) -> Outputs:
         controller.factormax,
     ]
     settings = jnp.stack([jnp.asarray(x).astype(dtype) for x in settings])
+    stop = jax.lax.stop_gradient
     ts = [sub.ts for sub in subs if sub.ts is not None]
     ts = ts[0] if ts else jnp.zeros(0, dtype)
-    stop = jax.lax.stop_gradient
     inputs = (
         _flat(leaves, dtype),
-        _flat([arrays[i] for i in field.used], dtype),
+        field.program.givens.arguments([stop(arrays[i]) for i in field.used], dtype),
         settings,
         ts,
     )
