@@ -10,7 +10,7 @@ import numpy as np
 
 from .._core.jax import bind
 from .choices import frozen_max
-from .functions import FUNCTIONS
+from .functions import logaddexp
 from .program import Linear
 from .values import as_objects, filled, is_known
 
@@ -59,23 +59,12 @@ def _cumulative(combine: Callable[..., Callable[..., Linear]]):
         if reverse:
             rows.reverse()
         for i in range(1, len(rows)):
-            rows[i] = reader.mapped(combine(reader), rows[i - 1], rows[i])
+            rows[i] = reader.mapped(combine(reader.builder), rows[i - 1], rows[i])
         if not rows:
             return np.moveaxis(x, 0, axis)
         return np.moveaxis(np.stack(rows[::-1] if reverse else rows), 0, axis)
 
     return cumulative
-
-
-def logaddexp(reader: Any) -> Callable[[Linear, Linear], Linear]:
-    """`log(exp(x) + exp(y))`, whose own program chooses the larger one."""
-    builder = reader.builder
-
-    def of_two(x, y):
-        softplus = FUNCTIONS["softplus"](builder, builder.sub(x, y))
-        return builder.add(y, softplus)
-
-    return of_two
 
 
 def _dot_general(reader: Any, eqn: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -171,9 +160,9 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "reduce_sum": _reduce_sum,
     "reduce_prod": _reduce_prod,
     "reduce_max": _reduce_max,
-    "cumsum": _cumulative(lambda reader: reader.builder.add),
-    "cumprod": _cumulative(lambda reader: reader.builder.mul),
-    "cumlogsumexp": _cumulative(logaddexp),
+    "cumsum": _cumulative(lambda builder: builder.add),
+    "cumprod": _cumulative(lambda builder: builder.mul),
+    "cumlogsumexp": _cumulative(lambda builder: ft.partial(logaddexp, builder)),
     "dot_general": _dot_general,
     "conv_general_dilated": _conv,
     "reduce_window_sum": _reduce_window_sum,

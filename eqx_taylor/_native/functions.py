@@ -191,3 +191,11 @@ def _rsqrt(builder, x):
 @_define("cbrt")
 def _cbrt(builder, x):
     return builder.power(x, 1 / 3)
+
+
+# -- functions of two values
+
+
+def logaddexp(builder: Builder, x: Linear, y: Linear) -> Linear:
+    """`log(exp(x) + exp(y))`, whose own program chooses the larger one."""
+    return builder.add(y, FUNCTIONS["softplus"](builder, builder.sub(x, y)))

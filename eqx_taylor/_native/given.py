@@ -93,7 +93,7 @@ class Givens:
 
     def argument(self, entry: int) -> int:
         """The index of an entry among the arguments of the program."""
-        return self._places.setdefault(int(entry), len(self._places))
+        return self._places.setdefault(entry, len(self._places))
 
     def keep(self, arguments: Sequence[int]) -> None:
         """Numbers these arguments anew, and forgets the others."""

@@ -24,7 +24,7 @@ from .._core.jax import (
 )
 from .._core.primitives import callee, CALLS
 from .._core.rule import RULES, target_key
-from . import contractions, control_flow, indexing, matrices
+from . import called, contractions, control_flow, indexing, matrices
 from .choices import check_frozen, is_frozen, is_nonnegative, select
 from .functions import FUNCTIONS, one_minus_square
 from .given import Given, Givens
@@ -130,9 +130,10 @@ class _Reader:
             if dtype is None or jnp.issubdtype(dtype, np.complexfloating):
                 raise self.refused(eqn, f"its result is of type {var.aval}")
         if name in CALLS:
-            called = self._as_function(eqn, operands)
-            if called is not None:
-                return [called]
+            fun = called.FUNCTIONS.get(name_of_call(eqn))
+            if fun is not None and target_key(eqn) in RULES:
+                operands = [self.materialised(eqn, x) for x in operands]
+                return fun(self, eqn, *operands)
             return self.read(close(callee(eqn)), operands)
         if name in _CONTROL_FLOW:
             return _CONTROL_FLOW[name](self, eqn, operands)
@@ -154,15 +155,6 @@ class _Reader:
         if name in FUNCTIONS:
             return [self.mapped(ft.partial(FUNCTIONS[name], self.builder), *operands)]
         raise self.refused(eqn)
-
-    def _as_function(self, eqn: Any, operands: list[Any]) -> Any:
-        """The result of some functions of JAX, whose own programs make choices that
-        the result does not depend on."""
-        name = name_of_call(eqn)
-        fun = _CALLED.get(name)
-        if fun is None or target_key(eqn) not in RULES:
-            return None
-        return fun(self, eqn, *(self.materialised(eqn, x) for x in operands))
 
     def refused(
         self, eqn: Any, why: str = "it has no scalar form here"
@@ -186,7 +178,7 @@ class _Reader:
 
     def as_arguments(self, x: Given) -> np.ndarray:
         argument = self.builder.argument
-        entries = np.ravel(x.entries)
+        entries = np.ravel(x.entries).tolist()
         return filled(x.shape, lambda i: argument(self.givens.argument(entries[i])))
 
     def materialised(self, eqn: Any, x: Any) -> Any:
@@ -263,9 +255,9 @@ class _Reader:
         return self.mapped(ft.partial(atan2, self.builder), x, y)
 
     def _polynomial(self, eqn, x, *coefficients):
-        # Horner's rule, highest powers first.
-        total = coefficients[0]
-        for c in coefficients[1:]:
+        # Horner's rule: the coefficients are those of powers 0, 1, ...
+        *rest, total = coefficients
+        for c in reversed(rest):
             total = self._add(eqn, self._mul(eqn, total, x), c)
         return np.broadcast_to(as_objects(total, np.shape(total)), x.shape)
 
@@ -309,13 +301,6 @@ class _Reader:
         if not all(map(is_frozen, np.ravel(x))):
             raise self.refused(eqn)
         return np.ones(x.shape, bool)
-
-
-_CALLED: dict[str, Callable[..., np.ndarray]] = {
-    "logaddexp": lambda reader, eqn, x, y: reader.mapped(
-        contractions.logaddexp(reader), x, y
-    ),
-}
 
 
 def _is_plain(dtype: Any) -> bool:
