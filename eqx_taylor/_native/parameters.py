@@ -1,5 +1,6 @@
 """What is computed once for each solve: `prepare`, and where its results are."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,13 +107,13 @@ def _computed(ops: Arithmetic, p: Parameter, operands: list[Any]) -> Any:
             for i in (p.attribute, p.attribute + 1)
         ]
         return ops.sub(halves[0], ops.mul(number(2.0), halves[1]))
-    if p.op == "has_bits":
-        # Of an integer from 0 to 2^n - 1 it is 1, and otherwise 0.
+    if p.op == "one_if_bits":
+        # Of an integer from 0 to 2^n - 1 it is 1, and otherwise no number.
         [x] = operands
-        one, zero = number(1.0), number(0.0)
-        is_integer = ops.choose("==", ops.call("floor", x), x, one, zero)
-        is_small = ops.choose("<", x, number(2.0**p.attribute), is_integer, zero)
-        return ops.choose(">=", x, zero, is_small, zero)
+        one, none = number(1.0), number(math.nan)
+        is_integer = ops.choose("==", ops.call("floor", x), x, one, none)
+        is_small = ops.choose("<", x, number(2.0**p.attribute), is_integer, none)
+        return ops.choose(">=", x, number(0.0), is_small, none)
     return ops.call(p.op, *operands)
 
 

@@ -1,8 +1,6 @@
 """Powers whose exponent is known at run time only, or depends on the state; and the
 angle of two values."""
 
-import math
-
 from .choices import select
 from .functions import FUNCTIONS
 from .program import Atom, Builder, Coefficient, Linear
@@ -57,8 +55,8 @@ def _integer_power(builder: Builder, x: Linear, p: Coefficient) -> Linear:
             square = builder.square(square)
         bit = builder.parameter("bit", (p,), i)
         total = builder.mul(total, select(builder, bit, square, one))
-    is_integer = builder.parameter("has_bits", (p,), BITS)
-    return select(builder, is_integer, total, builder.constant(math.nan))
+    # A factor, for a constant has no coefficients but the first.
+    return builder.scale(builder.parameter("one_if_bits", (p,), BITS), total)
 
 
 # y = b^v, y' = log(b) v' y  =>  y_k = log(b)/k Σ_{j=1..k} j v_j y_{k-j}
