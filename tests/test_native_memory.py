@@ -23,7 +23,7 @@ def test_memory_that_there_is_not(monkeypatch, tmp_path, lanes, of_parameters):
     def too_much(b, module, size):
         asked.append(size)
         # The handler is written behind the function of a thread.
-        is_too_much = len(asked) == (2 if of_parameters else 1)
+        is_too_much = len(asked) % 2 == (0 if of_parameters else 1)
         return aligned(b, module, 2**62 if is_too_much else size)
 
     monkeypatch.setattr(handler, "_aligned", too_much)
@@ -46,4 +46,4 @@ def test_memory_that_there_is_not(monkeypatch, tmp_path, lanes, of_parameters):
 
     with pytest.raises(Exception, match="NativeAdjoint: there are no .* of memory"):
         jax.block_until_ready(run(jnp.ones(lanes)))
-    assert len(asked) == 2
+    assert asked and len(asked) % 2 == 0
