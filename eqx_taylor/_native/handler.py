@@ -156,15 +156,22 @@ def _no_memory(b: ir.IRBuilder, module: ir.Module, frame: Any, shape: Shape) -> 
     message.linkage, message.global_constant = "internal", True
     message.initializer = ir.Constant(kind, data)
     given = b.alloca(INDEX, 4)
+    given.type = POINTER
     fields = [(0, index(_ERROR_SIZE)), (_EXTENSION, index(0))]
     fields += [(_MESSAGE, b.ptrtoint(message, INDEX))]
     fields += [(_CODE, ir.Constant(_INT, _RESOURCE_EXHAUSTED))]
     for offset, x in fields:
         b.store(x, _byte(b, given, offset))
     create = _load(b, _load(b, frame, _API, POINTER), _CREATE_ERROR, POINTER)
-    # llvmlite asks for the type of what is called.
-    create.function_type = ir.FunctionType(POINTER, [POINTER])
-    return b.call(create, [given])
+    callee: Any = _Callee(create, ir.FunctionType(POINTER, [POINTER]))
+    return b.call(callee, [given])
+
+
+class _Callee:
+    """A function by its address, whose type llvmlite asks for."""
+
+    def __init__(self, address: Any, function_type: ir.FunctionType):
+        self.get_reference, self.function_type = address.get_reference, function_type
 
 
 def _define_worker(module: ir.Module, block: ir.Function, shape: Shape) -> ir.Function:
