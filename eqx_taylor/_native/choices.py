@@ -118,8 +118,8 @@ def _shift_of(atom: Atom, operands: list[_Shift | None]) -> _Shift | None:
     found: list[Any] = operands
     if all(not x[1] for x in found):
         return _FREE
-    powers = {"product": (1, 1), "quotient": (1, -1), "square": (2,)}
-    powers |= {"reciprocal": (-1,), "sqrt": (0.5,), "power": (atom.attribute,)}
+    powers = {"product": (1.0, 1.0), "quotient": (1.0, -1.0), "square": (2.0,)}
+    powers |= {"reciprocal": (-1.0,), "sqrt": (0.5,), "power": (atom.attribute,)}
     if atom.kind in powers:
         return _product(list(zip(powers[atom.kind], found)))
     kind, multiples = found[0]

@@ -46,7 +46,7 @@ def _reduce_max(reader: Any, eqn: Any, x: np.ndarray) -> np.ndarray:
     """As a constant of each step, which the result must not depend on: `softmax`."""
     note = str(reader.refused(eqn, "the field depends on which value is the largest"))
     return _over_rows(
-        x, eqn.params["axes"], lambda row: frozen_max(reader.builder, row, note)
+        x, eqn.params["axes"], lambda row: frozen_max(reader.builder, [*row], note)
     )
 
 

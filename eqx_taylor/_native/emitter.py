@@ -1,12 +1,13 @@
 """What all ways to write a series have in common: sums, and the slopes of the state."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 from .arithmetic import Arithmetic
-from .groups import Array, Plan
+from .groups import Array, Group, Plan
 from .parameters import Parameters
 from .program import Atom, Coefficient, Parameter, Program
 
@@ -35,6 +36,8 @@ class Emitter:
         self.parameters, self.order, self.shared = parameters, order, shared
         self.arguments, self.rare, self.is_rare = arguments, rare, is_rare
         self.groups = [g for g in plan.groups if is_rare or not g.is_rare]
+        if not is_rare:
+            self.groups = [*map(_usual, self.groups)]
         t, self.y, self.given, self.coefficients, self.work = arguments
         self.t = ops.load(t, ops.entry)
         # Entries that were taken out of chunks, which stay alive with the function.
@@ -139,6 +142,12 @@ class Emitter:
             return ops.splat(ops.load(place, kind), type_)
         place = ops.at(self.given, self.parameters.row(values), kind)
         return ops.load(place, type_)
+
+
+def _usual(group: Group) -> Group:
+    """A group without the operands that are needed at special points only."""
+    usual = len(group.atoms[0].usual_operands)
+    return dataclasses.replace(group, operands=group.operands[:usual])
 
 
 def padded(atoms: Sequence[Atom], width: int) -> list[Atom]:

@@ -211,7 +211,10 @@ class _Reader:
         out = as_objects(cases[0], shape)
         like = jax.ShapeDtypeStruct(which.shape, np.dtype(self.dtype))
         for number, case in enumerate(cases[1:], 1):
-            is_this = lambda w, n=number: (w == n).astype(self.dtype)  # noqa: E731
+
+            def is_this(which, number=number):
+                return (which.astype(jnp.int32) == number).astype(self.dtype)
+
             flags = self.as_arguments(self.givens.compute(is_this, which, like=like))
             pick = lambda flag, x, y: select(  # noqa: E731
                 self.builder, flag.constant, x, y
