@@ -4,6 +4,7 @@ derivatives, solves against SciPy and XLA."""
 
 import math
 import warnings
+from typing import Any
 
 import diffrax
 import jax
@@ -25,7 +26,7 @@ from eqx_taylor import NativeAdjoint, TaylorController, TaylorSolver  # noqa: E4
 from eqx_taylor._native.program import NotNative  # noqa: E402
 
 
-MP = mpmath.mp
+MP: Any = mpmath.mp
 FORMS = [
     dict(unroll=True, width=1),
     dict(unroll=True, width=4),
@@ -336,12 +337,13 @@ def folder(tmp_path, monkeypatch):
 def _solve(field, y0, t1, args, *, adjoint=None, tol=1e-12, order=16, dt0=None):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return diffrax.diffeqsolve(
+        found: Any = diffrax.diffeqsolve(
             diffrax.ODETerm(field), TaylorSolver(order=order),
             jnp.zeros((), y0.dtype), jnp.asarray(t1, y0.dtype), dt0, y0, args,
             stepsize_controller=TaylorController(rtol=tol, atol=tol),
             adjoint=adjoint or NativeAdjoint(), max_steps=400,
         )  # fmt: skip
+    return found
 
 
 def _gene(t, y, args):
@@ -362,6 +364,7 @@ def _gene_args(n, is_on, dtype):
         which=jnp.asarray(1),
         is_on=jnp.asarray(is_on),
         key=jax.random.key(3),
+        unused=jax.random.key(4),
     )
 
 
@@ -387,8 +390,9 @@ def test_arguments_of_all_types(dtype, order, tol):
         )
         return solved.y[:, -1]
 
-    def end(n, is_on):
+    def end(n, is_on, key=None):
         args = {**_gene_args(0.0, False, dtype), "n": n, "is_on": is_on}
+        args["unused"] = args["unused"] if key is None else key
         return _solve(_gene, jnp.zeros(2, dtype), 5.0, args, order=order, tol=tol).ys[0]
 
     given = jnp.asarray(exponents, dtype), jnp.asarray(switches)
@@ -396,7 +400,7 @@ def test_arguments_of_all_types(dtype, order, tol):
     assert found.dtype == dtype
     for i, (n, is_on) in enumerate(zip(exponents, switches)):
         np.testing.assert_allclose(found[i], exact(n, is_on), rtol=30 * tol)
-    alone = jax.jit(end)(given[0][1], given[1][1])
+    alone = jax.jit(end)(given[0][1], given[1][1], jax.random.key(0))
     np.testing.assert_allclose(alone, found[1], rtol=30 * tol)
 
 

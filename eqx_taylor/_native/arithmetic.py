@@ -9,12 +9,15 @@ from .elementary import exp, tanh
 
 
 # Functions that LLVM knows, of vectors too.
-_INTRINSICS = frozenset(["sqrt", "exp", "exp2", "log", "log2", "sin", "cos", "fabs", "floor"])
+_INTRINSICS = frozenset(
+    ["sqrt", "exp", "exp2", "log", "log2", "sin", "cos", "fabs", "floor"]
+)
 # Functions of the C library, which every Python has loaded. (A name that nobody knows
 # would end the process when it is called.)
 _LIBRARY = frozenset(
     """
-    acos acosh asin asinh atan atan2 atanh cbrt cosh erf erfc expm1 log1p pow sinh tan tanh
+    acos acosh asin asinh atan atan2 atanh cbrt cosh erf erfc expm1 log1p pow sinh tan
+    tanh
     """.split()
 )
 

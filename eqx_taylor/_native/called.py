@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .functions import FUNCTIONS as ELEMENTARY
-from .functions import logaddexp
+from .functions import FUNCTIONS as ELEMENTARY, logaddexp
 from .matrices import determinant, LARGEST
 from .program import Builder, Linear
 from .values import as_objects, filled

@@ -66,16 +66,14 @@ def _cond(reader: Any, eqn: Any, operands: Sequence[Any]) -> list[Any]:
     outs = [reader.read(branch, operands) for branch in branches]
     like = jax.ShapeDtypeStruct((), index.dtype)
     if index.dtype != bool:
-        index = reader.givens.compute(
-            lambda i: jnp.clip(i, 0, last), index, like=like
-        )
+        index = reader.givens.compute(lambda i: jnp.clip(i, 0, last), index, like=like)
     return [reader.chosen(eqn, index, column) for column in zip(*outs)]
 
 
 def _while(reader: Any, eqn: Any, operands: Sequence[Any]) -> list[Any]:
     cond, of_cond, body, of_body = while_params(eqn)
     of_both = of_cond + of_body
-    carry = operands[of_both:]
+    carry = list(operands[of_both:])
     while True:
         [goes_on] = reader.read(cond, [*operands[:of_cond], *carry])
         if isinstance(goes_on, Given):

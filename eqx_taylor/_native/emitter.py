@@ -16,7 +16,8 @@ class Emitter:
     """Writes the body of a series.
 
     - `rare`: a function that is called instead, at points where powers with an exponent
-        that is known at run time have no recurrence; `None` if there are no such powers.
+        that is known at run time have no recurrence; `None` if there are no such
+        powers.
     - `is_rare`: whether this is the body of that function.
     """
 

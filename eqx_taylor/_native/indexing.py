@@ -82,9 +82,7 @@ def _chosen_entries(reader: Any, places: Given, flat: np.ndarray) -> np.ndarray:
         others = np.ravel(out)
         out = filled(
             places.shape,
-            lambda i: select(
-                reader.builder, flags.flat[i].constant, x, others[i]
-            ),
+            lambda i: select(reader.builder, flags.flat[i].constant, x, others[i]),
         )
     return out
 
@@ -102,25 +100,19 @@ def _scatter_add(reader: Any, eqn: Any, x: Any, indices: Any, updates: Any):
 
     flat: Any = np.ravel(as_objects(updates, updates.shape))
     start = np.ravel(as_objects(x, x.shape))
+    factors: Any
     if isinstance(indices, Given):
         _check_choices(reader, eqn, updates.size * x.size)
         like = jax.ShapeDtypeStruct((updates.size, x.size), np.dtype(reader.dtype))
-        each = reader.givens.compute(apply, indices, like=like)
-        factors = reader.as_arguments(each)
-
-        def terms_of(i):
-            return [(factors[n, i].constant, flat[n]) for n in range(len(flat))]
-
+        each = reader.as_arguments(reader.givens.compute(apply, indices, like=like))
+        factors = [[y.constant for y in row] for row in each]
     else:
         with jax.ensure_compile_time_eval():
-            known = np.asarray(apply(indices))
-
-        def terms_of(i):
-            [sources] = np.nonzero(known[:, i])
-            return [(float(known[n, i]), flat[n]) for n in sources]
+            factors = np.asarray(apply(indices)).tolist()
 
     def entry(i) -> Linear:
-        return reader.builder.sum([(1.0, start[i]), *terms_of(i)])
+        terms = [(row[i], y) for row, y in zip(factors, flat)]
+        return reader.builder.sum([(1.0, start[i]), *terms])
 
     return filled(x.shape, entry)
 

@@ -26,7 +26,8 @@ def _constant_atom(builder: Builder, x: Coefficient) -> Atom:
     return builder.atom_of(Linear(x, {}))
 
 
-# x y' = p x' y  =>  k x_0 y_k = p Σ_{j=1..k} j x_j y_{k-j} - Σ_{j=1..k-1} x_j (k-j) y_{k-j}
+# x y' = p x' y  =>
+#     k x_0 y_k = p Σ_{j=1..k} j x_j y_{k-j} - Σ_{j=1..k-1} x_j (k-j) y_{k-j}
 def _variable_power(builder: Builder, x: Linear, p: Coefficient) -> Linear:
     base = builder.atom_of(x)
     operands = (

@@ -157,7 +157,8 @@ def _sigmoid_slope(s: Step) -> Any:
     return s.neg(square) if s.attribute == "tanh" else s.sub(s.at(1), square)
 
 
-# x y' = p x' y  =>  k x_0 y_k = p Σ_{j=1..k} j x_j y_{k-j} - Σ_{j=1..k-1} x_j (k-j) y_{k-j}
+# x y' = p x' y  =>
+#     k x_0 y_k = p Σ_{j=1..k} j x_j y_{k-j} - Σ_{j=1..k-1} x_j (k-j) y_{k-j}
 # Operand 1 has the coefficients j x_j. Where x_0 is zero the value is operand 3.
 @_kind("variable_power", lambda s: s.call("pow", s.first(0), s.first(2)))
 def _variable_power(s: Step) -> Any:

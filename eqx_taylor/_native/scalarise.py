@@ -115,20 +115,24 @@ class _Reader:
 
     def _apply(self, eqn: Any, operands: list[Any]) -> list[Any]:
         name = eqn.primitive.name
-        for x in operands:
-            if isinstance(x, matrices.Unread) and name != "custom_linear_solve":
-                if name not in CALLS:
-                    raise x.error
-        depends = [not isinstance(x, matrices.Unread) and not is_known(x) for x in operands]
-        if any(depends) and all(isinstance(x, Given) for x, d in zip(operands, depends) if d):
-            if not any(isinstance(x, matrices.Unread) for x in operands):
-                return self.givens.record(eqn, operands)
-        if not any(depends) and name not in CALLS:
-            return _evaluated(eqn, operands)
-        for var in eqn.outvars:
-            dtype = getattr(var.aval, "dtype", None)
-            if dtype is None or jnp.issubdtype(dtype, np.complexfloating):
-                raise self.refused(eqn, f"its result is of type {var.aval}")
+        passes_on = name in CALLS or name == "custom_linear_solve"
+        unread = [x for x in operands if isinstance(x, matrices.Unread)]
+        if unread and not passes_on:
+            raise unread[0].error
+        known = [
+            x for x in operands if not isinstance(x, matrices.Unread) and is_known(x)
+        ]
+        given = [x for x in operands if isinstance(x, Given)]
+        if given and len(known) + len(given) == len(operands):
+            return self.givens.record(eqn, operands)
+        if len(known) == len(operands):
+            if name not in CALLS:
+                return _evaluated(eqn, operands)
+        else:
+            for var in eqn.outvars:
+                dtype = getattr(var.aval, "dtype", None)
+                if dtype is None or jnp.issubdtype(dtype, np.complexfloating):
+                    raise self.refused(eqn, f"its result is of type {var.aval}")
         if name in CALLS:
             fun = called.FUNCTIONS.get(name_of_call(eqn))
             if fun is not None and target_key(eqn) in RULES:
@@ -140,7 +144,7 @@ class _Reader:
         if name in indexing.HANDLERS:
             return [indexing.HANDLERS[name](self, eqn, *operands)]
         if name == "select_n" and not is_known(operands[0]):
-            return [self.chosen(eqn, *operands[:1], operands[1:])]
+            return [self.chosen(eqn, operands[0], operands[1:])]
         if name == "custom_linear_solve":
             return matrices.custom_linear_solve(self, eqn, *operands)
         operands = [self.materialised(eqn, x) for x in operands]
@@ -156,9 +160,7 @@ class _Reader:
             return [self.mapped(ft.partial(FUNCTIONS[name], self.builder), *operands)]
         raise self.refused(eqn)
 
-    def refused(
-        self, eqn: Any, why: str = "it has no scalar form here"
-    ) -> NotNative:
+    def refused(self, eqn: Any, why: str = "it has no scalar form here") -> NotNative:
         """The error about an equation. What JAX keeps of its own functions has no
         place: then it is that of the call."""
         places = map(place_of, reversed(self._within))

@@ -244,7 +244,13 @@ def _read_field(term: Any, t0: Any, y0: Any, args: Any) -> _Program:
     known.update(var for var in jaxpr.jaxpr.outvars if _is_var(var))
     first = 1 + len(leaves)
     inputs = zip(jaxpr.jaxpr.invars[first:], arrays)
-    used = [i for i, (v, x) in enumerate(inputs) if v in known and _is_traced(x)]
+    # (There are no zeros of keys of random numbers.)
+    used = [
+        i
+        for i, (v, x) in enumerate(inputs)
+        if _is_traced(x)
+        and (v in known or jnp.issubdtype(x.dtype, jax.dtypes.extended))
+    ]
 
     # As for XLA, arrays with values are constants of the program.
     def pruned(*inputs):
