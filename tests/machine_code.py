@@ -1,6 +1,7 @@
 """Series as machine code, for tests: compiled and called by `ctypes`."""
 
 import ctypes
+import weakref
 from typing import Any
 
 import jax
@@ -25,7 +26,23 @@ def program_of(field: Any, t: Any, y0: Any, args: Any = None) -> Program:
         return jtu.tree_leaves(field(t, y, jtu.tree_unflatten(arg_treedef, rest[n:])))
 
     jaxpr = jax.make_jaxpr(flat_field)(t, *leaves, *arg_leaves)
-    return scalar_program(jaxpr, n)
+    program = scalar_program(jaxpr, n)
+    _leaves[program.givens] = arg_leaves
+    return program
+
+
+# The arguments that fields were traced with, by what is computed of them.
+_leaves: Any = weakref.WeakKeyDictionary()
+
+
+def arguments_of(program: Program, values: Any) -> np.ndarray:
+    """The arguments of a program, for a field whose own are `values`, in one array."""
+    arrays = []
+    for leaf in _leaves[program.givens]:
+        size = np.size(leaf)
+        part, values = values[:size], values[size:]
+        arrays.append(np.reshape(part, np.shape(leaf)).astype(np.asarray(leaf).dtype))
+    return np.asarray(program.givens.arguments(arrays, program.dtype))
 
 
 def flat(tree: Any, dtype: Any) -> np.ndarray:
@@ -79,6 +96,7 @@ def run(program: Program, points: Any, order: int, **options: Any) -> np.ndarray
             out[: np.size(values)] = np.ravel(values)
         return out
 
+    points = [(t, y, arguments_of(program, np.ravel(args))) for t, y, args in points]
     t, y, args = (np.stack([np.asarray(p[i]) for p in points], -1) for i in range(3))
     args = args[..., 0] if shared else args
     given = array(code.parameters * (1 if shared else lanes))

@@ -458,7 +458,6 @@ REFUSED = {
     "a choice": (lambda y: jnp.where(y > 0, y, 1.0), "`gt`|`select_n`"),
     "an index": (lambda y: y[jnp.argmax(y)] * y, "`argmax`"),
     "a loop": (lambda y: lax.while_loop(lambda x: x[0] < 3, lambda x: 2 * x, y), "`lt`|its length"),
-    "an exponent": (lambda y: y**y, "`pow`.*exponent"),
     "a complex value": (lambda y: jnp.abs(lax.complex(y, y)), "complex128"),
     "another dtype": (lambda y: jnp.sin(y.astype(jnp.float32)).astype(jnp.float64), "`convert_element_type`.*float32"),
 }  # fmt: skip

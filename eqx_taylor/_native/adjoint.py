@@ -32,11 +32,21 @@ class NativeAdjoint(diffrax.AbstractAdjoint):
     and has not yet run on a GPU.
 
     The vector field has to consist of smooth operations on scalars: elementwise
-    functions, sums, products of matrices, operations that move entries, loops of known
-    length. The state, the time and the arguments of the field need one dtype, float64
-    or float32. Other solves run in XLA, and a warning gives the reason: other
-    primitives, or kinks in the field; events; other solvers, norms and controllers;
-    `dtmin`; resumed solves; a `SaveAt` with several `ts`, or with `ts` and `steps`.
+    functions, powers, sums, products of matrices, convolutions, solutions of small
+    systems of equations, `softmax` and `logsumexp`, operations that move entries, loops
+    of known length. What depends on `args` alone, and not on the time or the state, is
+    computed by XLA before the solve, and may be anything, of any dtype: `args` may have
+    integers, booleans and keys of random numbers, and branches and indices may depend
+    on them. The state and the time need one dtype, float64 or float32, and so does
+    whatever of the arguments meets them. Other solves run in XLA, and a warning gives
+    the reason: other primitives, or kinks in the field; events; other solvers, norms
+    and controllers; `dtmin`; resumed solves; a `SaveAt` with several `ts`, or with `ts`
+    and `steps`.
+
+    Exponents may depend on `args` or on the state. If the base is zero, which has a
+    series for the exponents 0, 1, 2, ... only, these are served up to 63. For others
+    the solve ends with `diffrax.RESULTS.nonfinite`, and so it does for an exponent that
+    depends on the state while the base is not positive.
 
     The steps are those of the solver and the controller, with two differences. The
     defect is checked at the ends of steps, and not at the solver's `probes` inside of

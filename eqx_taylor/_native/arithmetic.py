@@ -9,12 +9,15 @@ from .elementary import exp, tanh
 
 
 # Functions that LLVM knows, of vectors too.
-INTRINSICS = frozenset(["sqrt", "exp", "exp2", "log", "log2", "sin", "cos", "fabs"])
+INTRINSICS = frozenset(
+    ["sqrt", "exp", "exp2", "log", "log2", "sin", "cos", "fabs", "floor"]
+)
 # Functions of the C library, which every Python has loaded. (A name that nobody knows
 # would end the process when it is called.)
 LIBRARY = frozenset(
     """
-    acos acosh asin asinh atan atanh cbrt cosh erf erfc expm1 log1p pow sinh tan tanh
+    acos acosh asin asinh atan atan2 atanh cbrt cosh erf erfc expm1 log1p pow sinh tan
+    tanh
     """.split()
 )
 
@@ -140,8 +143,15 @@ class Arithmetic(Operations):
 
     # -- functions
 
-    def call(self, name: Any, x: Any) -> Any:
-        """A function of a value, by its name; or `("pow", exponent)`."""
+    def choose(self, test: str, x: Any, y: Any, a: Any, b: Any) -> Any:
+        """`a` where the test of `x` and `y` holds, and `b` elsewhere. Numbers that are
+        none are not equal to any."""
+        compare = self.builder.fcmp_unordered if test == "!=" else None
+        compare = compare or self.builder.fcmp_ordered
+        return self.builder.select(compare(test, x, y), a, b)
+
+    def call(self, name: Any, x: Any, *rest: Any) -> Any:
+        """A function of values, by its name; or `("pow", exponent)`."""
         if name in ("exp", "tanh") and isinstance(x.type, ir.VectorType):
             return exp(self, x) if name == "exp" else tanh(self, x)
         if name == "rsqrt":
@@ -166,32 +176,28 @@ class Arithmetic(Operations):
             return self._bell(self.call("exp", self.neg(self.call("fabs", x))))
         if name in INTRINSICS:
             return self._intrinsic(name, x)
-        exponent = None
         if isinstance(name, tuple):
             name, exponent = name
-        return self._each(name, x, exponent)
+            rest = (self.number(exponent, x.type),)
+        return self._each(name, x, *rest)
 
     def _bell(self, q: Any) -> Any:
         """`q / (1 + q)²`"""
         p = self.add(self.number(1.0, q.type), q)
         return self.div(q, self.mul(p, p))
 
-    def _each(self, name: str, x: Any, exponent: Any) -> Any:
+    def _each(self, name: str, *operands: Any) -> Any:
         """A function of the C library, of each number."""
         assert name in LIBRARY, name
-        count = 1 if exponent is None else 2
-        fun = self._declared(name + self.suffix, self.scalar, count)
-        rest = []
-        if exponent is not None:
-            is_number = isinstance(exponent, float)
-            rest = [ir.Constant(self.scalar, exponent) if is_number else exponent]
-        if not isinstance(x.type, ir.VectorType):
-            return self.builder.call(fun, [x, *rest])
-        out = ir.Constant(x.type, ir.Undefined)
-        for i in range(x.type.count):
+        fun = self._declared(name + self.suffix, self.scalar, len(operands))
+        type_ = operands[0].type
+        if not isinstance(type_, ir.VectorType):
+            return self.builder.call(fun, operands)
+        out = ir.Constant(type_, ir.Undefined)
+        for i in range(type_.count):
             index = ir.Constant(ir.IntType(32), i)
-            one = self.builder.extract_element(x, index)
-            value = self.builder.call(fun, [one, *rest])
+            each = [self.builder.extract_element(x, index) for x in operands]
+            value = self.builder.call(fun, each)
             out = self.builder.insert_element(out, value, index)
         return out
 

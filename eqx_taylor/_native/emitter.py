@@ -1,16 +1,25 @@
 """What all ways to write a series have in common: sums, and the slopes of the state."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
+
 from .arithmetic import Arithmetic
-from .groups import Array, Plan
+from .groups import Array, Group, Plan
 from .parameters import Parameters
 from .program import Atom, Coefficient, Parameter, Program
 
 
 class Emitter:
-    """Writes the body of a series."""
+    """Writes the body of a series.
+
+    - `rare`: a function that is called instead, at points where powers with an exponent
+        that is known at run time have no recurrence; `None` if there are no such
+        powers.
+    - `is_rare`: whether this is the body of that function.
+    """
 
     def __init__(
         self,
@@ -21,9 +30,15 @@ class Emitter:
         order: int,
         shared: bool,
         arguments: Sequence[Any],
+        rare: Any = None,
+        is_rare: bool = False,
     ):
         self.ops, self.program, self.plan = ops, program, plan
         self.parameters, self.order, self.shared = parameters, order, shared
+        self.arguments, self.rare, self.is_rare = arguments, rare, is_rare
+        self.groups = [g for g in plan.groups if is_rare or not g.is_rare]
+        if not is_rare:
+            self.groups = [*map(_usual, self.groups)]
         t, self.y, self.given, self.coefficients, self.work, *needed = arguments
         # The highest order that is needed, if that is an argument.
         self.needed = needed[0] if needed else None
@@ -43,6 +58,31 @@ class Emitter:
     def entry(self, array: Array, k: Any, i: int) -> Any:
         """An entry of coefficient `k`."""
         raise NotImplementedError
+
+    def leave_if_rare(self) -> None:
+        """Behind order 0: leaves for the other function if the base of a power is
+        zero."""
+        if self.rare is None:
+            return
+        ops, builder = self.ops, self.ops.builder
+        zero, one = (ops.number(x, ops.entry) for x in (0.0, 1.0))
+        smallest = one
+        for group in self.groups:
+            if group.kind == "variable_power":
+                for atom in group.atoms:
+                    array, i = self.plan.places[atom.operands[0]]
+                    x = self.entry(array, 0, i)
+                    if x is not None:
+                        is_zero = builder.fcmp_ordered("==", x, zero)
+                        smallest = builder.select(is_zero, zero, smallest)
+        is_zero = builder.fcmp_ordered("==", smallest, zero)
+        if ops.lanes > 1:
+            bits = ir.IntType(ops.lanes)
+            packed = builder.bitcast(is_zero, bits)
+            is_zero = builder.icmp_unsigned("!=", packed, ir.Constant(bits, 0))
+        with builder.if_then(is_zero, likely=False):
+            builder.call(self.rare, self.arguments)
+            builder.ret_void()
 
     # -- sums
 
@@ -105,6 +145,12 @@ class Emitter:
             return ops.splat(ops.load(place, kind), type_)
         place = ops.at(self.given, self.parameters.row(values), kind)
         return ops.load(place, type_)
+
+
+def _usual(group: Group) -> Group:
+    """A group without the operands that are needed at special points only."""
+    usual = len(group.atoms[0].usual_operands)
+    return dataclasses.replace(group, operands=group.operands[:usual])
 
 
 def padded(atoms: Sequence[Atom], width: int) -> list[Atom]:

@@ -131,7 +131,7 @@ def _log2(builder, x):
     return builder.inverse("log2", x, x, 1 / math.log(2))
 
 
-def _one_minus_square(builder, x):
+def one_minus_square(builder, x):
     """In factors, which do not cancel."""
     below, above = (_affine(builder, 1.0, sign, x) for sign in (-1.0, 1.0))
     return builder.mul(below, above)
@@ -143,13 +143,13 @@ def _one_plus_square(builder, x):
 
 @_define("asin")
 def _asin(builder, x):
-    r = builder.power(_one_minus_square(builder, x), 0.5)
+    r = builder.power(one_minus_square(builder, x), 0.5)
     return builder.inverse("asin", x, r)
 
 
 @_define("acos")
 def _acos(builder, x):
-    r = builder.power(_one_minus_square(builder, x), 0.5)
+    r = builder.power(one_minus_square(builder, x), 0.5)
     return builder.inverse("acos", x, r, -1.0)
 
 
@@ -172,7 +172,7 @@ def _acosh(builder, x):
 
 @_define("atanh")
 def _atanh(builder, x):
-    return builder.inverse("atanh", x, _one_minus_square(builder, x))
+    return builder.inverse("atanh", x, one_minus_square(builder, x))
 
 
 # -- roots
@@ -191,3 +191,11 @@ def _rsqrt(builder, x):
 @_define("cbrt")
 def _cbrt(builder, x):
     return builder.power(x, 1 / 3)
+
+
+# -- functions of two values
+
+
+def logaddexp(builder: Builder, x: Linear, y: Linear) -> Linear:
+    """`log(exp(x) + exp(y))`, whose own program chooses the larger one."""
+    return builder.add(y, FUNCTIONS["softplus"](builder, builder.sub(x, y)))

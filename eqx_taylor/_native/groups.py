@@ -79,6 +79,7 @@ class Group:
     """Atoms that are computed side by side.
 
     - `kind`, `attribute`: those of the atoms; or "copy", of atoms that are elsewhere.
+    - `is_rare`: as of the atoms.
     - `operands`, `lagged`: where the operands are, except for sums.
     - `sums`: the sums, of a group of these.
     """
@@ -88,6 +89,7 @@ class Group:
     atoms: list[Atom]
     level: int
     array: Array
+    is_rare: bool
     operands: list[Slice] = dataclasses.field(default_factory=list)
     lagged: list[Slice] = dataclasses.field(default_factory=list)
     sums: Sums | None = None
@@ -127,13 +129,15 @@ def plan(program: Program, width: int, apart: bool = False) -> Plan:
         if atom.kind == "state":
             places[atom] = state, atom.attribute
             continue
-        key = levels[atom], atom.kind, atom.attribute, _terms_key(atom)
+        key = levels[atom], atom.kind, atom.attribute, atom.is_rare, _terms_key(atom)
         found.setdefault(key, []).append(atom)
     groups = []
     for atoms in found.values():
         first = atoms[0]
-        array = _array(len(atoms), width, levels[first])
-        groups.append(Group(first.kind, first.attribute, atoms, levels[first], array))
+        level, is_rare = levels[first], first.is_rare
+        array = _array(len(atoms), width, level)
+        group = Group(first.kind, first.attribute, atoms, level, array, is_rare)
+        groups.append(group)
         places.update((atom, (array, i)) for i, atom in enumerate(atoms))
     copies: dict[tuple[int, ...], Group] = {}
 
@@ -143,7 +147,9 @@ def plan(program: Program, width: int, apart: bool = False) -> Plan:
             level = max(levels[atom] for atom in atoms)
             sums = [Atom(-1, "linear", (x,), coefficients=(1.0,)) for x in atoms]
             array = _array(len(atoms), width, level)
-            copy = Group("copy", None, list(atoms), level, array, sums=Sums(sums))
+            is_rare = any(atom.is_rare for atom in atoms)
+            copy = Group("copy", None, list(atoms), level, array, is_rare)
+            copy.sums = Sums(sums)
             copies[key] = copy
         return copies[key].array
 

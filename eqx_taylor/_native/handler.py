@@ -20,18 +20,25 @@ from .loops import loop, repeating
 
 
 # XLA_FFI_CallFrame
-_EXTENSION, _STAGE, _ARGS, _RETS = 8, 32, 72, 112
+_EXTENSION, _API, _STAGE, _ARGS, _RETS = 8, 16, 32, 72, 112
 _EXECUTE = 3
 # XLA_FFI_InternalExtension, and XLA_FFI_Metadata with its XLA_FFI_Api_Version
 _EXTENSION_TYPE, _METADATA = 8, 24
 _METADATA_TYPE = 1
 _MAJOR, _MINOR, _TRAITS = 24, 28, 32
+# XLA_FFI_Api, and XLA_FFI_Error_Create_Args with its size and a code of errors
+_CREATE_ERROR = 48
+_MESSAGE, _CODE, _ERROR_SIZE = 16, 24, 28
+_RESOURCE_EXHAUSTED = 8
 # XLA_FFI_Buffer
 _DATA, _DIMS = 24, 40
 
 # The arrays that the function takes and returns.
 OPERANDS = ("y0", "args", "settings", "ts", "limits")
 RESULTS = ("y1", "t_end", "counts", "ys", "step_ts", "step_rows")
+
+# What memory is larger than what is used of it.
+_MARGIN = 64
 
 _INT = ir.IntType(32)
 _BYTE = ir.IntType(8)
@@ -117,6 +124,9 @@ def define_handler(
     blocks = b.add(table.lanes, index(shape.width - 1))
     blocks = b.sdiv(blocks, index(shape.width))
     prepared, end = _aligned(b, module, shape.parameters * shape.bytes)
+    failed = b.icmp_unsigned("==", end, nothing)
+    with b.if_then(failed, likely=False):
+        b.ret(_no_memory(b, module, frame, shape))
     if shape.shared:
         b.call(prepare, [table.args, prepared])
     rest = [index(0), blocks, b.ptrtoint(prepared, INDEX)]
@@ -127,8 +137,41 @@ def define_handler(
     else:
         b.call(worker, [job])
     _release(b, module, end)
+    # A thread that gets no memory makes no block, and leaves all to the others.
+    begun = _load(b, job, 8 * len(Table._fields), INDEX)
+    with b.if_then(b.icmp_signed("<", begun, blocks), likely=False):
+        b.ret(_no_memory(b, module, frame, shape))
     b.ret(nothing)
     return function
+
+
+def _no_memory(b: ir.IRBuilder, module: ir.Module, frame: Any, shape: Shape) -> Any:
+    """An error of XLA, which JAX raises."""
+    size = max(shape.parameters, shape.places()[1]) * shape.bytes
+    text = f"NativeAdjoint: there are no {size} bytes of memory for a solve."
+    data = bytearray(text.encode() + b"\0")
+    kind = ir.ArrayType(_BYTE, len(data))
+    unique = module.get_unique_name("no_memory")
+    message: Any = ir.GlobalVariable(module, kind, unique)
+    message.linkage, message.global_constant = "internal", True
+    message.initializer = ir.Constant(kind, data)
+    given = b.alloca(INDEX, 4)
+    given.type = POINTER
+    fields = [(0, index(_ERROR_SIZE)), (_EXTENSION, index(0))]
+    fields += [(_MESSAGE, b.ptrtoint(message, INDEX))]
+    fields += [(_CODE, ir.Constant(_INT, _RESOURCE_EXHAUSTED))]
+    for offset, x in fields:
+        b.store(x, _byte(b, given, offset))
+    create = _load(b, _load(b, frame, _API, POINTER), _CREATE_ERROR, POINTER)
+    callee: Any = _Callee(create, ir.FunctionType(POINTER, [POINTER]))
+    return b.call(callee, [given])
+
+
+class _Callee:
+    """A function by its address, whose type llvmlite asks for."""
+
+    def __init__(self, address: Any, function_type: ir.FunctionType):
+        self.get_reference, self.function_type = address.get_reference, function_type
 
 
 def _define_worker(module: ir.Module, block: ir.Function, shape: Shape) -> ir.Function:
@@ -143,6 +186,9 @@ def _define_worker(module: ir.Module, block: ir.Function, shape: Shape) -> ir.Fu
     prepared = b.inttoptr(_load(b, job, size + 16, INDEX), POINTER)
     _, total = shape.places()
     memory, end = _aligned(b, module, total * shape.bytes)
+    nothing = ir.Constant(POINTER, None)
+    with b.if_then(b.icmp_unsigned("==", end, nothing), likely=False):
+        b.ret(nothing)
     current = b.alloca(INDEX)
 
     def is_left():
@@ -202,7 +248,7 @@ def _aligned(b: ir.IRBuilder, module: ir.Module, size: int) -> tuple[Any, Any]:
     """Memory of so many bytes that begins at a multiple of 64; and its address as
     `free` wants it."""
     allocate = _declared(module, "malloc", POINTER, [INDEX])
-    memory = b.call(allocate, [index(size + 64)])
+    memory = b.call(allocate, [index(size + _MARGIN)])
     address = b.add(b.ptrtoint(memory, INDEX), index(63))
     return b.inttoptr(b.and_(address, index(-64)), POINTER), memory
 

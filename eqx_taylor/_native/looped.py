@@ -28,7 +28,7 @@ class Looped(SumsInMemory):
     def write(self) -> None:
         ops = self.ops
         self.allocate()
-        count = sum(g.sums is None and g.kind != "time" for g in self.plan.groups)
+        count = sum(g.sums is None and g.kind != "time" for g in self.groups)
         self._has_functions = count > _MOST_GROUPS
         self._functions: dict[Any, Any] = {}
         self.point_at(0)
@@ -45,7 +45,7 @@ class Looped(SumsInMemory):
     # -- orders
 
     def _write_order(self, k: Any, after: Any) -> None:
-        for group in self.plan.groups:
+        for group in self.groups:
             if group.kind == "time":
                 self._write_time(group, k)
             elif group.sums is not None:
@@ -54,6 +54,8 @@ class Looped(SumsInMemory):
                 self._call_group(group, k)
             else:
                 self._write_group(group, k)
+        if isinstance(k, int):
+            self.leave_if_rare()
         for start, sums in self.plan.slopes:
             scale = None if isinstance(k, int) else 1
             self.write_sums(sums, self.plan.state, k, after, start, scale)

@@ -39,7 +39,7 @@ class Memory(Emitter):
         self.pointers: dict[tuple[Array, Any], Any] = {}
         self._tables: dict[Any, Any] = {}
         self._place(self.plan.state, self.order + 1)
-        for group in self.plan.groups:
+        for group in self.groups:
             self._place(group.array, self.order)
 
     def _place(self, array: Array, rows: int) -> None:

@@ -1,5 +1,6 @@
 """What is computed once for each solve: `prepare`, and where its results are."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,10 +89,32 @@ class Parameters:
 def _computed(ops: Arithmetic, p: Parameter, operands: list[Any]) -> Any:
     if p.op in ("add", "mul", "div"):
         return getattr(ops, p.op)(*operands)
-    if p.op == "pow":
-        exponent: Any = p.operands[1]
-        return power(_OnValues(ops, operands[0].type), operands[0], exponent)
-    return ops.call(p.op, operands[0])
+    number = lambda x: ops.number(x, ops.entry)  # noqa: E731
+    if p.op == "pow" and isinstance(p.operands[1], float):
+        step = _OnValues(ops, operands[0].type)
+        return power(step, operands[0], p.operands[1])
+    if p.op == "select":
+        flag, x, y = operands
+        return ops.choose("!=", flag, number(0.0), x, y)
+    if p.op == "log_unless_zero":
+        [x] = operands
+        return ops.call("log", ops.choose("==", x, number(0.0), number(1.0), x))
+    if p.op == "bit":
+        # That of 2^i in an integer: it is odd, without the lower ones.
+        [x] = operands
+        halves = [
+            ops.call("floor", ops.mul(x, number(0.5**i)))
+            for i in (p.attribute, p.attribute + 1)
+        ]
+        return ops.sub(halves[0], ops.mul(number(2.0), halves[1]))
+    if p.op == "one_if_bits":
+        # Of an integer from 0 to 2^n - 1 it is 1, and otherwise no number.
+        [x] = operands
+        one, none = number(1.0), number(math.nan)
+        is_integer = ops.choose("==", ops.call("floor", x), x, one, none)
+        is_small = ops.choose("<", x, number(2.0**p.attribute), is_integer, none)
+        return ops.choose(">=", x, number(0.0), is_small, none)
+    return ops.call(p.op, *operands)
 
 
 class _OnValues:

@@ -12,8 +12,10 @@ does not depend on the time and the state.
 
 import dataclasses
 import functools as ft
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
+
+from .given import Givens
 
 
 class NotNative(Exception):
@@ -48,6 +50,9 @@ class Atom:
       the program, and may be the atom itself.
     - `attribute`: the exponent, the name of a function, the index of a state.
     - `coefficients`, `constant`: of sums (`kind == "linear"`), one for each operand.
+    - `note`: what to say of it, if the program is refused.
+    - `is_rare`: whether it is needed only for steps from points at which powers with an
+        exponent that is known at run time have no recurrence. Set by `Builder.program`.
     """
 
     index: int
@@ -57,6 +62,13 @@ class Atom:
     attribute: Any = None
     coefficients: tuple[Coefficient, ...] = ()
     constant: Coefficient = 0.0
+    note: str = ""
+    is_rare: bool = False
+
+    @property
+    def usual_operands(self) -> tuple["Atom", ...]:
+        """The operands that every step needs."""
+        return self.operands[:3] if self.kind == "variable_power" else self.operands
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,7 +89,7 @@ class Program:
 
     - `dtype`: "float64" or "float32", of all its numbers.
     - `size`: the number of entries of the state.
-    - `arguments`: the number of entries of its arguments.
+    - `givens`: computes its arguments of those of the field.
     - `parameters`: in an order in which they can be computed.
     - `atoms`: in an order in which coefficients can be computed.
     - `slopes`: the derivatives of the state.
@@ -85,10 +97,15 @@ class Program:
 
     dtype: str
     size: int
-    arguments: int
+    givens: Givens
     parameters: list[Parameter]
     atoms: list[Atom]
     slopes: list[Linear]
+
+    @property
+    def arguments(self) -> int:
+        """The number of its arguments."""
+        return self.givens.count
 
     @ft.cached_property
     def key(self) -> str:
@@ -128,9 +145,9 @@ class Builder:
     # -- coefficients
 
     def argument(self, index: int) -> Linear:
-        return Linear(self._parameter("argument", (), index), {})
+        return Linear(self.parameter("argument", (), index), {})
 
-    def _parameter(self, op: str, operands: tuple, attribute: Any = None) -> Parameter:
+    def parameter(self, op: str, operands: tuple, attribute: Any = None) -> Parameter:
         key = ("parameter", op, tuple(map(_key, operands)), attribute)
         if key not in self._known:
             made = Parameter(len(self.parameters), op, operands, attribute)
@@ -144,7 +161,7 @@ class Builder:
         for one, other in [(a, b), (b, a)]:
             if isinstance(one, float) and one in (0.0, 1.0):
                 return other if one else 0.0
-        return self._parameter("mul", (a, b))
+        return self.parameter("mul", (a, b))
 
     def _plus(self, a: Coefficient, b: Coefficient) -> Coefficient:
         if isinstance(a, float) and isinstance(b, float):
@@ -152,13 +169,13 @@ class Builder:
         for one, other in [(a, b), (b, a)]:
             if isinstance(one, float) and one == 0:
                 return other
-        return self._parameter("add", (a, b))
+        return self.parameter("add", (a, b))
 
     def _over(self, a: Coefficient, b: Coefficient) -> Coefficient:
         if isinstance(b, float) and (isinstance(a, float) or b == 1):
             # NumPy's quotient: that by zero is infinite.
             return float(_divide(a, b)) if isinstance(a, float) else a
-        return self._parameter("div", (a, b))
+        return self.parameter("div", (a, b))
 
     # -- sums
 
@@ -166,10 +183,10 @@ class Builder:
         return Linear(float(value), {})
 
     def time(self) -> Linear:
-        return self._of_atom(self._atom("time"))
+        return self._of_atom(self.atom("time"))
 
     def state(self, index: int) -> Linear:
-        return self._of_atom(self._atom("state", attribute=index))
+        return self._of_atom(self.atom("state", attribute=index))
 
     def sum(self, parts: Iterable[tuple[Coefficient, Linear]]) -> Linear:
         """The sum of `c x`, for all `(c, x)`."""
@@ -224,7 +241,7 @@ class Builder:
 
     def _sum_atom(self, x: Linear) -> Atom:
         terms = sorted(x.terms.items(), key=lambda item: item[0].index)
-        return self._atom(
+        return self.atom(
             "linear",
             tuple(atom for atom, _ in terms),
             coefficients=tuple(c for _, c in terms),
@@ -236,7 +253,7 @@ class Builder:
     def _of_atom(self, atom: Atom) -> Linear:
         return Linear(0.0, {atom: 1.0})
 
-    def _atom(
+    def atom(
         self,
         kind: str,
         operands: tuple[Atom, ...] = (),
@@ -262,10 +279,10 @@ class Builder:
             return self.scale(x.constant, y)
         (a, c), (b, d) = self.factored(x), self.factored(y)
         if a is b:
-            atom = self._atom("square", (a,))
+            atom = self.atom("square", (a,))
         else:
             a, b = (a, b) if a.index < b.index else (b, a)
-            atom = self._atom("product", (a, b))
+            atom = self.atom("product", (a, b))
         return Linear(0.0, {atom: self._times(c, d)})
 
     def square(self, x: Linear) -> Linear:
@@ -278,25 +295,25 @@ class Builder:
             return Linear(over(x.constant), terms)
         b, d = self.factored(y)
         if x.is_constant:
-            atom = self._atom("reciprocal", (b,))
+            atom = self.atom("reciprocal", (b,))
             return Linear(0.0, {atom: self._over(x.constant, d)})
         a, c = self.factored(x)
         if a is b:
             return Linear(self._over(c, d), {})
-        return Linear(0.0, {self._atom("quotient", (a, b)): self._over(c, d)})
+        return Linear(0.0, {self.atom("quotient", (a, b)): self._over(c, d)})
 
     def power(self, x: Linear, exponent: float) -> Linear:
         """`x` to the power of a number."""
         if x.is_constant:
-            return Linear(self._power_of(x.constant, exponent), {})
+            return Linear(self.parameter("pow", (x.constant, float(exponent))), {})
         # At zero, too: the recurrence divides by `x`.
         if exponent.is_integer() and 0 <= exponent < 2**31:
             return self._product_power(x, int(exponent))
         if exponent == -1:
             return self.div(self.constant(1), x)
         if exponent == 0.5:
-            return self._of_atom(self._atom("sqrt", (self.atom_of(x),)))
-        return self._of_atom(self._atom("power", (self.atom_of(x),), exponent))
+            return self._of_atom(self.atom("sqrt", (self.atom_of(x),)))
+        return self._of_atom(self.atom("power", (self.atom_of(x),), exponent))
 
     def _product_power(self, x: Linear, exponent: int) -> Linear:
         if exponent == 0:
@@ -306,51 +323,45 @@ class Builder:
         half = self.square(self._product_power(x, exponent // 2))
         return self.mul(half, x) if exponent % 2 else half
 
-    def _power_of(self, x: Coefficient, exponent: float) -> Coefficient:
-        return self._parameter("pow", (x, float(exponent)))
-
     # -- functions
 
     def constant_function(self, name: str, x: Linear) -> Linear:
         """A function of what does not move."""
-        return Linear(self._parameter(name, (x.constant,)), {})
+        return Linear(self.parameter(name, (x.constant,)), {})
 
     def times_order(self, atom: Atom) -> Atom:
         """Of a series its derivative times `t`: coefficients `k a_k`."""
-        return self._atom("times_order", (atom,))
+        return self.atom("times_order", (atom,))
 
     def integral(self, name: str, x: Linear, factor: float = 1.0) -> Atom:
         """A function with `y' = factor slope x'`; `lagged` is to be set to the slope,
         which may depend on the function."""
         atom = self.atom_of(x)
         operands = (atom, self.times_order(atom))
-        return self._atom("integral", operands, (name, factor))
+        return self.atom("integral", operands, (name, factor))
 
     def inverse(self, name: str, x: Linear, r: Linear, factor: float = 1.0) -> Linear:
         """A function with `y' = factor x' / r`."""
         operands = (self.atom_of(x), self.atom_of(r))
-        y = self._atom("inverse", operands, (name, factor))
+        y = self.atom("inverse", operands, (name, factor))
         y.lagged = (self.times_order(y),)
         return self._of_atom(y)
 
     def sigmoid_slope(self, name: str, x: Linear, y: Atom) -> Atom:
         """The slope of a sigmoid `y` of `x`, as a polynomial in `y`."""
-        return self._atom("sigmoid_slope", (self.atom_of(x), y), name)
+        return self.atom("sigmoid_slope", (self.atom_of(x), y), name)
 
     # -- the program
 
     def program(
-        self, dtype: str, size: int, arguments: int, slopes: list[Linear]
+        self, dtype: str, size: int, givens: Givens, slopes: list[Linear]
     ) -> Program:
         """What the slopes need, numbered anew."""
-        needed: set[Atom] = set()
-        stack = [atom for x in slopes for atom in x.terms]
-        while stack:
-            atom = stack.pop()
-            if atom not in needed:
-                needed.add(atom)
-                stack.extend((*atom.operands, *atom.lagged))
+        needed = _reached(slopes, lambda atom: atom.operands)
+        usual = _reached(slopes, lambda atom: atom.usual_operands)
         atoms = [atom for atom in self.atoms if atom in needed]
+        for atom in atoms:
+            atom.is_rare = atom not in usual
         numbers = [c for x in slopes for c in (x.constant, *x.terms.values())]
         for index, atom in enumerate(atoms):
             atom.index = index
@@ -363,7 +374,9 @@ class Builder:
                 numbers.extend(x.operands)
         parameters = [p for p in self.parameters if p in used]
         places = {p: i for i, p in enumerate(parameters)}
-        parameters = _renumbered(parameters, places)
+        arguments = [p.attribute for p in parameters if p.op == "argument"]
+        givens.keep(arguments)
+        parameters = _renumbered(parameters, places, arguments)
         if parameters:
             renamed = dict(zip(places, parameters))
             new = ft.partial(_renamed, renamed=renamed)
@@ -374,7 +387,20 @@ class Builder:
                 Linear(new(x.constant), {a: new(c) for a, c in x.terms.items()})
                 for x in slopes
             ]
-        return Program(dtype, size, arguments, parameters, atoms, slopes)
+        return Program(dtype, size, givens, parameters, atoms, slopes)
+
+
+def _reached(
+    slopes: Sequence[Linear], operands: Callable[[Atom], tuple[Atom, ...]]
+) -> set[Atom]:
+    found: set[Atom] = set()
+    stack = [atom for x in slopes for atom in x.terms]
+    while stack:
+        atom = stack.pop()
+        if atom not in found:
+            found.add(atom)
+            stack.extend((*operands(atom), *atom.lagged))
+    return found
 
 
 def _renamed(x: Coefficient, renamed: dict[Parameter, Parameter]) -> Coefficient:
@@ -382,12 +408,16 @@ def _renamed(x: Coefficient, renamed: dict[Parameter, Parameter]) -> Coefficient
 
 
 def _renumbered(
-    parameters: Sequence[Parameter], places: dict[Parameter, int]
+    parameters: Sequence[Parameter],
+    places: dict[Parameter, int],
+    arguments: Sequence[int],
 ) -> list[Parameter]:
     renamed: dict[Parameter, Parameter] = {}
+    numbers = {old: new for new, old in enumerate(arguments)}
     for p in parameters:
         operands = tuple(_renamed(x, renamed) for x in p.operands)
-        renamed[p] = Parameter(places[p], p.op, operands, p.attribute)
+        attribute = numbers[p.attribute] if p.op == "argument" else p.attribute
+        renamed[p] = Parameter(places[p], p.op, operands, attribute)
     return list(renamed.values())
 
 

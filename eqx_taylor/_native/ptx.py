@@ -56,7 +56,7 @@ def compiled(text: str, kernels: tuple[str, ...]) -> str:
 def _functions() -> Iterator[tuple[str, str]]:
     """The names of functions, and those which NVIDIA's have."""
     # A GPU has instructions for these.
-    for name in INTRINSICS - {"sqrt", "fabs"}:
+    for name in INTRINSICS - {"sqrt", "fabs", "floor"}:
         yield f"llvm.{name}.f64", f"__nv_{name}"
         yield f"llvm.{name}.f32", f"__nv_{name}f"
     for name in LIBRARY:

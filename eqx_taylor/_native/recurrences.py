@@ -21,6 +21,8 @@ class Step(abc.ABC):
     """What a recurrence is written in. Values are those of some atoms at once."""
 
     attribute: Any
+    # Whether this is of the series for special points, in which all atoms are computed.
+    is_rare: bool
 
     @abc.abstractmethod
     def at(self, a: Name) -> Any:
@@ -71,7 +73,11 @@ class Step(abc.ABC):
     def fma(self, x: Any, y: Any, z: Any) -> Any: ...
 
     @abc.abstractmethod
-    def call(self, name: Any, x: Any) -> Any: ...
+    def call(self, name: Any, x: Any, *rest: Any) -> Any: ...
+
+    @abc.abstractmethod
+    def choose(self, test: str, x: Any, y: Any, a: Any, b: Any) -> Any:
+        """`a` where the test of `x` and `y` holds, and `b` elsewhere."""
 
     def level(self, a: Name) -> int:
         """Operands of higher levels are known later."""
@@ -170,6 +176,61 @@ def _inverse(s: Step) -> Any:
 def _sigmoid_slope(s: Step) -> Any:
     square = s.square_sum(1, 0)
     return s.neg(square) if s.attribute == "tanh" else s.sub(s.at(1), square)
+
+
+# x y' = p x' y  =>
+#     k x_0 y_k = p Σ_{j=1..k} j x_j y_{k-j} - Σ_{j=1..k-1} x_j (k-j) y_{k-j}
+# Operand 1 has the coefficients j x_j. Where x_0 is zero the value is operand 3.
+@_kind("variable_power", lambda s: s.call("pow", s.first(0), s.first(2)))
+def _variable_power(s: Step) -> Any:
+    slopes = s.mul(s.first(2), s.sum(1, Y, 1, 0))
+    total = s.sub(slopes, s.sum(0, LAGGED, 1, 1))
+    y = s.div(s.mul(s.order(lambda k: 1 / k), total), s.first(0))
+    if not s.is_rare:
+        return y
+    return s.choose("==", s.first(0), s.number(0.0), s.at(3), y)
+
+
+# y' = c v' y, c = log(b)  =>  y_k = c/k Σ_{j=1..k} j v_j y_{k-j}
+@_kind("exponential", lambda s: s.call("pow", s.first(2), s.first(0)))
+def _exponential(s: Step) -> Any:
+    factor = s.mul(s.order(lambda k: 1 / k), s.first(3))
+    return s.mul(factor, s.sum(1, Y, 1, 0))
+
+
+# y' = w' y  =>  y_k = 1/k Σ_{j=1..k} j w_j y_{k-j}
+@_kind("power_of_both", lambda s: s.call("pow", s.first(0), s.first(1)))
+def _power_of_both(s: Step) -> Any:
+    return s.mul(s.order(lambda k: 1 / k), s.sum(2, Y, 1, 0))
+
+
+# t y' = z  =>  y_k = z_k / k
+@_kind("integrated", lambda s: s.call(s.attribute, s.first(1), s.first(2)))
+def _integrated(s: Step) -> Any:
+    return s.mul(s.order(lambda k: 1 / k), s.at(0))
+
+
+def _select(s: Step) -> Any:
+    return s.choose("!=", s.first(0), s.number(0.0), s.at(1), s.at(2))
+
+
+_kind("select", _select)(_select)
+
+
+def _of_larger(s: Step) -> Any:
+    sizes = s.call("fabs", s.first(0)), s.call("fabs", s.first(1))
+    return s.choose(">=", *sizes, s.at(2), s.at(3))
+
+
+_kind("of_larger", _of_larger)(_of_larger)
+
+
+def _larger(s: Step) -> Any:
+    x, y = s.first(0), s.first(1)
+    return s.choose(">=", x, y, x, y)
+
+
+_kind("frozen_max", _larger)(lambda s: s.number(0.0))
 
 
 def power(s: Any, x: Any, exponent: float) -> Any:

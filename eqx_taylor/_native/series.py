@@ -76,12 +76,26 @@ def series_function(
     if unroll is None:
         unroll = is_small(program, order)
     groups = plan(program, width if lanes == 1 else 1, apart=unroll)
+    common = program, groups, parameters, order, shared
+    work, rare = 0, None
+    if any(group.is_rare for group in groups.groups):
+        rare = ir.Function(module, type_, f"{name}_at_special_points")
+        rare.linkage = "internal"
+        rare.attributes.add("noinline")
+        inside = Arithmetic(
+            ir.IRBuilder(rare.append_basic_block("entry")), program.dtype, lanes
+        )
+        emitter = Looped(inside, *common, rare.args, is_rare=True)
+        emitter.write()
+        inside.builder.ret_void()
+        work = emitter.work_size
     kind = Unrolled if unroll else Looped
-    emitter = kind(ops, program, groups, parameters, order, shared, function.args)
+    emitter = kind(ops, *common, function.args, rare)
     emitter.write()
     ops.builder.ret_void()
+    work = max(work, emitter.work_size)
     prepare = parameters.prepare(module, f"{name}_prepare", 1 if shared else lanes)
-    return SeriesCode(function, prepare, parameters.count, emitter.work_size)
+    return SeriesCode(function, prepare, parameters.count, work)
 
 
 # The number of multiplications up to which a series is written order by order: it then
@@ -97,6 +111,7 @@ def is_small(program: Program, order: int) -> bool:
     the entries of one solve fill the vectors, and with lanes each takes 1.2 to 1.5
     times as long as alone: the memory of all lanes is too large for the first cache.
     """
-    products = sum(atom.kind not in ("state", "linear") for atom in program.atoms)
-    terms = sum(len(atom.operands) for atom in program.atoms)
+    atoms = [atom for atom in program.atoms if not atom.is_rare]
+    products = sum(atom.kind not in ("state", "linear") for atom in atoms)
+    terms = sum(len(atom.operands) for atom in atoms)
     return products * order**2 / 2 + (terms + program.size) * order <= _SMALL

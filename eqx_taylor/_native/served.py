@@ -260,7 +260,13 @@ def _read_field(term: Any, t0: Any, y0: Any, args: Any) -> _Program:
     known.update(var for var in jaxpr.jaxpr.outvars if _is_var(var))
     first = 1 + len(leaves)
     inputs = zip(jaxpr.jaxpr.invars[first:], arrays)
-    used = [i for i, (v, x) in enumerate(inputs) if v in known and _is_traced(x)]
+    # (There are no zeros of keys of random numbers.)
+    used = [
+        i
+        for i, (v, x) in enumerate(inputs)
+        if _is_traced(x)
+        and (v in known or jnp.issubdtype(x.dtype, jax.dtypes.extended))
+    ]
 
     # As for XLA, arrays with values are constants of the program.
     def pruned(*inputs):
@@ -322,12 +328,12 @@ def _run(field: _Program, kwargs: Any) -> Outputs:
         controller.factormax,
     ]
     settings = jnp.stack([jnp.asarray(x).astype(dtype) for x in settings])
+    stop = jax.lax.stop_gradient
     ts = [sub.ts for sub in subs if sub.ts is not None]
     ts = ts[0] if ts else jnp.zeros(0, dtype)
-    stop = jax.lax.stop_gradient
     inputs = (
         _flat(leaves, dtype),
-        _flat([arrays[i] for i in field.used], dtype),
+        field.program.givens.arguments([stop(arrays[i]) for i in field.used], dtype),
         settings,
         ts,
     )

@@ -15,7 +15,7 @@ class StepInMemory(Step):
 
     def __init__(self, emitter: Memory, group: Group, k: Any, block: Sequence[Any]):
         self.emitter, self.group, self.k, self.block = emitter, group, k, block
-        self.attribute = group.attribute
+        self.attribute, self.is_rare = group.attribute, emitter.is_rare
         self.ops = emitter.ops
         self.type = emitter.ops.chunk(group.array.width)
 
@@ -150,5 +150,8 @@ class StepInMemory(Step):
     def level(self, a):
         return self._source(a).array.level
 
-    def call(self, name, x):
-        return [self.ops.call(name, one) for one in x]
+    def call(self, name, x, *rest):
+        return [self.ops.call(name, *each) for each in zip(x, *rest)]
+
+    def choose(self, test, x, y, a, b):
+        return [self.ops.choose(test, *each) for each in zip(x, y, a, b)]

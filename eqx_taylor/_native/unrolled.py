@@ -29,10 +29,12 @@ class Unrolled(Emitter):
             ops.store(x, ops.at(self.coefficients, i, ops.entry))
         self.rows[state, 0] = self._chunks(first)
         for k in range(self.order):
-            for group in self.plan.groups:
+            for group in self.groups:
                 self.rows[group.array, k] = [
                     self._chunk(group, k, c) for c in range(group.array.chunks)
                 ]
+            if k == 0:
+                self.leave_if_rare()
             self._write_state(k)
             if k == 0 and self.needed is not None:
                 self._return_if(self.needed)
@@ -96,7 +98,7 @@ class _Step(Step):
 
     def __init__(self, emitter: Unrolled, group: Group, k: int, chunk: int):
         self.emitter, self.group, self.k, self.chunk = emitter, group, k, chunk
-        self.attribute = group.attribute
+        self.attribute, self.is_rare = group.attribute, emitter.is_rare
         self.ops = emitter.ops
         self.type = emitter.ops.chunk(group.array.width)
 
@@ -186,5 +188,11 @@ class _Step(Step):
             return z
         return self.ops.mul(x, y) if z is None else self.ops.fma(x, y, z)
 
-    def call(self, name, x):
-        return self.ops.call(name, x)
+    def call(self, name, x, *rest):
+        return self.ops.call(name, x, *rest)
+
+    def choose(self, test, x, y, a, b):
+        if a is None and b is None:
+            return None
+        a, b = (self.number(0.0) if x is None else x for x in (a, b))
+        return self.ops.choose(test, x, y, a, b)
