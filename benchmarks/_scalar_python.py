@@ -45,6 +45,8 @@ def _text(x: Any) -> str:
 class _Step(Step):
     """One order of one atom, as lines of source."""
 
+    is_rare = False
+
     def __init__(self, lines: list[str], atom: Atom, rows: dict[Atom, int], k: str):
         self.attribute, self.lines, self.k = atom.attribute, lines, k
         self.rows: dict[Any, int] = {Y: rows[atom]}
@@ -106,12 +108,15 @@ class _Step(Step):
     def fma(self, x, y, z):
         return self._new(f"{x} * {y} + {z}")
 
-    def call(self, name, x):
+    def call(self, name, x, *rest):
         if isinstance(name, tuple):
             return self._new(f"pow({x}, F({name[1]!r}))")
         if name == "tanh_slope":
             return self._new(f"F(1.0) - tanh({x}) * tanh({x})")
-        return self._new(f"{name}({x})")
+        return self._new(f"{name}({', '.join([x, *rest])})")
+
+    def choose(self, test, x, y, a, b):
+        return self._new(f"{a} if {x} {test} {y} else {b}")
 
 
 def _sum(x: Linear, rows: dict[Atom, int], k: str) -> str:

@@ -85,7 +85,6 @@ class Compiled:
         self.times = traced - start, written - traced, done - written
         self._shape = case.order + 1, program.size
         y0 = [np.ravel(np.asarray(x)) for x in leaves]
-        numbers = [np.ravel(np.asarray(x)) for x in args]
         self._found = _aligned(self._shape[0] * self._shape[1])
         self._arrays = [
             _aligned(1),
@@ -94,7 +93,8 @@ class Compiled:
             self._found,
             _aligned(code.work),
         ]
-        given = _aligned(program.arguments, np.concatenate([[], *numbers]))
+        numbers = np.asarray(program.givens.arguments(args, program.dtype))
+        given = _aligned(program.arguments, numbers)
         self._call(code.prepare.name, given, self._arrays[2])
 
     def _call(self, name: str, *arrays: np.ndarray, count: int | None = None) -> None:
