@@ -137,6 +137,9 @@ class _Block:
         self.active = x.variable(ends)
         self.save_state(self.y1, None)
         with b.if_then(x.any(ends)):
+            # A step that is the last one does not fill it, and it is looked at.
+            with loop(b, index(0), index((shape.order + 1) * shape.n)) as i:
+                x.store(x.constant(0.0), self.d.get(), i)
             self.expand(settings["t0"], self.c.get(), index(shape.order))
             self.choose_first_step()
             with repeating(b, lambda: x.any(self.active.get())):
