@@ -100,10 +100,11 @@ def interpolated(
     sizes = jnp.abs(terms)
     rest = sizes[-2] + sizes[-1] + errors[0] + errors[1]
     eps = float(jnp.finfo(dtype).eps)
-    rounding = NOISE * eps * jnp.sum(sizes, axis=0) + least * factors
+    size = jnp.sum(sizes, axis=0)
     # Coefficients of rounding errors would be large ones of powers.
-    terms = jnp.where(sizes > eps * jnp.sum(sizes, axis=0), terms, 0)
+    terms = jnp.where(sizes > eps * size[None], terms, 0)
     products = terms.T[:, :, None] * jnp.asarray(_POWERS, dtype)[None]
     rows, again = normalised(jnp.sum(products, axis=1))
     noise = noise_of(rows) + (rest + least * factors) * again
-    return Interpolated(rows, noise, rest <= _RESOLVED * rounding)
+    is_resolved = rest <= _RESOLVED * (NOISE * eps * size + least * factors)
+    return Interpolated(rows, noise, is_resolved)
