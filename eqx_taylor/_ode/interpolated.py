@@ -7,6 +7,7 @@ one may be none of the other. The interpolating polynomial is `g(p(x))` up to ro
 errors, if its last coefficients are: otherwise the part of the step has to be shorter.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -98,11 +99,16 @@ def interpolated(
     there, factors = normalised(jax.vmap(values)(points).T)
     terms, errors = interpolate(there.T[:-1], there.T[-1])
     sizes = jnp.abs(terms)
-    rest = sizes[-2] + sizes[-1] + errors[0] + errors[1]
     eps = float(jnp.finfo(dtype).eps)
+    # The powers of T_k have coefficients of up to (3 + 2 sqrt 2)^k, which amplify
+    # rounding errors: those of a single rounding have to stay below 1. (In float64 this
+    # leaves all terms, in float32 ten.)
+    kept = 1 + int(-math.log(eps) / math.log(3 + 2 * math.sqrt(2)))
+    rest = jnp.sum(sizes[min(kept, NODES - 2) :], axis=0) + errors[0] + errors[1]
     size = jnp.sum(sizes, axis=0)
     # Coefficients of rounding errors would be large ones of powers.
-    terms = jnp.where(sizes > eps * size[None], terms, 0)
+    is_kept = jnp.asarray(np.arange(NODES) < kept)[:, None]
+    terms = jnp.where(is_kept & (sizes > eps * size[None]), terms, 0)
     products = terms.T[:, :, None] * jnp.asarray(_POWERS, dtype)[None]
     rows, again = normalised(jnp.sum(products, axis=1))
     noise = noise_of(rows) + (rest + least * factors) * again
