@@ -261,7 +261,7 @@ def _search(
         length = max(rows.shape[1], NODES)
         by_series = Interpolated(_padded(rows, length), noise_of(rows), ~differ)
 
-        def by_values():
+        def by_nodes():
             y1 = evaluate_polynomials(curves, one)
             size = size_of_parts(conditions, start_time + h, y1) * factors
             least = NOISE * float(jnp.finfo(size.dtype).eps) * size
@@ -274,7 +274,7 @@ def _search(
         leaving = departure(rows, by_series.noise)
         # Conditions that are not their series are interpolated.
         rows, noise, is_resolved = jax.lax.cond(
-            eqxi.unvmap_any(jnp.any(differ)), by_values, lambda: by_series
+            eqxi.unvmap_any(jnp.any(differ)), by_nodes, lambda: by_series
         )
         side = found.side.astype(rows.dtype)
         side = jnp.where(side == 0, leaving, side)
