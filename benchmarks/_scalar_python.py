@@ -103,6 +103,9 @@ class _Step(Step):
     def neg(self, x):
         return self._new(f"-{x}")
 
+    def fma(self, x, y, z):
+        return self._new(f"{x} * {y} + {z}")
+
     def call(self, name, x):
         if isinstance(name, tuple):
             return self._new(f"pow({x}, F({name[1]!r}))")

@@ -27,6 +27,12 @@ from .work_precision import take_turns
 
 
 TITLE = "Solves by machine code"
+PARTS = """One call of a solve, in µs: all of it; a solve that is one of a thousand in
+a loop inside of one `jit`, so that no call is in it; and a call which returns an array
+more than the state has, and computes nothing.
+
+| | ours | in a loop | nothing | Dopri8 | in a loop | nothing |
+|---|---:|---:|---:|---:|---:|---:|"""
 TEXT = """
 Ours is `diffrax.diffeqsolve` with `TaylorSolver`, `TaylorController` and
 `adjoint=NativeAdjoint()`, under `jit`, and under `vmap` for ensembles. Compile times
@@ -76,8 +82,14 @@ def by_dopri8(field, y0, t1, rtol, atol):
 
 
 def compiled(fun: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    """A function under `jit`, and the seconds that it takes to compile. It is not the
+    executable that is returned: with a callback in it, as `throw=True` has for the
+    error, JAX calls one by Python, and takes 40 µs more."""
     jax.clear_caches()
-    return timed(lambda: jax.jit(lambda *args: fun(*args)).lower(*args).compile())
+    _, seconds = timed(lambda: jax.jit(lambda *args: fun(*args)).lower(*args).compile())
+    run = jax.jit(lambda *args: fun(*args))
+    jax.block_until_ready(run(*args))
+    return run, seconds
 
 
 def single(seconds: float, module: Any) -> tuple[list[Figure], list[str]]:
@@ -228,6 +240,43 @@ def users(seconds: float) -> list[Figure]:
     return figures
 
 
+# Solves in a loop inside of one function.
+_IN_A_LOOP = 1000
+
+
+def parts(seconds: float) -> list[str]:
+    """Where the time of one call goes: a row for each of the smallest problems."""
+    rows = []
+    for name, field, y0, t1, rtol, atol, many, _ in _users():
+        if many is not None:
+            continue
+
+        def in_a_loop(method, field=field, t1=t1, rtol=rtol, atol=atol):
+            def again(_, y):
+                y1, _ = method(field, y, t1, rtol, atol)
+                # The same problem each time, which waits for the one before.
+                return jax.tree.map(lambda a, b: a + 0 * b, y0, y1)
+
+            return lambda y0: jax.lax.fori_loop(0, _IN_A_LOOP, again, y0)
+
+        def nothing(y0):
+            return y0, jnp.array(0)
+
+        def alone(method, field=field, t1=t1, rtol=rtol, atol=atol):
+            return lambda y0: method(field, y0, t1, rtol, atol)
+
+        columns = []
+        for method in (solve, by_dopri8):
+            funs = nothing, in_a_loop(method), alone(method)
+            calls = [compiled(fun, y0)[0] for fun in funs]
+            runs = [lambda f=f, y=y0: f(y) for f in calls]
+            empty, loop, call = map(Time.of, take_turns(runs, seconds, in_a_row=20))
+            columns += [call.median, loop.median / _IN_A_LOOP, empty.median]
+        cells = " | ".join(f"{1e6 * x:.3g}" for x in columns)
+        rows.append(f"| {name} | {cells} |")
+    return rows
+
+
 def run(seconds: float) -> Report:
     jax.config.update("jax_enable_x64", True)
     os.environ["EQX_TAYLOR_CACHE_DIR"] = ""
@@ -238,7 +287,7 @@ def run(seconds: float) -> Report:
     warm_up()
     module = heyoka()
     figures = users(seconds)
-    text = TEXT
+    text = "\n".join([TEXT, PARTS, *parts(seconds), ""])
     if module is None:
         return Report(TITLE, text + "\n" + MISSING, figures)
     more, rows = single(seconds, module)

@@ -603,3 +603,35 @@ def test_jet_through_a_solve():
     np.testing.assert_allclose(value, 1.5 / 0.4, rtol=1e-10)
     exact = [math.factorial(k) * 0.4 ** (k - 1) / 0.4 ** (k + 1) for k in (1, 2, 3)]
     np.testing.assert_allclose(derivatives, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tol", [1e-4, 1e-6, 1e-8])
+def test_a_steady_state_is_reached_at_a_tenth_of_the_tolerance(tol):
+    """What the documentation advises: with equal tolerances the field stays above that
+    of the event. The steady state of `p - y**3` is the cube root of `p`."""
+    event = diffrax.Event(diffrax.steady_state_event(rtol=tol, atol=tol))
+    solver, controller = eqx_taylor.taylor_method(rtol=tol / 10, atol=tol / 10)
+
+    def steady(p):
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, p: p - y**3),
+            solver,
+            t0=0.0,
+            t1=jnp.inf,
+            dt0=None,
+            y0=jnp.array(3.0),
+            args=p,
+            stepsize_controller=controller,
+            event=event,
+            adjoint=diffrax.ImplicitAdjoint(),
+            max_steps=100,
+        )
+        return solution.ys[-1]
+
+    # Diffrax multiplies times by an integer there.
+    with jax.numpy_dtype_promotion("standard"):
+        y, slope = jax.jit(jax.value_and_grad(steady))(2.0)
+    root = 2.0 ** (1 / 3)
+    # The slope of the field is -3 y**2, about -4.8.
+    np.testing.assert_allclose(y, root, atol=tol)
+    np.testing.assert_allclose(slope, 1 / (3 * root**2), rtol=5 * tol)

@@ -179,6 +179,36 @@ def test_nothing_to_solve():
     assert found.stats["num_steps"] == 0
 
 
+@needs_llvmlite
+@pytest.mark.parametrize("compensated", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 9, 17])
+def test_sizes(size, compensated):
+    """The loop looks at several entries at once, and the last ones are fewer. In lanes
+    it looks at one: the steps are the same. An entry that is zero has no error."""
+    rates = jnp.linspace(0.2, 1.5, size)
+    entries = jnp.arange(size, dtype=float)
+    y0 = jnp.where(entries == 1, 0.0, 1 + entries)
+
+    def end(y0, t1):
+        solution = solve(
+            lambda t, y, rates: -rates * y,
+            y0,
+            t1,
+            rates,
+            order=8,
+            solver=TaylorSolver(order=8, compensated=compensated),
+            stepsize_controller=TaylorController(rtol=1e-11, atol=0.0),
+        )
+        return solution.ys[0], solution.stats["num_steps"]
+
+    found, steps = jax.jit(end)(y0, 2.0)
+    exact = y0 * jnp.exp(-2.0 * rates)
+    np.testing.assert_allclose(found, exact, rtol=1e-10)
+    both = jax.vmap(end, in_axes=(None, 0))(y0, jnp.array([2.0, 1.0]))
+    np.testing.assert_allclose(both[0][0], exact, rtol=1e-10)
+    assert steps == both[1][0]
+
+
 # -- what fails
 
 
@@ -415,7 +445,7 @@ def test_machine_code_is_kept(folder, monkeypatch):
     def run(factor):
         # As in a process of its own; what XLA knows stays.
         machines.append(fresh := engine.Machine())
-        monkeypatch.setattr("eqx_taylor._native.call.machine", lambda: fresh)
+        monkeypatch.setattr("eqx_taylor._native.cpu.machine", lambda: fresh)
         compiled = []
         monkeypatch.setattr(
             fresh,

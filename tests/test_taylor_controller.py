@@ -290,6 +290,30 @@ def test_component_that_is_zero():
     np.testing.assert_allclose(solution.ys[0], [np.exp(np.sin(3.0)), 0], rtol=1e-8)
 
 
+@pytest.mark.parametrize("dtype, end", [(np.float32, 100.0), (np.float64, 800.0)])
+def test_component_that_underflows(dtype, end):
+    """With `atol=0` its tolerance underflows long before it does itself. At the end
+    exp(-t) has underflowed, too."""
+    rtol = 1e-5
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: y * jnp.stack([jnp.cos(t), -args])),
+        TaylorSolver(8),
+        jnp.zeros((), dtype),
+        jnp.asarray(end, dtype),
+        None,
+        jnp.ones(2, dtype),
+        jnp.ones((), dtype),
+        stepsize_controller=TaylorController(rtol, 0.0),
+        max_steps=3000,
+        throw=False,
+    )
+    assert solution.result == RESULTS.successful
+    steady, decayed = solution.ys[0]
+    assert steady.dtype == dtype
+    np.testing.assert_allclose(steady, np.exp(np.sin(end)), rtol=100 * rtol)
+    assert abs(decayed) < 100 * np.finfo(dtype).tiny
+
+
 # -- the other arguments of the controller
 
 

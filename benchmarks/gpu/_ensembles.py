@@ -11,6 +11,7 @@ import numpy as np
 
 from eqx_taylor import (
     _outer_solar_system as solar_system,
+    NativeAdjoint,
     TaylorController,
     TaylorSolver,
 )
@@ -25,6 +26,8 @@ from ._steps import Context, Sizes, Step
 # Bounds the loop where a tolerance is out of reach and steps become ever shorter.
 MAX_STEPS = 2**16
 OURS = "TaylorSolver"
+# On a GPU the solve is one kernel, with a thread for each trajectory.
+NATIVE = "NativeAdjoint: TaylorSolver"
 
 
 def solve(
@@ -40,9 +43,12 @@ def solve(
     fixed_step: float | None = None,
 ) -> tuple[Any, Any]:
     """The final state of one trajectory and the number of its steps."""
-    if who == OURS:
+    adjoint = diffrax.ForwardMode()
+    if who in (OURS, NATIVE):
         solver = TaylorSolver(order=order)
         controller = TaylorController
+        if who == NATIVE:
+            adjoint = NATIVE_ADJOINT
     else:
         solver = getattr(diffrax, who)()
         controller = diffrax.PIDController
@@ -59,13 +65,23 @@ def solve(
         y0=y0,
         args=args,
         stepsize_controller=steps,
-        adjoint=diffrax.ForwardMode(),
+        adjoint=adjoint,
         max_steps=MAX_STEPS,
         # An error of one lane would have to be looked for on the host.
         throw=False,
     )
     y1 = jax.tree.map(lambda y: y[-1], solution.ys)
     return y1, solution.stats["num_steps"]
+
+
+class _NoOther(diffrax.AbstractAdjoint):
+    """What is measured as a kernel is not to run in XLA unnoticed."""
+
+    def loop(self, **kwargs: Any) -> Any:
+        raise RuntimeError("there is no machine code of this solve")
+
+
+NATIVE_ADJOINT = NativeAdjoint(otherwise=_NoOther())
 
 
 def lanes(fun: Callable) -> Callable:
@@ -139,10 +155,11 @@ class _Sample:
 
 def lorenz(sizes: Sizes) -> Iterator[Step]:
     solvers = OURS, *sizes.peers
-    for who in solvers:
+    adaptive = OURS, NATIVE, *sizes.peers
+    for who in adaptive:
         yield _lorenz_step(sizes, who, "float32", 1)
     for wave, target in enumerate(sizes.errors, 1):
-        for who in solvers:
+        for who in adaptive:
             yield _lorenz_step(sizes, who, "float64", wave, target=target)
     for who in solvers:
         yield _lorenz_step(sizes, who, "float32", 2, fixed_step=sizes.fixed_step)
@@ -172,7 +189,9 @@ def _lorenz_step(
             else f"{dtype}, error {target:g}"
         )
         tolerance = PUBLISHED_TOLERANCE if target is None else target / GROWTH
-        kwargs = dict(order=order_for(tolerance, sizes))
+        kwargs = {}
+        if who in (OURS, NATIVE):
+            kwargs = dict(order=order_for(tolerance, sizes))
 
     def run(context: Context) -> Iterator[Line]:
         fun = _lorenz_solve(who, dtype, fixed_step=fixed_step, **kwargs)
@@ -201,7 +220,7 @@ def _lorenz_step(
                 wanted=number,
                 error=error,
                 tolerance=None if fixed_step is not None else tolerance,
-                order=kwargs.get("order") if who == OURS else None,
+                order=kwargs.get("order"),
             )
 
     return Step("lorenz", f"{work}: {who}", run, 20.0, wave, at_most=120.0)
@@ -244,7 +263,7 @@ SOLAR_ERROR = 1e-9
 
 
 def solar(sizes: Sizes) -> Iterator[Step]:
-    for who in (OURS, *sizes.peers):
+    for who in (OURS, NATIVE, *sizes.peers):
         yield _solar_step(sizes, who)
 
 
@@ -277,6 +296,7 @@ def _solar_step(sizes: Sizes, who: str) -> Step:
             return float(np.max(lane_errors(y1, exact)))
 
         tolerance, error = tolerance_for(SOLAR_ERROR, error_at, 1e-15)
+        is_ours = who not in sizes.peers
 
         def attempt(number):
             args = solar_problem(number), jnp.zeros(number), jnp.array(tolerance)
@@ -291,7 +311,7 @@ def _solar_step(sizes: Sizes, who: str) -> Step:
             wanted=sizes.solar_systems,
             error=error,
             tolerance=tolerance,
-            order=order_for(SOLAR_ERROR / GROWTH, sizes) if who == OURS else None,
+            order=order_for(SOLAR_ERROR / GROWTH, sizes) if is_ours else None,
         )
 
     return Step("solar", who, run, 25.0, at_most=120.0)

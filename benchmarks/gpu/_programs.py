@@ -1,6 +1,7 @@
 """Programs whose values on the device are compared with those on the CPU: networks,
 linear algebra, control flow, operators, solves and their gradients."""
 
+import functools as ft
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from eqx_taylor import (
 )
 
 from ._check import Check
-from ._ensembles import lorenz_problem
+from ._ensembles import lorenz_problem, NATIVE_ADJOINT
 from ._networks import network
 from ._steps import Sizes
 
@@ -243,14 +244,14 @@ def solves(sizes: Sizes) -> list[Check]:
         assert solution.ys is not None
         return [solution.ts, solution.ys[1]]
 
-    def dense(y0, length, tolerance):
+    def dense(y0, length, tolerance, **kwargs):
         ts = jnp.linspace(0.1, 2.9, 7, dtype=tolerance.dtype)
         save = diffrax.SaveAt(ts=ts, dense=True, steps=False)
-        solution = _solve(sizes, y0, length, tolerance, saveat=save)
+        solution = _solve(sizes, y0, length, tolerance, saveat=save, **kwargs)
         between = jax.vmap(solution.evaluate)(ts + 0.05)
         return jax.tree.leaves((solution.ys, between))
 
-    def in_lanes(y0, rho, tolerance):
+    def in_lanes(y0, rho, tolerance, **kwargs):
         def one(y0, rho):
             def field(t, y, rho):
                 a, b, c = y
@@ -266,6 +267,7 @@ def solves(sizes: Sizes) -> list[Check]:
                 args=rho,
                 stepsize_controller=TaylorController(rtol=tolerance, atol=tolerance),
                 max_steps=4096,
+                **kwargs,
             )
             assert solution.ys is not None
             return solution.ys[-1]
@@ -276,19 +278,31 @@ def solves(sizes: Sizes) -> list[Check]:
         tolerance = jnp.asarray(accuracy(dtype), dtype)
         return (*lorenz_problem(sizes.check_lanes, dtype), tolerance)
 
-    named = {"diffeqsolve": at_the_end, "event": event, "SaveAt(ts, dense)": dense}
+    native = ft.partial(dense, adjoint=NATIVE_ADJOINT)
+    named = {
+        "diffeqsolve": at_the_end,
+        "event": event,
+        "SaveAt(ts, dense)": dense,
+        "NativeAdjoint, SaveAt(ts, dense)": native,
+    }
     # Steps, and what is found between them, differ within the tolerance.
     return [
         *[
             Check(name, fun, _solve_args(sizes), accuracy)
             for name, fun in named.items()
         ],
-        Check(
-            f"vmap over {sizes.check_lanes} lanes",
-            in_lanes,
-            lanes,
-            lambda dtype: 10 * accuracy(dtype),
-        ),
+        *[
+            Check(
+                f"{name}vmap over {sizes.check_lanes} lanes",
+                fun,
+                lanes,
+                lambda dtype: 10 * accuracy(dtype),
+            )
+            for name, fun in [
+                ("", in_lanes),
+                ("NativeAdjoint, ", ft.partial(in_lanes, adjoint=NATIVE_ADJOINT)),
+            ]
+        ],
     ]
 
 

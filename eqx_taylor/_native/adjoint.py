@@ -25,9 +25,11 @@ class NativeAdjoint(diffrax.AbstractAdjoint):
     `diffrax.diffeqsolve(..., adjoint=NativeAdjoint())` with
     [`eqx_taylor.TaylorSolver`][] and [`eqx_taylor.TaylorController`][] returns the same
     solution as without it, to the tolerances, and takes less time to compile and to
-    run. It needs `pip install "eqx_taylor[native]"`, and runs on CPUs. It works inside
-    `jax.jit`. Under `jax.vmap` each solve has its own steps, and the solves share the
-    vector instructions and all cores of the processor.
+    run. It needs `pip install "eqx_taylor[native]"`. It works inside `jax.jit`. Under
+    `jax.vmap` each solve has its own steps; on a CPU the solves share the vector
+    instructions and all cores, and on an NVIDIA GPU each is made by one thread. The
+    latter was checked by compiling it for GPUs and by interpreting its instructions,
+    and has not yet run on a GPU.
 
     The vector field has to consist of smooth operations on scalars: elementwise
     functions, sums, products of matrices, operations that move entries, loops of known

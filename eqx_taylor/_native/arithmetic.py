@@ -9,10 +9,10 @@ from .elementary import exp, tanh
 
 
 # Functions that LLVM knows, of vectors too.
-_INTRINSICS = frozenset(["sqrt", "exp", "exp2", "log", "log2", "sin", "cos", "fabs"])
+INTRINSICS = frozenset(["sqrt", "exp", "exp2", "log", "log2", "sin", "cos", "fabs"])
 # Functions of the C library, which every Python has loaded. (A name that nobody knows
 # would end the process when it is called.)
-_LIBRARY = frozenset(
+LIBRARY = frozenset(
     """
     acos acosh asin asinh atan atanh cbrt cosh erf erfc expm1 log1p pow sinh tan tanh
     """.split()
@@ -164,7 +164,7 @@ class Arithmetic(Operations):
             return self.mul(self.number(4.0, x.type), self._bell(q))
         if name == "logistic_slope":
             return self._bell(self.call("exp", self.neg(self.call("fabs", x))))
-        if name in _INTRINSICS:
+        if name in INTRINSICS:
             return self._intrinsic(name, x)
         exponent = None
         if isinstance(name, tuple):
@@ -178,7 +178,7 @@ class Arithmetic(Operations):
 
     def _each(self, name: str, x: Any, exponent: Any) -> Any:
         """A function of the C library, of each number."""
-        assert name in _LIBRARY, name
+        assert name in LIBRARY, name
         count = 1 if exponent is None else 2
         fun = self._declared(name + self.suffix, self.scalar, count)
         rest = []

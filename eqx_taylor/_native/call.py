@@ -1,38 +1,20 @@
 """A whole solve as one call of machine code, from a program of JAX."""
 
+import functools as ft
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import llvmlite.ir as ir
-import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array
 
-from .engine import has_threads, machine, number_of_threads
-from .handler import define_handler, interface_version
-from .layout import COUNTS, Shape
-from .loop import define_block
-from .program import NotNative, Program
-from .series import is_small, series_function
-
-
-class Solve(NamedTuple):
-    """What a solve is compiled for.
-
-    **Fields:**
-
-    - `program`: the vector field.
-    - `order`, `compensated`: of the solver.
-    - `max_steps`: the largest number of steps, or -1 for no limit.
-    - `rows`: how many coefficients are returned of each step: 0, 1 or all.
-    """
-
-    program: Program
-    order: int
-    compensated: bool
-    max_steps: int
-    rows: int
+from .block import Solve as Solve
+from .cpu import on_cpu
+from .cuda import on_cuda
+from .handler import interface_version
+from .layout import COUNTS
+from .platforms import by_platform
+from .program import NotNative
 
 
 class Solved(NamedTuple):
@@ -127,64 +109,9 @@ def _call(
     ]
     if lanes == 0:
         return [jnp.zeros(x.shape, x.dtype) for x in outs]
-    width = _width(lanes, solve)
-    shared = args.shape[0] == 1
-    name = _target(solve, width, shared, times > 0)
-    most = np.iinfo(np.int32).max
-    limits = [most if solve.max_steps < 0 else min(solve.max_steps, most)]
-    limits = jnp.array([*limits, number_of_threads()], jnp.int32)
-    return list(jax.ffi.ffi_call(name, outs)(y0, args, settings, ts, limits))
-
-
-def _width(lanes: int, solve: Solve) -> int:
-    """The number of solves that are made at once: as many as a vector has room for, if
-    the program is small, and one if its own entries fill vectors."""
-    size = np.dtype(solve.program.dtype).itemsize
-    most = machine().vector_bytes // size
-    if not is_small(solve.program, solve.order):
-        return 1
-    width = 1
-    while width < min(lanes, most):
-        width *= 2
-    return width
-
-
-def _target(solve: Solve, width: int, shared: bool, at_times: bool) -> str:
-    """The name by which XLA knows the machine code."""
-    program, kind = solve.program, _KINDS[solve.program.dtype]
-    version = interface_version()
-    what = [program.key, *map(str, solve[1:]), width, shared, at_times, version]
-
-    def text():
-        module = ir.Module("solve")
-        code = series_function(
-            module,
-            program,
-            order=solve.order,
-            lanes=width,
-            shared=shared,
-            width=machine().vector_bytes // {"double": 8, "float": 4}[kind],
-        )
-        code.series.linkage = code.prepare.linkage = "internal"
-        shape = Shape(
-            n=program.size,
-            order=solve.order,
-            kind=kind,
-            width=width,
-            arguments=program.arguments,
-            parameters=code.parameters,
-            work=code.work,
-            shared=shared,
-            compensated=solve.compensated,
-            at_times=at_times,
-            rows=solve.rows,
-        )
-        block = define_block(module, code.prepare, code.series, shape)
-        block.linkage = "internal"
-        define_handler(module, code.prepare, block, shape, version, has_threads())
-        return str(module)
-
-    return machine().target("\n".join(map(str, what)), text, "handler")
-
-
-_KINDS = {"float64": "double", "float32": "float"}
+    return by_platform(
+        (y0, args, settings, ts),
+        outs,
+        cpu=ft.partial(on_cpu, solve, outs),
+        cuda=ft.partial(on_cuda, solve, outs),
+    )

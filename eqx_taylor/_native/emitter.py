@@ -24,7 +24,9 @@ class Emitter:
     ):
         self.ops, self.program, self.plan = ops, program, plan
         self.parameters, self.order, self.shared = parameters, order, shared
-        t, self.y, self.given, self.coefficients, self.work = arguments
+        t, self.y, self.given, self.coefficients, self.work, *needed = arguments
+        # The highest order that is needed, if that is an argument.
+        self.needed = needed[0] if needed else None
         self.t = ops.load(t, ops.entry)
         # Entries that were taken out of chunks, which stay alive with the function.
         self.entries: dict[tuple[int, int], Any] = {}

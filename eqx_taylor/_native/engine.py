@@ -2,22 +2,16 @@
 
 import ctypes
 import functools as ft
-import hashlib
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
-import llvmlite
 import llvmlite.binding as llvm
 
-
-# A folder for machine code, or an empty string for none.
-VARIABLE = "EQX_TAYLOR_CACHE_DIR"
+from .cache import digest_of, kept
 
 
 class Machine:
@@ -61,16 +55,11 @@ class Machine:
         - `text`: returns the module, and is called if its machine code is not on disk.
         - `function`: the name of the function in the module.
         """
-        content = [key, _sources(), llvmlite.__version__, sys.platform]
-        content += map(str, self._options.values())
-        digest = hashlib.sha256("\n".join(content).encode()).hexdigest()
+        digest = digest_of([key, sys.platform, *self._options.values()])
         with self._lock:
             if digest not in self._names:
                 name = f"eqx_taylor_{digest[:32]}"
-                code = _read(digest)
-                if code is None:
-                    code = self._compiled(text(), function, name)
-                    _write(digest, code)
+                code = kept(digest, lambda: self._compiled(text(), function, name))
                 self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
                 self._engine.finalize_object()
                 _register(name, self._engine.get_function_address(name))
@@ -111,61 +100,6 @@ def machine() -> Machine:
 @ft.lru_cache(maxsize=1)
 def _machine() -> Machine:
     return Machine()
-
-
-@ft.lru_cache(maxsize=1)
-def _sources() -> str:
-    """The content of the files that write programs: a change of them makes machine code
-    on disk outdated."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def cache_folder() -> Path | None:
-    """The folder of machine code; `None` if none is wanted."""
-    chosen = os.environ.get(VARIABLE)
-    if chosen is not None:
-        return Path(chosen) if chosen else None
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        folder = Path(base) if base else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return folder / "eqx_taylor"
-
-
-def _read(digest: str) -> bytes | None:
-    folder = cache_folder()
-    if folder is None:
-        return None
-    try:
-        content = (folder / digest).read_bytes()
-    except OSError:
-        return None
-    # A file that was cut short is none.
-    checksum, code = content[:32], content[32:]
-    return code if hashlib.sha256(code).digest() == checksum else None
-
-
-def _write(digest: str, code: bytes) -> None:
-    folder = cache_folder()
-    if folder is None:
-        return
-    # Other processes see the whole file, or none.
-    content = hashlib.sha256(code).digest() + code
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(name, folder / digest)
-        finally:  # If the disk is full it is still there.
-            Path(name).unlink(missing_ok=True)
-    except OSError:
-        pass  # Without a cache it is compiled the next time, too.
 
 
 def has_threads() -> bool:

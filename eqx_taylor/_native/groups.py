@@ -9,7 +9,7 @@ for each order, for sums with as many terms as there are orders.
 import dataclasses
 from collections.abc import Sequence
 
-from .program import Atom, Program
+from .program import Atom, Linear, Program
 
 
 @dataclasses.dataclass(eq=False)
@@ -18,10 +18,12 @@ class Array:
 
     - `count`: the number of atoms.
     - `width`: the number of entries of a chunk; the last one may be longer than needed.
+    - `level`: of an order, atoms of higher levels are known later.
     """
 
     count: int
     width: int
+    level: int = 0
 
     @property
     def chunks(self) -> int:
@@ -111,14 +113,17 @@ class Plan:
 _MATRIX = 5
 
 
-def plan(program: Program, width: int) -> Plan:
-    """Groups the atoms of a program, in chunks of at most `width` entries."""
+def plan(program: Program, width: int, apart: bool = False) -> Plan:
+    """Groups the atoms of a program, in chunks of at most `width` entries. `apart` is
+    whether entries of the state that are known early have chunks of their own."""
     levels: dict[Atom, int] = {}
     found: dict[object, list[Atom]] = {}
     places: dict[Atom, tuple[Array, int]] = {}
-    state = _array(program.size, width)
     for atom in program.atoms:
         levels[atom] = max([0, *(levels[x] + 1 for x in atom.operands)])
+    most = _together(program, levels, width) if apart else width
+    state = _array(program.size, most)
+    for atom in program.atoms:
         if atom.kind == "state":
             places[atom] = state, atom.attribute
             continue
@@ -126,8 +131,8 @@ def plan(program: Program, width: int) -> Plan:
         found.setdefault(key, []).append(atom)
     groups = []
     for atoms in found.values():
-        array = _array(len(atoms), width)
         first = atoms[0]
+        array = _array(len(atoms), width, levels[first])
         groups.append(Group(first.kind, first.attribute, atoms, levels[first], array))
         places.update((atom, (array, i)) for i, atom in enumerate(atoms))
     copies: dict[tuple[int, ...], Group] = {}
@@ -137,7 +142,7 @@ def plan(program: Program, width: int) -> Plan:
         if key not in copies:
             level = max(levels[atom] for atom in atoms)
             sums = [Atom(-1, "linear", (x,), coefficients=(1.0,)) for x in atoms]
-            array = _array(len(atoms), width)
+            array = _array(len(atoms), width, level)
             copy = Group("copy", None, list(atoms), level, array, sums=Sums(sums))
             copies[key] = copy
         return copies[key].array
@@ -159,7 +164,7 @@ def plan(program: Program, width: int) -> Plan:
             group.operands = [as_slice(atoms, group.array) for atoms in columns]
             columns = zip(*(atom.lagged for atom in group.atoms))
             group.lagged = [as_slice(atoms, group.array) for atoms in columns]
-    slopes = [(start, as_sums(atoms)) for start, atoms in _slopes(program)]
+    slopes = [(start, as_sums(atoms)) for start, atoms in _slopes(program, levels)]
     groups.extend(copies.values())
     groups.sort(key=lambda group: (group.level, group.kind == "copy"))
     return Plan(groups, places, state, slopes, width)
@@ -178,9 +183,10 @@ def _is_matrix(atoms: Sequence[Atom]) -> bool:
     return all(atom.operands == operands for atom in atoms)
 
 
-def _slopes(program: Program) -> list[tuple[int, list[Atom]]]:
+def _slopes(program: Program, levels: dict[Atom, int]) -> list[tuple[int, list[Atom]]]:
     """The slopes as sums, in runs of those that are alike."""
     runs: list[tuple[int, list[Atom]]] = []
+    last = None
     for i, x in enumerate(program.slopes):
         terms = sorted(x.terms.items(), key=lambda item: item[0].index)
         atom = Atom(
@@ -190,11 +196,30 @@ def _slopes(program: Program) -> list[tuple[int, list[Atom]]]:
             coefficients=tuple(c for _, c in terms),
             constant=x.constant,
         )
-        if runs and _terms_key(runs[-1][1][0]) == _terms_key(atom):
+        key = _known(x, levels), _terms_key(atom)
+        if key == last:
             runs[-1][1].append(atom)
         else:
             runs.append((i, [atom]))
+        last = key
     return runs
+
+
+def _together(program: Program, levels: dict[Atom, int], width: int) -> int:
+    """The most entries of a chunk of the state in which none waits for others that are
+    known later. (Positions are known before velocities, and the next order of these
+    waits for positions: Kepler's series takes 0.6 times the time.)"""
+    known = [_known(x, levels) for x in program.slopes]
+    for i in range(1, len(known)):
+        if known[i] != known[i - 1]:
+            # The largest power of two that divides `i`.
+            width = min(width, i & -i)
+    return width
+
+
+def _known(x: Linear, levels: dict[Atom, int]) -> int:
+    """The level of a slope."""
+    return max((levels[atom] for atom in x.terms), default=0)
 
 
 def _in_order(
@@ -207,8 +232,8 @@ def _in_order(
     return array, start
 
 
-def _array(count: int, width: int) -> Array:
-    return Array(count, min(width, 1 << (count - 1).bit_length()))
+def _array(count: int, width: int, level: int = 0) -> Array:
+    return Array(count, min(width, 1 << (count - 1).bit_length()), level)
 
 
 def _slice(

@@ -32,6 +32,7 @@ class Shape(NamedTuple):
     - `at_times`: whether states are returned at times that are asked for.
     - `rows`: how many coefficients of each step are returned: none, that of order zero,
         which is the state, or all.
+    - `entries`: how many entries of a solve that is made alone are in a vector.
     """
 
     n: int
@@ -45,6 +46,14 @@ class Shape(NamedTuple):
     compensated: bool
     at_times: bool
     rows: int
+    entries: int = 1
+
+    @property
+    def chunk(self) -> int:
+        """How many entries of the state are looked at at once."""
+        if self.width > 1:
+            return 1
+        return min(self.entries, 1 << (self.n - 1).bit_length())
 
     @property
     def bytes(self) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 import llvmlite.ir as ir
 
 from .emit import INDEX, index, Numbers, POINTER, Variable
+from .entries import Entries
 from .layout import DT_MIN, load_table, MAX_STEPS, NOT_FINITE, SETTINGS, Shape
 from .loops import loop, repeating
 from .polynomials import compensated, polynomial, with_increment
@@ -59,6 +60,7 @@ class _Block:
         self.b, self.prepare, self.series, self.shape = builder, prepare, series, shape
         self.x = Numbers(builder, shape.kind, shape.width)
         self.one = self.x.scalars()
+        self.entries = Entries(builder, shape)
         self.table, self.first = load_table(builder, table), first
         self.at = {name: self.x.at(memory, i) for name, i in shape.places()[0].items()}
         self.y1, self.rest = self.at["y1"], self.at["rest"]
@@ -135,19 +137,20 @@ class _Block:
         self.active = x.variable(ends)
         self.save_state(self.y1, None)
         with b.if_then(x.any(ends)):
-            self.expand(settings["t0"], self.c.get())
+            self.expand(settings["t0"], self.c.get(), index(shape.order))
             self.choose_first_step()
             with repeating(b, lambda: x.any(self.active.get())):
                 self.step()
         self.finish()
 
-    def expand(self, t: Any, coefficients: Any) -> None:
-        """The series of the solution through `y1`."""
+    def expand(self, t: Any, coefficients: Any, needed: Any) -> None:
+        """The series of the solution through `y1`, at least to the order that is
+        needed."""
         x = self.x
         t = x.mul(self.settings["sign"], t)
         x.store(t, self.at["t"])
         at = self.at["t"], self.y1, self.parameters, coefficients, self.at["work"]
-        self.b.call(self.series, at)
+        self.b.call(self.series, [*at, needed])
 
     def coefficient(self, pointer: Any, k: int, i: Any) -> Any:
         return self.x.load(pointer, self.b.add(index(k * self.shape.n), i))
@@ -199,7 +202,11 @@ class _Block:
         dt = x.sub(end, prev)
         s = x.mul(dt, settings["sign"])
         self.evaluate(c, s)
-        self.expand(end, d)
+        # The last step is followed by no other: of the series at its end the slope is
+        # needed, for the defect. What is computed of other rows has no consequence.
+        goes_on = x.both(self.active.get(), x.compare("<", end, settings["t1"]))
+        order = index(self.shape.order)
+        self.expand(end, d, b.select(x.any(goes_on), order, index(1)))
         good, by_series, shorter, finite = self.judge(c, d, dt, s)
         active = self.active.get()
         keep = x.both(good, active)
@@ -277,61 +284,75 @@ class _Block:
 
     def evaluate(self, c: Any, s: Any) -> None:
         """Evaluates the state at `s`, and what its slope there adds in this time."""
-        x, b = self.x, self.b
-        with loop(b, index(0), index(self.shape.n)) as i:
-            terms = [self.coefficient(c, k, i) for k in range(self.shape.order + 1)]
+        each = self.entries
+        x, s = each.numbers, each.of_solve(s)
+        with each.each() as i:
+            terms = [self.entry(c, k, i) for k in range(self.shape.order + 1)]
             y, increment = with_increment(x, terms, s)
             if self.shape.compensated:
-                y, rest = compensated(x, terms, s, x.load(self.rest, i))
-                x.store(rest, self.at["new_rest"], i)
-            x.store(y, self.y1, i)
-            x.store(increment, self.at["increment"], i)
+                y, rest = compensated(x, terms, s, each.load(self.rest, i))
+                each.store(rest, self.at["new_rest"], i)
+            each.store(y, self.y1, i)
+            each.store(increment, self.at["increment"], i)
+
+    def entry(self, pointer: Any, k: int, i: Any) -> Any:
+        """A coefficient of some entries of the state."""
+        return self.entries.load(pointer, self.b.add(index(k * self.shape.n), i))
 
     def judge(self, c: Any, d: Any, unit: Any, s: Any) -> tuple[Any, ...]:
         """Whether a step is kept, the length of the next one, what part of the length
         is tried otherwise, and whether the error is finite. `s` is the length of the
         step, with its sign; where it is `None` there was none."""
-        x, b, n, order = self.x, self.b, self.shape.n, self.shape.order
-        zero, settings = x.constant(0.0), self.settings
+        n, order, each = self.shape.n, self.shape.order, self.entries
         below = max(order - 1, 1)
-        unit_below, unit_top = x.power(unit, below), x.power(unit, order)
+        # For each entry.
+        x, zero = each.numbers, each.numbers.constant(0.0)
+        rtol, atol = (each.of_solve(self.settings[name]) for name in ("rtol", "atol"))
+        units = [each.of_solve(self.x.power(unit, k)) for k in (below, order)]
+        if s is not None:
+            s, lasts = each.of_solve(s), self.last_units(unit)
         sums = [x.variable(zero) for _ in range(5)]
         of_size, of_below, of_top, of_error, of_broken = sums
         most_found, most_expected = x.variable(zero), x.variable(zero)
 
         def add(variable, row, factor):
             row = x.mul(row, factor)
-            variable.set(x.fma(row, row, variable.get()))
+            each.update(variable, x.fma(row, row, variable.get()))
 
         def inverse(scale):
             # What is zero and stays zero has no error, with `atol = 0`.
             none = x.compare("==", scale, zero)
             return x.select(none, zero, x.div(x.constant(1.0), scale))
 
-        with loop(b, index(0), index(n)) as i:
-            y0, y1 = self.coefficient(c, 0, i), x.load(self.y1, i)
+        with each.each() as i:
+            y0, y1 = self.entry(c, 0, i), each.load(self.y1, i)
             value = x.absolute(y1)
             size = x.larger(value, x.absolute(y0))
-            scale = x.fma(settings["rtol"], size, settings["atol"])
+            scale = x.fma(rtol, size, atol)
             factor = inverse(scale)
             add(of_size, size, factor)
-            add(of_below, self.coefficient(d, below, i), x.mul(unit_below, factor))
-            add(of_top, self.coefficient(d, order, i), x.mul(unit_top, factor))
+            for sum_, k, unit_k in zip((of_below, of_top), (below, order), units):
+                add(sum_, self.entry(d, k, i), x.mul(unit_k, factor))
             if s is not None:
                 noise = x.constant(NOISE * x.eps)
                 factor = inverse(x.fma(noise, size, scale))
-                error, found, expected = self.defect(c, d, s, i, value, unit)
+                error, found, expected = self.defect(c, d, s, i, value, lasts)
                 add(of_error, error, factor)
                 add(of_broken, x.larger(error, found), factor)
                 # Not less than what is not a number.
-                most_found.set(_or_nan(x, found, most_found.get()))
-                most_expected.set(x.larger(expected, most_expected.get()))
+                each.update(most_found, _or_nan(x, found, most_found.get()))
+                most = x.larger(expected, most_expected.get())
+                each.update(most_expected, most)
+        # For the solve.
+        x, settings, zero = self.x, self.settings, self.x.constant(0.0)
         mean = x.constant(1 / n)
         half = x.constant(0.5)
-        size, low, top = (
-            x.mul(half, x.log2(x.mul(mean, v.get())))
-            for v in (of_size, of_below, of_top)
+        size, low, top, of_error, of_broken = (
+            x.mul(mean, each.reduced(v, Numbers.add)) for v in sums
         )
+        most_found = each.reduced(most_found, _or_nan)
+        most_expected = each.reduced(most_expected, Numbers.larger)
+        size, low, top = (x.mul(half, x.log2(v)) for v in (size, low, top))
         size = x.larger(size, zero)
         radius = x.mul(x.sub(size, top), x.constant(1 / order))
         if order > 1:
@@ -341,10 +362,9 @@ class _Block:
         length = x.mul(x.mul(settings["safety"], x.exp2(radius)), unit)
         if s is None:
             return None, length, None, None
-        bound = x.mul(x.constant(DEFECT_FOREIGN), most_expected.get())
-        broken = x.negate(x.compare("<=", most_found.get(), bound))
-        total = x.select(broken, of_broken.get(), of_error.get())
-        total = x.mul(mean, total)
+        bound = x.mul(x.constant(DEFECT_FOREIGN), most_expected)
+        broken = x.negate(x.compare("<=", most_found, bound))
+        total = x.select(broken, of_broken, of_error)
         allowed = x.select(
             broken,
             x.constant(FOREIGN**2),
@@ -360,22 +380,24 @@ class _Block:
         part = x.select(finite, part, x.constant(0.1))
         return keep, length, part, finite
 
+    def last_units(self, unit: Any) -> list[tuple[int, Any]]:
+        """The last two orders, and the factor of the derivative's terms."""
+        x, order = self.x, self.shape.order
+        return [
+            (k, self.entries.of_solve(x.mul(x.constant(k), x.power(unit, k))))
+            for k in range(max(order - 1, min(order, 2)), order + 1)
+        ]
+
     def defect(
-        self, c: Any, d: Any, s: Any, i: Any, value: Any, unit: Any
+        self, c: Any, d: Any, s: Any, i: Any, value: Any, lasts: list[tuple[int, Any]]
     ) -> tuple[Any, Any, Any]:
         """The estimate of the error, the defect, and what it may be where the series is
         that of the solution."""
-        x, order = self.x, self.shape.order
-        by_series = x.load(self.at["increment"], i)
-        by_field = x.mul(self.coefficient(d, 1, i), s)
+        x, order = self.entries.numbers, self.shape.order
+        by_series = self.entries.load(self.at["increment"], i)
+        by_field = x.mul(self.entry(d, 1, i), s)
         found = x.absolute(x.sub(by_field, by_series))
-        last = [
-            x.mul(
-                x.absolute(self.coefficient(c, k, i)),
-                x.mul(x.constant(k), x.power(unit, k)),
-            )
-            for k in range(max(order - 1, min(order, 2)), order + 1)
-        ]
+        last = [x.mul(x.absolute(self.entry(c, k, i)), u) for k, u in lasts]
         expected = last[0] if len(last) == 1 else x.larger(*last)
         increment = x.absolute(by_field)
         noise = x.mul(

@@ -34,7 +34,8 @@ class Looped(SumsInMemory):
         self.point_at(0)
         self._copy_state()
         self._write_order(0, 1)
-        with loop(ops.builder, ir.Constant(INTEGER, 1), self.order) as k:
+        self._stop = self.order if self.needed is None else self.needed
+        with loop(ops.builder, ir.Constant(INTEGER, 1), self._stop) as k:
             after = ops.builder.add(k, one(k))
             self.point_at(k)
             self.pointers[self.plan.state, after] = self.address(self.plan.state, after)
@@ -135,7 +136,7 @@ class Looped(SumsInMemory):
 
     def _return_state(self) -> None:
         ops, state = self.ops, self.plan.state
-        with loop(ops.builder, as_value(0), self.order + 1) as k:
+        with loop(ops.builder, as_value(0), plus(ops.builder, self._stop, 1)) as k:
             row = self.address(state, k)
             place = ops.builder.mul(k, as_value(state.count))
             target = ops.at(self.coefficients, place, ops.entry)

@@ -7,7 +7,7 @@ numbers, and what is special at a point (a root at zero) has no series.
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -68,7 +68,25 @@ class Step(abc.ABC):
     def neg(self, x: Any) -> Any: ...
 
     @abc.abstractmethod
+    def fma(self, x: Any, y: Any, z: Any) -> Any: ...
+
+    @abc.abstractmethod
     def call(self, name: Any, x: Any) -> Any: ...
+
+    def level(self, a: Name) -> int:
+        """Operands of higher levels are known later."""
+        del a
+        return 0
+
+    def over(self, rest: Any, late: Sequence[tuple[Any, Name]], by: Any) -> Any:
+        """`(rest + Σ c a_k) / by`, for all `(c, a)` in `late`. The factors of the
+        coefficients are quotients of order 0, which are known long before: what waits
+        for a coefficient is one addition, and no division."""
+        inverse = self.div(self.number(1.0), by)
+        total = self.mul(rest, inverse)
+        for factor, a in sorted(late, key=lambda term: self.level(term[1])):
+            total = self.fma(self.mul(factor, inverse), self.at(a), total)
+        return total
 
 
 Rule = Callable[[Step], Any]
@@ -99,28 +117,31 @@ def _square(s: Step) -> Any:
 # y b = 1  =>  y_k = -Σ_{j<k} y_j b_{k-j} / b_0
 @_kind("reciprocal", lambda s: s.div(s.number(1.0), s.first(0)))
 def _reciprocal(s: Step) -> Any:
-    return s.div(s.neg(s.sum(Y, 0, 0, 1)), s.first(0))
+    rest = s.neg(s.sum(Y, 0, 1, 1))
+    return s.over(rest, [(s.neg(s.first(Y)), 0)], s.first(0))
 
 
 # y b = a  =>  y_k = (a_k - Σ_{j<k} y_j b_{k-j}) / b_0
 @_kind("quotient", lambda s: s.div(s.first(0), s.first(1)))
 def _quotient(s: Step) -> Any:
-    return s.div(s.sub(s.at(0), s.sum(Y, 1, 0, 1)), s.first(1))
+    rest = s.neg(s.sum(Y, 1, 1, 1))
+    late = [(s.number(1.0), 0), (s.neg(s.first(Y)), 1)]
+    return s.over(rest, late, s.first(1))
 
 
 # y² = x  =>  y_k = (x_k - Σ_{j=1..k-1} y_j y_{k-j}) / (2 y_0)
 @_kind("sqrt", lambda s: s.call("sqrt", s.first(0)))
 def _sqrt(s: Step) -> Any:
-    rest = s.sub(s.at(0), s.square_sum(Y, 1))
-    return s.div(rest, s.mul(s.number(2.0), s.first(Y)))
+    rest = s.neg(s.square_sum(Y, 1))
+    return s.over(rest, [(s.number(1.0), 0)], s.mul(s.number(2.0), s.first(Y)))
 
 
 # x y' = r x' y  =>  y_k = Σ_{j=1..k} (r j - (k - j)) x_j y_{k-j} / (k x_0)
 @_kind("power", lambda s: power(s, s.first(0), s.attribute))
 def _power(s: Step) -> Any:
     r = s.attribute
-    total = s.sum(0, Y, 1, 0, lambda j, k: (r * j - (k - j)) / k)
-    return s.div(total, s.first(0))
+    rest = s.sum(0, Y, 1, 1, lambda j, k: (r * j - (k - j)) / k)
+    return s.over(rest, [(s.mul(s.number(r), s.first(Y)), 0)], s.first(0))
 
 
 @_kind("times_order", lambda s: s.number(0.0))
@@ -128,20 +149,20 @@ def _times_order(s: Step) -> Any:
     return s.mul(s.order(float), s.at(0))
 
 
-# y' = c g x'  =>  y_k = c/k Σ_{j=1..k} j x_j g_{k-j}
+# y' = c g x'  =>  y_k = c g_0 x_k + c/k Σ_{j=1..k-1} j x_j g_{k-j}
 @_kind("integral", lambda s: s.call(s.attribute[0], s.first(0)))
 def _integral(s: Step) -> Any:
     _, factor = s.attribute
-    return s.mul(s.order(lambda k: factor / k), s.sum(1, LAGGED, 1, 0))
+    rest = s.mul(s.order(lambda k: factor / k), s.sum(1, LAGGED, 1, 1))
+    return s.fma(s.mul(s.number(factor), s.first(LAGGED)), s.at(0), rest)
 
 
 # r y' = c x'  =>  y_k = (c x_k - 1/k Σ_{j=1..k-1} j y_j r_{k-j}) / r_0
 @_kind("inverse", lambda s: s.call(s.attribute[0], s.first(0)))
 def _inverse(s: Step) -> Any:
     _, factor = s.attribute
-    x = s.at(0) if factor == 1 else s.mul(s.number(factor), s.at(0))
-    rest = s.mul(s.order(lambda k: 1 / k), s.sum(LAGGED, 1, 1, 1))
-    return s.div(s.sub(x, rest), s.first(1))
+    rest = s.neg(s.mul(s.order(lambda k: 1 / k), s.sum(LAGGED, 1, 1, 1)))
+    return s.over(rest, [(s.number(factor), 0)], s.first(1))
 
 
 # tanh: e = 1 - y²; logistic: e = y - y². Coefficient 0 does not cancel.

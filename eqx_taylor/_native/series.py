@@ -25,6 +25,9 @@ from .program import Program
 from .unrolled import Unrolled
 
 
+_ARGUMENTS = "t", "y", "given", "coefficients", "work", "needed"
+
+
 class SeriesCode(NamedTuple):
     """Functions in a module, and the numbers of entries of their arrays."""
 
@@ -44,6 +47,7 @@ def series_function(
     name: str = "series",
     width: int = 8,
     unroll: bool | None = None,
+    any_order: bool = False,
 ) -> SeriesCode:
     """Writes the functions of a program into a module of llvmlite.
 
@@ -53,19 +57,25 @@ def series_function(
     - `name`: of the series; the other function is `<name>_prepare`.
     - `width`: the number of entries of a vector of the machine.
     - `unroll`: whether orders are written one after the other, or a loop over them.
+    - `any_order`: whether `series` has a last argument, a 64-bit integer: the highest
+        order that is needed. Others may be computed, too.
     """
     pointer = ir.PointerType()
-    type_ = ir.FunctionType(ir.VoidType(), [pointer] * 5)
+    arguments: list[Any] = [pointer] * 5
+    if any_order:
+        arguments.append(ir.IntType(64))
+    type_ = ir.FunctionType(ir.VoidType(), arguments)
     function = ir.Function(module, type_, name)
-    for arg, label in zip(function.args, ("t", "y", "given", "coefficients", "work")):
+    for arg, label in zip(function.args, _ARGUMENTS):
         arg.name = label
-        arg.add_attribute("noalias")
+        if arg.type == pointer:
+            arg.add_attribute("noalias")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     ops = Arithmetic(builder, program.dtype, lanes)
     parameters = Parameters(program)
-    groups = plan(program, width if lanes == 1 else 1)
     if unroll is None:
         unroll = is_small(program, order)
+    groups = plan(program, width if lanes == 1 else 1, apart=unroll)
     kind = Unrolled if unroll else Looped
     emitter = kind(ops, program, groups, parameters, order, shared, function.args)
     emitter.write()

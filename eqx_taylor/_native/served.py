@@ -100,7 +100,7 @@ def read_solve(
     """Reads what Diffrax gives to an adjoint. Raises `NotNative` for a solve that
     machine code does not make."""
     del throw
-    _check_machine()
+    device = _checked_device()
     _check_method(solver, stepsize_controller, event, terms)
     _check_rest(
         saveat, max_steps, passed_solver_state, passed_controller_state, progress_meter
@@ -130,24 +130,40 @@ def read_solve(
     saveat = dataclasses.replace(saveat, subs=subs)
     # The program is that of the values that do not depend on what is differentiated.
     program = _read_field(terms.term, t0, y0, args)
+    if device.platform != "cpu":
+        from .cuda import check_memory
+
+        check_memory(program.program, solver.taylor_order)
     return Served(terms, saveat, ft.partial(_run, program))
 
 
-def _check_machine() -> None:
+def _checked_device() -> Any:
+    """The device on which JAX computes if it is told nothing else."""
     if importlib.util.find_spec("llvmlite") is None:
         raise NotNative(
             "llvmlite, which compiles the solve, is not installed: pip install "
             '"eqx_taylor[native]"'
         )
-    device = getattr(jax.config, "jax_default_device", None)
-    platform = getattr(device, "platform", device) or jax.default_backend()
-    if platform != "cpu":
-        raise NotNative(f"machine code runs on CPUs, and the platform is {platform!r}")
+    device: Any = getattr(jax.config, "jax_default_device", None)
+    if not hasattr(device, "platform"):  # None, or the name of a platform.
+        device = jax.local_devices(backend=device)[0]
+    is_cuda = device.platform == "gpu" and "cuda" in device.client.platform_version
+    if device.platform != "cpu" and not is_cuda:
+        raise NotNative(
+            "machine code runs on CPUs and on NVIDIA's GPUs, and the platform is "
+            f"{device.platform!r}"
+        )
     if sys.maxsize < 2**32 or sys.byteorder != "little":
         raise NotNative("machine code is made for 64-bit little-endian processors")
-    from .call import check_interface
+    if is_cuda:
+        from .ptx import check_library
 
-    check_interface()
+        check_library()
+    else:
+        from .call import check_interface
+
+        check_interface()
+    return device
 
 
 def _check_method(solver: Any, controller: Any, event: Any, terms: Any) -> None:

@@ -84,9 +84,14 @@ class StepInMemory(Step):
         if without == 0:
             stop = self.k
         totals = self._accumulated(start, stop, step)
-        if first == 0:
-            totals = step(ir.Constant(INTEGER, 0), totals)
-        return step(self.k, totals) if without == 0 else totals
+        ends = [ir.Constant(INTEGER, 0)] if first == 0 else []
+        ends += [self.k] if without == 0 else []
+        # The first coefficient of `a` is with the last one of `b`.
+        if self.level(a) < self.level(b):
+            ends.reverse()
+        for j in ends:
+            totals = step(j, totals)
+        return totals
 
     def _accumulated(self, start, stop, step):
         side = side_by_side(len(self.block))
@@ -138,6 +143,12 @@ class StepInMemory(Step):
 
     def neg(self, x):
         return [*map(self.ops.neg, x)]
+
+    def fma(self, x, y, z):
+        return [*map(self.ops.fma, x, y, z)]
+
+    def level(self, a):
+        return self._source(a).array.level
 
     def call(self, name, x):
         return [self.ops.call(name, one) for one in x]

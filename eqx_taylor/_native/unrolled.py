@@ -3,6 +3,8 @@ registers, or where LLVM puts them: for small programs."""
 
 from typing import Any
 
+from llvmlite import ir  # pyright: ignore[reportMissingImports]
+
 from .emitter import Emitter, padded
 from .groups import Array, Group, Slice
 from .recurrences import FIRST, NEXT, Step, Y
@@ -32,6 +34,14 @@ class Unrolled(Emitter):
                     self._chunk(group, k, c) for c in range(group.array.chunks)
                 ]
             self._write_state(k)
+            if k == 0 and self.needed is not None:
+                self._return_if(self.needed)
+
+    def _return_if(self, needed: Any) -> None:
+        """Ends where no more than the slope is needed."""
+        builder, one = self.ops.builder, ir.Constant(needed.type, 1)
+        with builder.if_then(builder.icmp_signed("==", needed, one)):
+            builder.ret_void()
 
     def _chunk(self, group: Group, k: int, chunk: int) -> Any:
         if group.kind == "time":
@@ -90,16 +100,21 @@ class _Step(Step):
         self.ops = emitter.ops
         self.type = emitter.ops.chunk(group.array.width)
 
-    def _term(self, name: Any, k: int) -> Any:
+    def _source(self, name: Any) -> Slice:
         if name == Y:
-            source = Slice(self.group.array)
-            if (source.array, k) not in self.emitter.rows:
-                raise AssertionError("a coefficient that is not known yet")
-        elif isinstance(name, int):
-            source = self.group.operands[name]
-        else:
-            source = self.group.lagged[0]
+            return Slice(self.group.array)
+        if isinstance(name, int):
+            return self.group.operands[name]
+        return self.group.lagged[0]
+
+    def _term(self, name: Any, k: int) -> Any:
+        source = self._source(name)
+        if name == Y and (source.array, k) not in self.emitter.rows:
+            raise AssertionError("a coefficient that is not known yet")
         return self.emitter.load(source.array, k, source.start + self.chunk)
+
+    def level(self, a):
+        return self._source(a).array.level
 
     def at(self, a):
         return self._term(a, self.k)
@@ -112,7 +127,12 @@ class _Step(Step):
         pairs = []
         orders = range(first, self.k - without + 1)
         # What is known last is added last, and nothing else waits for it.
-        for j in sorted(orders, key=lambda j: max(j, self.k - j)):
+        levels = self.level(a), self.level(b)
+
+        def known(j):
+            return max((j, levels[0]), (self.k - j, levels[1]))
+
+        for j in sorted(orders, key=known):
             x, y = self._term(a, j), self._term(b, self.k - j)
             w = 1.0 if weight is None else weight(j, self.k)
             if x is not None and y is not None and w != 0:
@@ -160,6 +180,11 @@ class _Step(Step):
 
     def neg(self, x):
         return None if x is None else self.ops.neg(x)
+
+    def fma(self, x, y, z):
+        if x is None or y is None:
+            return z
+        return self.ops.mul(x, y) if z is None else self.ops.fma(x, y, z)
 
     def call(self, name, x):
         return self.ops.call(name, x)

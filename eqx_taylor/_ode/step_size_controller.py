@@ -380,13 +380,13 @@ class TaylorController(
             y1 = jnp.where(jnp.all(jnp.isfinite(y1)), y1, y0)
             size = jnp.maximum(jnp.abs(y0), jnp.abs(y1))
             rtol, atol = (jnp.asarray(x, size.dtype) for x in (self.rtol, self.atol))
-            scale = atol + rtol * size
+            # With `atol = 0`, a leaf that decays to zero would have a tolerance that
+            # underflows, and no step would be short enough.
+            scale = jnp.maximum(atol + rtol * size, jnp.finfo(size.dtype).tiny)
             noise = _NOISE * jnp.finfo(size.dtype).eps * size
             below, top = jnp.abs(last)
             row = jnp.stack([error, size, below, top])
-            scale = jnp.stack([scale + noise, scale, scale, scale])
-            # A leaf that is zero and stays zero has no error, with `atol = 0`.
-            return jnp.where(row == 0, 0, row / scale)
+            return row / jnp.stack([scale + noise, scale, scale, scale])
 
         rows = jtu.tree_map(rows, y0, y1, error, last)
         if len(jtu.tree_leaves(rows)) == 0:
