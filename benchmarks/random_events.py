@@ -322,7 +322,8 @@ class Program:
 
         def first(tol, args):
             solution = solve(tol, args, event, diffrax.SaveAt(t1=True))
-            return solution.ts[0], jnp.stack(solution.event_mask)
+            assert solution.ts is not None and solution.event_mask is not None
+            return solution.ts[0], jnp.array(solution.event_mask)
 
         def all_of_them(tol, args):
             solution = solve(tol, None, None, diffrax.SaveAt(dense=True))
@@ -385,7 +386,9 @@ def run(name, order, tols, cases, rng, *, dtype=float, directed=False, report=pr
             h = true.ends[k + 1] - true.ends[k]
             _, z = true.at(k, (t - true.ends[k]) / h)
             values = [[value(np, s, case.args, t, x) for s in NAMES] for x in (y, z)]
-            apart = 3 * np.max(np.abs(np.subtract(*values)), axis=1).astype(float)
+            apart = 3 * np.max(
+                np.abs(np.subtract(values[0], values[1])), axis=1
+            ).astype(float)
             judge("exact", case, True, *first, true, dict(enumerate(apart)))
         stacked = jax.tree.map(lambda *x: np.stack(x), *(c.args for c in made))
         for case, *first in zip(made, *program.lanes(np.full(cases, tol), stacked)):
