@@ -9,7 +9,8 @@ import numpy as np
 import numpy.polynomial.polynomial as npp
 import pytest
 
-from eqx_taylor._ode.quiet_steps import POINTS, stay_away_from_zero
+from eqx_taylor._ode.interpolated import POINTS
+from eqx_taylor._ode.quiet_steps import stay_away_from_zero
 from eqx_taylor._ode.roots import (
     departure,
     first_crossing,

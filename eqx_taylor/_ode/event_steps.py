@@ -9,7 +9,7 @@ its sign.
 import functools as ft
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox.internal as eqxi
@@ -26,18 +26,23 @@ from .event_conditions import (
     evaluate_polynomials,
     polynomials_of_step,
 )
-from .quiet_steps import POINTS, stay_away_from_zero
+from .interpolated import interpolated, POINTS
+from .quiet_steps import REST, stay_away_from_zero
 from .roots import first_crossing, is_far_from_zero, NOISE, noise_of, normalised
 from .small_loop import in_small_loop
 
 
-# A condition counts as different from its series if they differ by more than this many
-# times the last two terms of the series, as for the vector field; or by more than half
-# of the digits of all terms, as the roots may then be elsewhere, and in another order.
+# A condition is its series if they differ by less than this many times the rounding
+# errors of the series: chosen, as the values of the condition have some of their own.
+_SAME = 4
+# For the exclusion of roots, a condition may differ from its series by this many times
+# the last two terms of the series, as for the vector field. A larger difference has
+# another reason, as a kink, and may be larger still elsewhere in the step.
 _FOREIGN_TERMS = 5
-# The number of points at which a condition that differs from its series is evaluated.
-# Chosen: sampling is all that can be done with a function of which nothing is known.
-_SAMPLES = 16
+# The shortest part of a step in which a condition that is no polynomial, as after a
+# kink, is evaluated. If there are two sign changes in such a part, neither is found.
+# Chosen; each kink costs one pass for each halving.
+SHORTEST = 1 / 64
 _BISECTIONS = 60
 # A step that was cut is cut again to between these parts of it: chosen. At its very
 # start, a condition that starts from zero would cut it again and again.
@@ -121,10 +126,9 @@ def first_event(
         there = conditions.values(t0 + x.astype(h.dtype) * h, y)
         return jax.lax.stop_gradient(there)
 
-    def look(group, is_certain):
-        """Returns the series of conditions, their values at the start, and whether they
-        differ from their series. With `is_certain`, a difference that comes from the
-        terms which the series of the state leaves out does not count."""
+    def look(group):
+        """Returns the series of conditions, their values at the start, and how much
+        they differ from their series."""
         curves = polynomials_of_step(series, unit, h)
         rows = condition_series("TaylorSolver", group, t0, h, curves)
         inside = probe_points(1)
@@ -136,36 +140,30 @@ def first_event(
         points = [1.0, *inside]
         there = [each(t0 + h, y1)]
         there += [each(t0 + p * h, evaluate_polynomials(curves, p)) for p in inside]
-        left_out = [0.0] * len(rows)
-        if is_certain:
-            shorter = jtu.tree_map(lambda c: c[: max(len(c) - 2, 1)], curves)
-            by_shorter = each(t0 + h, evaluate_polynomials(shorter, 1.0))
-            left_out = [jnp.abs(a - b) for a, b in zip(there[0], by_shorter)]
-        foreign = [
-            _differs(row, points, values, left)
-            for row, left, *values in zip(rows, left_out, *there)
-        ]
-        return rows, at_start, foreign
+        apart = [_difference(row, points, values) for row, *values in zip(rows, *there)]
+        return rows, at_start, apart
 
     def stacked(group) -> list[Array]:
-        rows, at_start, foreign = look(group, True)
+        rows, at_start, apart = look(group)
         rows = jnp.stack(list(map(jnp.stack, rows)))
-        return [rows, jnp.stack(at_start), jnp.stack(foreign)]
+        return [rows, jnp.stack(at_start), jnp.stack(apart)]
 
     def find() -> list[Array]:
         found = [in_small_loop(ft.partial(stacked, group)) for group in groups]
-        rows, at_start, foreign = map(jnp.concatenate, zip(*found))
-        size = _size(conditions, t0 + h, y1)
-        return in_small_loop(
-            lambda: _first_change(rows, foreign, at_start, size, values)
-        )
+        rows, at_start, apart = map(jnp.concatenate, zip(*found))
+        size = size_of_parts(conditions, t0 + h, y1)
+        return in_small_loop(lambda: _first_change(rows, apart, at_start, size, values))
 
     def quiet_by_series() -> list[Array]:
-        """Returns whether every condition is its series, which stays away from zero."""
+        """Returns whether every condition stays away from zero as far as its series
+        does, of which it may have terms beyond the last ones."""
         quiet = jnp.array(True)
-        for row, start, differs in zip(*look(conditions, False)):
+        for row, start, apart in zip(*look(conditions)):
             same_sign = jnp.sign(start) * row[0] > 0
-            quiet = quiet & ~differs & same_sign & is_far_from_zero(row)
+            last = ft.reduce(jnp.maximum, map(jnp.abs, row[-2:]))
+            is_smooth = apart <= _FOREIGN_TERMS * last + _rounding_of(row)
+            is_far = is_far_from_zero(row, REST * apart)
+            quiet = quiet & is_smooth & same_sign & is_far
         return [quiet]
 
     def quiet_by_values() -> list[Array]:
@@ -195,7 +193,7 @@ def first_event(
     return x, is_within
 
 
-def _size(conditions: Conditions, t: Array, y: PyTree[Array]) -> Array:
+def size_of_parts(conditions: Conditions, t: Array, y: PyTree[Array]) -> Array:
     """Estimates the size of what the value of each condition is computed from: of a
     difference, the size of its parts. The value has the rounding errors of these.
 
@@ -223,15 +221,17 @@ def _size(conditions: Conditions, t: Array, y: PyTree[Array]) -> Array:
 
 def _first_change(
     rows: Array,
-    foreign: Array,
+    apart: Array,
     at_start: Array,
     size: Array,
     values: Callable[[Array], Array],
 ) -> list[Array]:
     """Finds the first part of a step after which one of the conditions has changed its
-    sign, and whether there is one. It uses their series; or their values, for those
-    that are `foreign` to their series. `at_start` has their values at the start, and
-    `size` the size of what they are computed from."""
+    sign, and whether there is one. It uses their series; or polynomials that
+    interpolate them, for those that are `apart` from their series by more than rounding
+    errors. `at_start` has their values at the start, and `size` the size of what they
+    are computed from."""
+    foreign = ~(apart <= _rounding_of(list(rows.T)))
     rows, factors = normalised(rows)
     # Diffrax has to see the change, by values that have rounding errors.
     least = NOISE * float(jnp.finfo(rows.dtype).eps) * size
@@ -242,91 +242,127 @@ def _first_change(
     is_known = (jnp.abs(rows[:, 0]) > of_series / 2) | (said > of_series / 2)
     # A condition that starts from zero goes to one side or the other, and Diffrax may
     # see it on either side at the start. So the step ends once it is off zero.
-    side = jnp.where(is_known, jnp.sign(at_start), 1)
-    other = jnp.where(is_known, 0, -1)
-    sides = [jnp.where(foreign, 0, x) for x in (side, other)]
-    twice = [jnp.concatenate([x, x]) for x in (rows, jnp.zeros_like(noise), noise)]
-    crossing = first_crossing(twice[0], jnp.concatenate(sides), *twice[1:])
-    behind = jnp.min(crossing.behind)
-    by_samples = jax.lax.cond(
+    sides = jnp.where(is_known, jnp.sign(at_start), 0)
+    behind = _leave(rows, sides, ~foreign, noise)
+    by_parts = jax.lax.cond(
         eqxi.unvmap_any(jnp.any(foreign)),
-        lambda: _by_samples(foreign, values, least, rows.dtype),
+        lambda: _by_parts(foreign, sides, values, least, behind),
         lambda: jnp.full_like(behind, jnp.inf),
     )
     # The length of a step is the unit of time of the next series. If it were as short
     # as rounding errors, coefficients would underflow. (The bound is 2e-8 at order 20.)
     order = rows.shape[1] - 1
     least = float(jnp.finfo(rows.dtype).tiny) ** (1 / (2 * order))
-    x = jnp.maximum(jnp.minimum(behind, by_samples), least)
+    x = jnp.maximum(jnp.minimum(behind, by_parts), least)
     is_within = x <= 1
     return [jnp.where(is_within, x, 1), is_within]
 
 
-def is_foreign(rows: Array, values: Callable[[Array], Array], at_end: Array) -> Array:
+def _leave(rows: Array, sides: Array, looked_at: Array, noise: Array) -> Array:
+    """Finds the first point at which one of the polynomials that are `looked_at` is
+    certainly not on its side of zero any more; infinity if there is none. If the side
+    is 0, it is where the polynomial is off zero."""
+    upper = jnp.where(looked_at, jnp.where(sides == 0, 1, sides), 0)
+    lower = jnp.where(looked_at & (sides == 0), -1, 0).astype(upper.dtype)
+    twice = [jnp.concatenate([x, x]) for x in (rows, jnp.zeros_like(noise), noise)]
+    crossing = first_crossing(twice[0], jnp.concatenate([upper, lower]), *twice[1:])
+    return jnp.min(crossing.behind)
+
+
+def series_differ(
+    rows: Array, values: Callable[[Array], Array], at_end: Array
+) -> Array:
     """Returns whether each condition differs from its series, at the end of the step or
-    at a point inside. It does if it has a kink, or if its series does not converge."""
+    at a point inside. It does if it has a kink, if its series does not converge, or if
+    this has terms beyond the last ones."""
     inside = probe_points(1)
     at_points = [at_end, *(values(jnp.asarray(p, rows.dtype)) for p in inside)]
-    return _differs(list(rows.T), [1.0, *inside], at_points)
+    terms = list(rows.T)
+    return ~(_difference(terms, [1.0, *inside], at_points) <= _rounding_of(terms))
 
 
-def _differs(
-    terms: list[Array],
-    points: list[float],
-    values: list[Array],
-    left_out: Array | float = 0.0,
+def _difference(terms: list[Array], points: list[float], values: list[Array]) -> Array:
+    """Returns the largest difference between a condition and its series. `values` are
+    those of the condition at `points`, which are parts of the step."""
+    differences = [
+        jnp.abs(jax.lax.stop_gradient(value) - evaluate(terms, point))
+        for point, value in zip(points, values)
+    ]
+    return ft.reduce(jnp.maximum, differences)
+
+
+def _rounding_of(terms: list[Array]) -> Array:
+    """Bounds the difference that rounding errors make between a condition and its
+    series. They are relative to the terms, not to the value."""
+    size = ft.reduce(jnp.add, map(jnp.abs, terms))
+    return _SAME * NOISE * float(jnp.finfo(size.dtype).eps) * size
+
+
+class _Parts(NamedTuple):
+    """The part `[left, left + width]` of the step that is searched, and the point that
+    was found, or infinity."""
+
+    left: Array
+    width: Array
+    found: Array
+
+
+def _by_parts(
+    foreign: Array,
+    sides: Array,
+    values: Callable[[Array], Array],
+    least: Array,
+    bound: Array,
 ) -> Array:
-    """Returns whether a condition differs from its series. `values` are those of the
-    condition at `points`, which are parts of the step. The last terms of the state
-    change it by `left_out`, which may be more than its own last terms: these cancel in
-    `y @ y`."""
-    sizes = list(map(jnp.abs, terms))
-    size = ft.reduce(jnp.add, sizes)
-    last = jnp.maximum(*sizes[-2:]) if len(sizes) > 2 else sizes[-1]
-    last = jnp.maximum(last, left_out)
-    eps = float(jnp.finfo(size.dtype).eps)
-    most = jnp.minimum(_FOREIGN_TERMS * last, math.sqrt(eps) * size)
-    # The rounding errors of the condition are relative to its terms, not to its value.
-    most = most + 16 * NOISE * eps * size
-    foreign = jnp.zeros(size.shape, bool)
-    for point, value in zip(points, values):
-        difference = jax.lax.stop_gradient(value) - evaluate(terms, point)
-        foreign = foreign | ~(jnp.abs(difference) <= most)
-    return foreign
+    """Finds the first point at which one of the conditions that are `foreign` to their
+    series is certainly not on its side of zero any more; infinity if there is none
+    before the `bound`. A condition is interpolated in parts of the step that are halved
+    where it is no polynomial. In the shortest ones its values at the ends are used.
+    Values below `least` have no sign."""
+    dtype = least.dtype
 
-
-def _by_samples(
-    foreign: Array, values: Callable[[Array], Array], noise: Array, dtype: Any
-) -> Array:
-    """Finds the first sign change of the conditions that are `foreign` to their series,
-    from their values at a number of points of the step; infinity if there is none.
-    Values below the `noise` have no sign."""
-
-    def signs(x):
+    def have_changed(x):
         value = values(x)
-        return jnp.where(jnp.abs(value) <= noise, 0, jnp.sign(value))
-
-    def has_changed(before, sign):
+        sign = jnp.where(jnp.abs(value) <= least, 0, jnp.sign(value))
         # As in Diffrax, a sign that is NaN counts as a change.
-        return jnp.any((sign != before) & (sign != 0) & foreign)
+        return (sign != sides) & (sign != 0)
 
-    points = jnp.arange(_SAMPLES + 1).astype(dtype) / _SAMPLES
-    known = [jnp.sign(values(points[0]))]
-    changed = []
-    for sign in jax.vmap(signs)(points[1:]):
-        changed.append(has_changed(known[-1], sign))
-        known.append(jnp.where(sign == 0, known[-1], sign))
-    any_changed = jnp.stack(changed)
-    cell = jnp.argmax(any_changed)
-    before = jnp.stack(known)[cell]
+    def is_open(parts):
+        return jnp.isinf(parts.found) & (parts.left < jnp.minimum(bound, 1))
 
-    def halve(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        is_behind = has_changed(before, signs(middle))
-        low = jnp.where(is_behind, low, middle)
-        return low, jnp.where(is_behind, middle, high)
+    def body(parts):
+        left, width, _ = parts
+        end = left + width
+        rows, noise, is_resolved = interpolated(
+            lambda x: values(left + x * width), least
+        )
+        rough = foreign & ~is_resolved
+        halve = jnp.any(rough) & (width > SHORTEST)
+        behind = left + width * _leave(rows, sides, foreign & is_resolved, noise)
+        changed = rough & have_changed(end)
 
-    ends = points[cell], points[cell + 1]
-    _, high = jax.lax.fori_loop(0, _BISECTIONS, halve, ends)
-    return jnp.where(jnp.any(any_changed), high, jnp.inf)
+        def bisect():
+            def halved(_, ends):
+                low, high = ends
+                middle = (low + high) / 2
+                is_behind = jnp.any(changed & have_changed(middle))
+                low = jnp.where(is_behind, low, middle)
+                return low, jnp.where(is_behind, middle, high)
+
+            return jax.lax.fori_loop(0, _BISECTIONS, halved, (left, end))[1]
+
+        is_rough = jnp.any(changed) & ~halve
+        by_signs = jax.lax.cond(
+            eqxi.unvmap_any(is_rough), bisect, lambda: jnp.full_like(left, jnp.inf)
+        )
+        found = jnp.minimum(behind, jnp.where(is_rough, by_signs, jnp.inf))
+        grown = jnp.minimum(2 * width, 1 - end)
+        return _Parts(
+            jnp.where(halve, left, end),
+            jnp.where(halve, width / 2, grown),
+            jnp.where(halve, jnp.inf, found),
+        )
+
+    zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
+    start = _Parts(zero, one, one * jnp.inf)
+    return jax.lax.while_loop(is_open, body, start).found

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -19,16 +20,13 @@ from .event_conditions import (
     polynomials_of_step,
     read_real_conditions,
 )
-from .event_steps import is_foreign
+from .event_steps import series_differ, SHORTEST, size_of_parts
+from .interpolated import Interpolated, interpolated, NODES
 from .interpolation import TaylorInterpolation
-from .roots import departure, first_crossing, noise_of, normalised, restricted
+from .roots import departure, first_crossing, NOISE, noise_of, normalised, restricted
 from .small_loop import in_small_loop
 
 
-# The shortest part of a step in which a condition that differs from its series, as
-# after a kink, is evaluated. If there are two sign changes in such a part, neither is
-# found. Chosen; each kink costs one pass for each halving.
-_SHORTEST = 1 / 64
 _BISECTIONS = 60
 
 
@@ -250,7 +248,6 @@ def _search(
             for one in conditions.apart()
         ]
         rows, factors = normalised(jnp.stack(rows))
-        noise = noise_of(rows)
 
         def values(x):
             y = evaluate_polynomials(curves, x)
@@ -259,10 +256,30 @@ def _search(
 
         one = jnp.ones((), rows.dtype)
         at_end = values(one)
+        differ = series_differ(rows, values, at_end)
+
+        length = max(rows.shape[1], NODES)
+        by_series = Interpolated(_padded(rows, length), noise_of(rows), ~differ)
+
+        def by_nodes():
+            y1 = evaluate_polynomials(curves, one)
+            size = size_of_parts(conditions, start_time + h, y1) * factors
+            least = NOISE * float(jnp.finfo(size.dtype).eps) * size
+            new, noise, is_resolved = interpolated(values, least)
+            new = jnp.where(differ[:, None], _padded(new, length), by_series.rows)
+            noise = jnp.where(differ, noise, by_series.noise)
+            return Interpolated(new, noise, is_resolved | ~differ)
+
+        # The low orders of a series are exact, whatever it leaves out.
+        leaving = departure(rows, by_series.noise)
+        # Conditions that are not their series are interpolated.
+        rows, noise, is_resolved = jax.lax.cond(
+            eqxi.unvmap_any(jnp.any(differ)), by_nodes, lambda: by_series
+        )
         side = found.side.astype(rows.dtype)
-        side = jnp.where(side == 0, departure(rows, noise), side)
-        foreign = is_foreign(rows, values, at_end)
-        halve = jnp.any(foreign) & (width > _SHORTEST)
+        side = jnp.where(side == 0, leaving, side)
+        foreign = ~is_resolved
+        halve = jnp.any(foreign) & (width > SHORTEST)
         looked_at = jnp.where(foreign, 0, side)
         start = found.start.astype(rows.dtype)
         root, behind = first_crossing(rows, looked_at, start, noise)
@@ -271,8 +288,8 @@ def _search(
         at_zero = jnp.abs(jnp.sum(rows, axis=1)) <= noise
         last = ends & at_zero & (side != 0) & (start < 1) & jnp.isinf(root) & ~foreign
         root, behind = (jnp.where(last, 1, x) for x in (root, behind))
-        # For a condition that differs from its series, the signs at both ends of the
-        # part are compared.
+        # For a condition that is no polynomial, the signs at both ends of the part are
+        # compared.
         changed = foreign & (side * at_end < 0) & (start < 1)
         by_values = jax.lax.cond(
             jnp.any(changed), lambda: _bisect(values, side), lambda: root
@@ -330,6 +347,11 @@ def _part_of(c: Array, left: Array, width: Array) -> Array:
     dtype = jnp.finfo(c.dtype).dtype
     left, width = (x.astype(dtype).astype(c.dtype) for x in (left, width))
     return jnp.moveaxis(restricted(jnp.moveaxis(c, 0, -1), left, width), -1, 0)
+
+
+def _padded(rows: Array, length: int) -> Array:
+    """Adds coefficients of zero to polynomials."""
+    return jnp.pad(rows, ((0, 0), (0, length - rows.shape[1])))
 
 
 def _bisect(values: Any, side: Array) -> Array:

@@ -64,10 +64,10 @@ def noise_of(polynomials: Float[Array, "rows terms"]) -> Float[Array, " rows"]:
     return NOISE * float(finfo.eps) * size + float(finfo.tiny)
 
 
-def is_far_from_zero(terms: list[Array]) -> Array:
+def is_far_from_zero(terms: list[Array], margin: Array | float = 0.0) -> Array:
     """Returns whether a polynomial certainly stays away from zero on `[0, 1]`, by more
-    than rounding errors. This takes a few operations, and is true for most polynomials
-    without a root."""
+    than the `margin` and rounding errors. This takes a few operations, and is true for
+    most polynomials without a root."""
     start, *rest = terms
     rest = list(map(jnp.abs, rest))
     size = jnp.abs(start)
@@ -76,7 +76,7 @@ def is_far_from_zero(terms: list[Array]) -> Array:
         # The sum of the first two terms is smallest at one of the ends.
         least = least + jnp.minimum(jnp.sign(start) * terms[1], 0)
     noise = NOISE * float(jnp.finfo(size.dtype).eps)
-    return least > noise * ft.reduce(jnp.add, rest, size)
+    return least - margin > noise * ft.reduce(jnp.add, rest, size)
 
 
 def departure(
