@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from numpy.polynomial import chebyshev, polynomial
 
 from .error_estimate import probe_points
 from .roots import NOISE, noise_of, normalised
@@ -49,13 +48,11 @@ def _powers() -> np.ndarray:
     """The coefficients, in powers, of Chebyshev's polynomials on `[0, 1]`: a row for
     each polynomial. They are integers."""
     rows = np.zeros((NODES, NODES))
-    for k in range(NODES):
-        in_powers = chebyshev.cheb2poly([0] * k + [1])
-        row, power = np.zeros(1), np.ones(1)
-        for c in in_powers:
-            row = polynomial.polyadd(row, c * power)
-            power = polynomial.polymul(power, [-1, 2])
-        rows[k, : len(row)] = row[:NODES]
+    rows[0, 0], rows[1, :2] = 1, [-1, 2]
+    for k in range(2, NODES):
+        # T_k = 2 (2 x - 1) T_{k-1} - T_{k-2}
+        rows[k, 1:] = 4 * rows[k - 1, :-1]
+        rows[k] -= 2 * rows[k - 1] + rows[k - 2]
     return rows
 
 
