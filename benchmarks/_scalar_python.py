@@ -6,7 +6,8 @@ Nothing in the package uses it. It is here to compare ways to machine code.
 
 from typing import Any
 
-from eqx_taylor._native.program import Atom, Linear, Program
+from eqx_taylor._native.atoms import Atom, Linear
+from eqx_taylor._native.program import Program
 from eqx_taylor._native.recurrences import FIRST, LAGGED, NEXT, Step, Y
 
 

@@ -37,7 +37,7 @@ def folder(tmp_path, monkeypatch):
 def libdevice():
     """NVIDIA's functions, without which a field has none."""
     from eqx_taylor._native import ptx
-    from eqx_taylor._native.program import NotNative
+    from eqx_taylor._native.atoms import NotNative
 
     try:
         ptx.check_library()

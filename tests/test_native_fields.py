@@ -23,7 +23,7 @@ pytest.importorskip("llvmlite", reason="llvmlite writes the machine code")
 from machine_code import coefficients, flat, program_of, run  # noqa: E402
 
 from eqx_taylor import NativeAdjoint, TaylorController, TaylorSolver  # noqa: E402
-from eqx_taylor._native.program import NotNative  # noqa: E402
+from eqx_taylor._native.atoms import NotNative  # noqa: E402
 
 
 MP: Any = mpmath.mp

@@ -17,7 +17,7 @@ pytest.importorskip("llvmlite", reason="llvmlite writes the machine code")
 from machine_code import coefficients, flat, program_of, run  # noqa: E402
 
 from eqx_taylor._native import looped  # noqa: E402
-from eqx_taylor._native.program import NotNative  # noqa: E402
+from eqx_taylor._native.atoms import NotNative  # noqa: E402
 
 
 EPS = float(np.finfo(np.float64).eps)

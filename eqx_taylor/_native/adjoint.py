@@ -14,7 +14,7 @@ from .._core.reverse_only import reverse_only
 from .._ode.adjoint_backward import filled, is_save_state
 from .._ode.adjoint_loop import together
 from .._ode.replay_adjoint import ReplayAdjoint
-from .program import NotNative
+from .atoms import NotNative
 from .served import outputs_of, read_solve, RESULTS, Served
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array
 
+from .atoms import NotNative
 from .block import Solve as Solve
 from .cpu import on_cpu
 from .cuda import on_cuda
 from .handler import interface_version
 from .layout import COUNTS
 from .platforms import by_platform
-from .program import NotNative
 
 
 class Solved(NamedTuple):

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .atoms import Linear
 from .functions import FUNCTIONS as ELEMENTARY, logaddexp
 from .matrices import determinant, LARGEST
-from .program import Builder, Linear
+from .program import Builder
 from .values import as_objects, filled
 
 

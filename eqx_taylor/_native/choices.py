@@ -9,7 +9,8 @@ same function.
 from collections.abc import Sequence
 from typing import Any
 
-from .program import Atom, Builder, Coefficient, Linear, NotNative, Parameter, Program
+from .atoms import Atom, Coefficient, Linear, NotNative, Parameter
+from .program import Builder, Program
 
 
 def select(builder: Builder, flag: Coefficient, x: Linear, y: Linear) -> Linear:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core.jax import bind
+from .atoms import Linear
 from .choices import frozen_max
 from .functions import logaddexp
-from .program import Linear
 from .values import as_objects, filled, is_known
 
 

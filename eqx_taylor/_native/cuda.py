@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Array
 
 from . import ptx
+from .atoms import NotNative
 from .block import Solve, write_block
 from .cache import digest_of, kept
 from .kernel import define_kernels, OPERANDS, SIZES
-from .program import NotNative, Program
+from .program import Program
 
 
 # Threads that run in step with each other. With more of them in a block, where there

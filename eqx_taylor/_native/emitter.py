@@ -7,9 +7,10 @@ from typing import Any
 from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 from .arithmetic import Arithmetic
+from .atoms import Atom, Coefficient, Parameter
 from .groups import Array, Group, Plan
 from .parameters import Parameters
-from .program import Atom, Coefficient, Parameter, Program
+from .program import Program
 
 
 class Emitter:

@@ -6,7 +6,8 @@ A function of what does not move is a parameter, which `prepare` computes.
 import math
 from collections.abc import Callable
 
-from .program import Builder, Linear
+from .atoms import Linear
+from .program import Builder
 
 
 # From the name of a primitive to a function of the builder and its operand.

@@ -9,7 +9,8 @@ for each order, for sums with as many terms as there are orders.
 import dataclasses
 from collections.abc import Sequence
 
-from .program import Atom, Linear, Program
+from .atoms import Atom, Linear
+from .program import Program
 
 
 @dataclasses.dataclass(eq=False)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._core.jax import bind
+from .atoms import Linear
 from .choices import select
 from .given import Given
-from .program import Linear
 from .values import as_objects, filled, in_numpy
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from .._core.jax import linear_solve_params
+from .atoms import Linear
 from .choices import of_larger
-from .program import Linear
 from .values import as_objects
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from .atoms import Linear
+
 
 Moving = Callable[[Any, Sequence[np.ndarray]], list[np.ndarray]]
 
@@ -125,8 +127,6 @@ def _alike(operands: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _values(x: np.ndarray) -> np.ndarray:
-    from .program import Linear
-
     out = np.empty(x.size, object)
     for i, number in enumerate(np.ravel(x)):
         out[i] = Linear(float(number), {})

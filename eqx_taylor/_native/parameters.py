@@ -8,8 +8,9 @@ import numpy as np
 from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
 from .arithmetic import Arithmetic
+from .atoms import Coefficient, Parameter
 from .loops import loop
-from .program import Coefficient, Parameter, Program
+from .program import Program
 from .recurrences import power
 from .tables import add_table
 

@@ -1,9 +1,10 @@
 """Powers whose exponent is known at run time only, or depends on the state; and the
 angle of two values."""
 
+from .atoms import Atom, Coefficient, Linear
 from .choices import select
 from .functions import FUNCTIONS
-from .program import Atom, Builder, Coefficient, Linear
+from .program import Builder
 
 
 def any_power(builder: Builder, x: Linear, y: Linear) -> Linear:

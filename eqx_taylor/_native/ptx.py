@@ -11,7 +11,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from .arithmetic import INTRINSICS, LIBRARY
-from .program import NotNative
+from .atoms import NotNative
 
 
 # The least that is asked of a GPU: PTX of an older architecture runs on newer ones.

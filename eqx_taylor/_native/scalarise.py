@@ -25,12 +25,13 @@ from .._core.jax import (
 from .._core.primitives import callee, CALLS
 from .._core.rule import RULES, target_key
 from . import called, contractions, control_flow, indexing, matrices
+from .atoms import Linear, NotNative
 from .choices import check_frozen, is_frozen, is_nonnegative, select
 from .functions import FUNCTIONS, one_minus_square
 from .given import Given, Givens
 from .moving import MOVING
 from .powers import any_power, atan2
-from .program import Builder, Linear, NotNative, Program
+from .program import Builder, Program
 from .values import as_objects, filled, in_numpy, is_known
 
 

@@ -23,7 +23,7 @@ from .._ode.adjoint_loop import is_sub
 from .._ode.ode_jet import increment
 from .._ode.solver import TaylorSolver
 from .._ode.step_size_controller import TaylorController
-from .program import NotNative
+from .atoms import NotNative
 
 
 class Saved(NamedTuple):

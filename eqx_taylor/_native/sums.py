@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir  # pyright: ignore[reportMissingImports]
 
+from .atoms import Coefficient, Parameter
 from .groups import Array, Sums
 from .loops import loop
 from .memory import as_value, INTEGER, Memory, plus, side_by_side
-from .program import Coefficient, Parameter
 from .tables import add_table
 
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .atoms import Linear
 from .given import Given
-from .program import Linear
 
 
 def filled(shape: tuple[int, ...], make: Callable[[int], Any]) -> np.ndarray:
