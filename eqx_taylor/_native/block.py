@@ -4,6 +4,7 @@ field, and the loop over the steps."""
 from typing import Any, NamedTuple
 
 import llvmlite.ir as ir
+import numpy as np
 
 from .layout import Shape
 from .loop import define_block
@@ -27,6 +28,12 @@ class Solve(NamedTuple):
     compensated: bool
     max_steps: int
     rows: int
+
+    @property
+    def limit(self) -> int:
+        """The largest number of steps, as a 32-bit integer."""
+        most = int(np.iinfo(np.int32).max)
+        return most if self.max_steps < 0 else min(self.max_steps, most)
 
     def key(self, *details: Any) -> str:
         """A string which stands for the content of this, and of what else a program is

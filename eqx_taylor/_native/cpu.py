@@ -8,7 +8,7 @@ import llvmlite.ir as ir
 import numpy as np
 from jaxtyping import Array
 
-from .block import KINDS, Solve, write_block
+from .block import Solve, write_block
 from .engine import has_threads, machine, number_of_threads
 from .handler import define_handler, interface_version
 from .series import is_small
@@ -21,17 +21,14 @@ def on_cpu(
     _, args, _, ts = operands
     width = _width(outs[0].shape[0], solve)
     name = _target(solve, width, args.shape[0] == 1, ts.shape[1] > 0)
-    most = np.iinfo(np.int32).max
-    limits = [most if solve.max_steps < 0 else min(solve.max_steps, most)]
-    limits = jnp.array([*limits, number_of_threads()], jnp.int32)
+    limits = jnp.array([solve.limit, number_of_threads()], jnp.int32)
     return jax.ffi.ffi_call(name, outs)(*operands, limits)
 
 
 def _width(lanes: int, solve: Solve) -> int:
     """The number of solves that are made at once: as many as a vector has room for, if
     the program is small, and one if its own entries fill vectors."""
-    size = np.dtype(solve.program.dtype).itemsize
-    most = machine().vector_bytes // size
+    most = _in_vector(solve)
     if not is_small(solve.program, solve.order):
         return 1
     width = 1
@@ -40,18 +37,22 @@ def _width(lanes: int, solve: Solve) -> int:
     return width
 
 
+def _in_vector(solve: Solve) -> int:
+    """How many numbers a vector of the processor has room for."""
+    return machine().vector_bytes // np.dtype(solve.program.dtype).itemsize
+
+
 def _target(solve: Solve, lanes: int, shared: bool, at_times: bool) -> str:
     """The name by which XLA knows the machine code."""
     version = interface_version()
 
     def text():
         module = ir.Module("solve")
-        size = {"double": 8, "float": 4}[KINDS[solve.program.dtype]]
         block = write_block(
             module,
             solve,
             lanes=lanes,
-            width=machine().vector_bytes // size,
+            width=_in_vector(solve),
             shared=shared,
             at_times=at_times,
         )

@@ -47,11 +47,10 @@ def on_cuda(
     _, args, _, ts = operands
     shared, dtype = args.shape[0] == 1, args.dtype
     code = _code(solve, shared, ts.shape[1] > 0)
-    most = np.iinfo(np.int32).max
     known = dict(
         lanes=outs[0].shape[0],
         ts_size=ts.shape[1],
-        max_steps=most if solve.max_steps < 0 else min(solve.max_steps, most),
+        max_steps=solve.limit,
         step_size=outs[4].shape[1],
     )
     for name, x in zip(OPERANDS, operands):
@@ -121,12 +120,8 @@ def _call(
     outs: Sequence[jax.ShapeDtypeStruct],
 ) -> Sequence[Array]:
     """Calls a kernel, by XLA's own function for that."""
-    grid = -(-threads // _WARP)
-    attributes = dict(
-        name=code.name + kernel,
-        kernel_type="ptx",
-        kernel_data=code.text,
-        grid_x=grid,
+    sizes = dict(
+        grid_x=-(-threads // _WARP),
         grid_y=1,
         grid_z=1,
         block_x=min(threads, _WARP),
@@ -134,8 +129,10 @@ def _call(
         block_z=1,
         shared_mem_bytes=0,
     )
-    attributes = {
-        name: np.int32(x) if isinstance(x, int) else x for name, x in attributes.items()
-    }
-    function = jax.ffi.ffi_call("__gpu$xla.gpu.ptx", outs)
-    return list(function(*operands, **attributes))
+    return jax.ffi.ffi_call("__gpu$xla.gpu.ptx", outs)(
+        *operands,
+        name=code.name + kernel,
+        kernel_type="ptx",
+        kernel_data=code.text,
+        **{name: np.int32(x) for name, x in sizes.items()},
+    )
